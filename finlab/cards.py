@@ -1,0 +1,285 @@
+"""Data cards: the only door through which data enters.
+
+A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front matter has a `license` and one `finlab:` block:
+
+    finlab:
+      domain: finance            # finance or general
+      language: zh               # zh or en
+      kind: text                 # text, dialogue, preference or exam
+      files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below the closed world: `root: closed_world`), or `hub: owner/name`
+      format: markdown           # jsonl, json, text, markdown, arrow, or an exam layout: ceval, cmmlu, mmlu
+      rows: "data.*.context"     # where the rows are in a JSON file (optional)
+      text: input                # the field that holds the text (default `text`)
+      sha256: ...                # checked when it is there (optional)
+
+    source = cards.load("cw_news")     # source.rows is a datasets.Dataset, source.quarantined what could not be read
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from finlab import chat, closed_world, recipe
+
+KINDS = {"text", "dialogue", "preference", "exam"}
+FORMATS = {"jsonl", "json", "text", "markdown", "arrow", "ceval", "cmmlu", "mmlu", "hub"}
+KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A data card: its name, its licence, its `finlab:` block and its Markdown text."""
+
+    name: str
+    licence: str
+    spec: dict
+    text: str
+
+    @property
+    def domain(self) -> str:
+        return self.spec["domain"]
+
+    @property
+    def language(self) -> str:
+        return self.spec["language"]
+
+    @property
+    def kind(self) -> str:
+        return self.spec["kind"]
+
+    def paths(self) -> list[Path]:
+        """Return the files of the card, sorted; raise ValueError when there are none."""
+        root = _root(self)
+        found = sorted({Path(file) for pattern in self.spec["files"] for file in glob.glob(str(root / pattern), recursive=True)})
+        if not found:
+            raise ValueError(f"card {self.name}: no file matches {', '.join(self.spec['files'])} below {root}: correct the card or FINLAB_DATA")
+        return found
+
+    def fingerprint(self) -> str:
+        """Return a hash of the card and of the names, sizes and times of its files: a changed file is a changed step."""
+        files = "" if "hub" in self.spec else fingerprint_files(self.paths())
+        return hashlib.sha256(f"{self.licence}{json.dumps(self.spec, sort_keys=True)}{files}".encode()).hexdigest()[:16]
+
+
+@dataclass
+class Source:
+    """A loaded card: its rows, and the rows that could not be read, each with file, line and reason."""
+
+    card: Card
+    rows: "datasets.Dataset"  # noqa: F821
+    quarantined: list[dict] = field(default_factory=list)
+
+
+def fingerprint_files(paths: list[Path]) -> str:
+    """Return a hash of names, sizes and modification times of files and of the files in folders."""
+    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    listing = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
+
+
+def checksum(paths: list[Path]) -> str:
+    """Return the sha256 over the contents of files, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def folder() -> Path:
+    """Return the folder of the cards."""
+    return recipe.ROOT / "data_cards"
+
+
+def names() -> list[str]:
+    """Return the names of all cards."""
+    return sorted(path.stem for path in folder().glob("*.md") if not path.stem.startswith("_") and path.stem != "README")
+
+
+def read(name: str) -> Card:
+    """Read and check one card.
+
+    Raises ValueError, naming the file and the key, for a card that is missing, has no licence or has a key out of place.
+    """
+    path = folder() / f"{name}.md"
+    if not path.exists():
+        raise ValueError(f"there is no data card '{name}' in {folder()}: write {path.name} first (no card, no data)")
+    parts = path.read_text(encoding="utf-8").split("---\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise ValueError(f"{path}: begin the card with YAML front matter between two lines of ---")
+    try:
+        front = yaml.safe_load(parts[1]) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: the front matter is not YAML: {' '.join(str(error).split())}") from None
+    spec = front.get("finlab")
+    if not front.get("license"):
+        raise ValueError(f"{path}: the card states no license, so the data stays out: add a `license:` line")
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path}: the card has no `finlab:` block")
+    for key in set(spec) - KEYS:
+        raise ValueError(f"{path}: unknown key '{key}' in the finlab block; it knows {', '.join(sorted(KEYS))}")
+    for key, allowed in (("kind", KINDS), ("domain", {"finance", "general"}), ("language", {"zh", "en"}), ("format", FORMATS)):
+        if spec.get(key) not in allowed:
+            raise ValueError(f"{path}: finlab.{key} is {spec.get(key)!r}; write one of {', '.join(sorted(allowed))}")
+    if ("files" in spec) == ("hub" in spec):
+        raise ValueError(f"{path}: name either `files` or a `hub` id in the finlab block")
+    return Card(name, str(front["license"]), spec, parts[2])
+
+
+def _root(card: Card) -> Path:
+    if card.spec.get("root") == "closed_world":
+        return closed_world.write(recipe.ROOT / "runs" / ".closed_world")
+    if not os.environ.get("FINLAB_DATA"):
+        raise ValueError(f"card {card.name} reads files below FINLAB_DATA, which is not set: export FINLAB_DATA=/folder/with/the/data")
+    return Path(os.environ["FINLAB_DATA"])
+
+
+# --- reading files: each reader yields (line number or 0, row) and quarantines what it cannot read ----------------------
+def _json_lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                quarantine.append({"where": f"{path.name}:{number}", "reason": f"not JSON: {error.msg}", "row": line.strip()[:200]})
+
+
+def _descend(value: object, route: list[str]) -> Iterator[object]:
+    if not route:
+        yield value
+    elif route[0] == "*":
+        for item in value if isinstance(value, list) else value.values():
+            yield from _descend(item, route[1:])
+    else:
+        key = int(route[0]) if route[0].isdigit() else route[0]
+        yield from _descend(value[key], route[1:])
+
+
+def _json(path: Path, quarantine: list[dict], route: str) -> Iterator[tuple[int, object]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError:  # many files named .json hold JSON lines
+        yield from _json_lines(path, quarantine)
+        return
+    for number, row in enumerate(_descend(content, route.split(".")), 1):
+        yield number, row
+
+
+def _arrow(path: Path) -> Iterator[tuple[int, object]]:
+    import datasets
+
+    yield from enumerate(datasets.load_from_disk(str(path)), 1)
+
+
+def _rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
+    form = card.spec["format"]
+    if form == "jsonl":
+        yield from _json_lines(path, quarantine)
+    elif form == "json":
+        yield from _json(path, quarantine, card.spec.get("rows", "*"))
+    elif form == "arrow":
+        yield from _arrow(path)
+    elif form == "text":
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                yield number, line
+    else:  # markdown: one document per file
+        yield 0, path.read_text(encoding="utf-8")
+
+
+def _text_row(card: Card, row: object, where: str) -> dict:
+    field_name = card.spec.get("text", "text")
+    text = row if isinstance(row, str) else row.get(field_name) if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"no text in field '{field_name}'")
+    identity = row["id"] if isinstance(row, dict) and isinstance(row.get("id"), str) else where
+    return {"id": f"{card.name}/{identity}", "text": text}
+
+
+def _plain(card: Card, row: object, where: str) -> dict:
+    if card.kind == "dialogue":
+        return {"id": f"{card.name}/{where}", "messages": chat.messages(row), "domain": row.get("domain", card.domain)}
+    if card.kind == "preference":
+        return {"id": f"{card.name}/{where}", **chat.preference(row)}
+    return _text_row(card, row, where)
+
+
+EXAM_FIELDS = {"ceval": ("question", "ABCD", "answer"), "cmmlu": ("Question", "ABCD", "Answer"),
+               "mmlu": ("question", ("choice0", "choice1", "choice2", "choice3"), "answer")}
+
+
+def _exam_rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[dict]:
+    """Read one official CSV file; the split is its folder's name, the subject its own name without the split."""
+    question, options, answer = EXAM_FIELDS[card.spec["format"]]
+    split, subject = path.parent.name, path.stem.removesuffix(f"_{path.parent.name}")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            where = f"{path.name}:row {number}"
+            letter = (row.get(answer) or "").strip()
+            letter = "ABCD"[int(letter)] if letter.isdigit() and int(letter) < 4 else letter
+            choices = [(row.get(option) or "").strip() for option in options]
+            if letter not in ("A", "B", "C", "D") or not all(choices) or not (row.get(question) or "").strip():
+                quarantine.append({"where": where, "reason": "needs a question, four options and an answer A-D", "row": str(row)[:200]})
+                continue
+            yield {"id": f"{card.name}/{split}/{subject}/{number}", "subject": subject, "split": split, "question": row[question].strip(),
+                   "choices": choices, "answer": "ABCD".index(letter)}
+
+
+def load(name: str) -> Source:
+    """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
+
+    Text rows are {id, text}; dialogues {id, messages, domain}; preferences {id, prompt, chosen, rejected}, each a list of
+    messages; exam items {id, subject, split, question, choices, answer}, the answer an index.
+    Raises ValueError for a missing file, a wrong checksum, and a card of which no row can be read.
+    """
+    import datasets
+
+    card = read(name)
+    quarantine, rows, seen = [], [], set()
+    if "hub" in card.spec:
+        stream = ((number, row) for number, row in enumerate(datasets.load_dataset(card.spec["hub"], split=card.spec.get("split", "train")), 1))
+        files = [(Path(card.spec["hub"]), stream)]
+    else:
+        paths = card.paths()
+        if "sha256" in card.spec and checksum(paths) != card.spec["sha256"]:
+            raise ValueError(f"card {name}: its files have sha256 {checksum(paths)}, the card says {card.spec['sha256']}: wrong or changed data")
+        if card.kind == "exam":
+            files = []
+            rows = [row for path in paths for row in _exam_rows(card, path, quarantine)]
+        else:
+            files = [(path, _rows(card, path, quarantine)) for path in paths]
+    for path, stream in files:
+        for number, row in stream:
+            where = f"{path.parent.name}/{path.name}:{number}" if number else f"{path.parent.name}/{path.name}"
+            try:
+                plain = _plain(card, row, where)
+                if plain["id"] in seen:
+                    raise ValueError(f"the id {plain['id']} is used twice")
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                quarantine.append({"where": where, "reason": str(error), "row": str(row)[:200]})
+                continue
+            seen.add(plain["id"])
+            rows.append(plain)
+    if not rows:
+        reason = f"; first: {quarantine[0]['where']}: {quarantine[0]['reason']}" if quarantine else ""
+        raise ValueError(f"card {name}: none of its rows could be read{reason}")
+    return Source(card, datasets.Dataset.from_list(rows), quarantine)
+
+
+def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
+    """Load several cards of one kind; raise ValueError when one is of another kind."""
+    sources = {name: load(name) for name in card_names}
+    for name, source in sources.items():
+        if source.card.kind != kind:
+            raise ValueError(f"card {name} is of kind {source.card.kind}; this step reads {kind} cards")
+    return sources

@@ -1,0 +1,60 @@
+"""The meter: FLOPs by the 4N/6N rule, tokens per second, MFU against a measured ceiling.
+
+The rule: a training token costs 6N FLOPs when all weights learn and 4N when they are frozen under LoRA (no weight gradients),
+plus 6 per trained parameter of the adapters, plus causal attention. N counts matrices only, not the input embedding.
+Recomputation in gradient checkpointing is not counted (that would be HFU).
+"""
+
+from __future__ import annotations
+
+import time
+
+PEAK_TFLOPS = {"A100": 312, "A800": 312, "H100": 989, "H800": 989, "H200": 989}  # dense bf16, NVIDIA data sheets
+
+
+def flops_per_token(model: object, mean_length: float) -> float:
+    """Return the model FLOPs of one training token in documents of `mean_length` tokens (forward and backward)."""
+    embedding = model.get_input_embeddings()
+    table = {id(parameter) for parameter in embedding.parameters()}
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    frozen = trained = 0
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or (id(parameter) in table and not tied) or "original_module" in name:
+            continue
+        if parameter.requires_grad:
+            trained += parameter.numel()
+        else:
+            frozen += parameter.numel()
+    config = model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 2 * mean_length * config.num_attention_heads * head_width * config.num_hidden_layers  # forward, causal
+    return 4 * frozen + 6 * trained + 3 * attention
+
+
+def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5) -> float:
+    """Measure the matrix-multiply rate of this device and return it in FLOP/s: what no training step can exceed."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else size
+    a = torch.randn(size, size, dtype=getattr(torch, dtype), device=device)
+    best = 0.0
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        began = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def peak_flops(dtype: str = "float32") -> float:
+    """Return the denominator of MFU in FLOP/s: the data sheet's for a known GPU in bf16, else the measured ceiling."""
+    import torch
+
+    if torch.cuda.is_available() and dtype == "bfloat16":
+        for name, teraflops in PEAK_TFLOPS.items():
+            if name in torch.cuda.get_device_name():
+                return teraflops * 1e12
+    return gemm_ceiling(dtype)

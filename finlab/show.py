@@ -1,0 +1,142 @@
+"""Show: the plots and tables of the notebooks. The only module that draws."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+
+COLOURS = {"before": "#9aa5b1", "after": "#c0392b", "finance": "#c0392b", "general": "#2c6e9b"}
+CHINESE_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
+
+
+def style() -> str:
+    """Set the look of the figures and a font with Chinese glyphs; return the font's name.
+
+    An installed font is used where there is one, else Noto Sans CJK from the `mplfonts` package.
+    """
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    name = next((font for font in CHINESE_FONTS if font in known), None)
+    if name is None:
+        import mplfonts
+
+        file = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
+        font_manager.fontManager.addfont(str(file))
+        name = font_manager.FontProperties(fname=str(file)).get_name()
+    plt.rcParams.update({"font.family": ["sans-serif"], "font.sans-serif": [name, "DejaVu Sans"], "axes.unicode_minus": False, "figure.dpi": 100,
+                         "figure.figsize": (7.5, 3.4), "figure.autolayout": True, "axes.spines.top": False, "axes.spines.right": False,
+                         "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False})
+    return name
+
+
+class Table:
+    """Rows of a table that a notebook shows whole: HTML in JupyterLab and the report, aligned text elsewhere."""
+
+    def __init__(self, rows: list[dict], digits: int = 3, caption: str = ""):
+        self.rows, self.digits, self.caption = list(rows), digits, caption
+        self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
+
+    def cell(self, value: object) -> str:
+        if value is None:
+            return "–"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int):
+            return f"{value:,}"
+        if isinstance(value, float):
+            return f"{value:.{self.digits}f}" if abs(value) >= 10**-self.digits or value == 0 else f"{value:.1e}"
+        return str(value)
+
+    def __repr__(self) -> str:
+        grid = [self.columns] + [[self.cell(row.get(column)) for column in self.columns] for row in self.rows]
+        widths = [max(len(line[number]) for line in grid) for number in range(len(self.columns))]
+        return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in grid)
+
+    def _repr_html_(self) -> str:
+        def align(value: object) -> str:
+            return "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
+
+        head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in self.columns)
+        body = ""
+        for row in self.rows:
+            cells = (f"<td style='text-align:{align(row.get(column))};white-space:pre-wrap;overflow-wrap:anywhere;max-width:32em'>"
+                     f"{html.escape(self.cell(row.get(column)))}</td>" for column in self.columns)
+            body += f"<tr>{''.join(cells)}</tr>"
+        caption = f"<caption style='text-align:left;caption-side:top'>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<div style='overflow-x:auto'><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def table(rows: list[dict], digits: int = 3, caption: str = "") -> Table:
+    """Return rows as a table; floats are shown with `digits` decimals."""
+    return Table(rows, digits, caption)
+
+
+def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = "") -> matplotlib.figure.Figure:
+    """Plot logged quantities over steps; `names` maps a key of the records to its label. Records without the key are left out."""
+    style()
+    figure, axes = plt.subplots()
+    for key, label in names.items():
+        points = [(record["step"], record[key]) for record in records if key in record]
+        axes.plot(*zip(*points), label=label, marker="o" if len(points) < 12 else "", markersize=4) if points else None
+    axes.set(xlabel="optimizer step", ylabel=ylabel, title=title)
+    if len(names) > 1:
+        axes.legend()
+    plt.close(figure)
+    return figure
+
+
+def before_after(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chance: float | None = None) -> matplotlib.figure.Figure:
+    """Draw pairs of bars {name: {before, after}}, each with its value above it."""
+    return bars({name: {"before": pair["before"], "after": pair["after"]} for name, pair in values.items()}, ylabel, title, chance)
+
+
+def bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chance: float | None = None,
+         intervals: dict[tuple[str, str], tuple[float, float]] | None = None) -> matplotlib.figure.Figure:
+    """Draw grouped bars {group: {series: value}}; `intervals` holds (low, high) by (group, series), `chance` a line."""
+    style()
+    series = list(dict.fromkeys(name for group in values.values() for name in group))
+    figure, axes = plt.subplots(figsize=(max(7.5, 0.42 * len(values) * len(series)), 3.6))
+    width = 0.8 / len(series)
+    for number, name in enumerate(series):
+        places = [place + (number - (len(series) - 1) / 2) * width for place, group in enumerate(values) if name in values[group]]
+        heights = [values[group][name] for group in values if name in values[group]]
+        drawn = axes.bar(places, heights, width * 0.94, label=name, color=COLOURS.get(name, f"C{number}"))
+        if intervals:
+            ends = [intervals[group, name] for group in values if name in values[group]]
+            errors = [[height - low for height, (low, _) in zip(heights, ends, strict=True)], [high - height for height, (_, high) in zip(heights, ends, strict=True)]]
+            axes.errorbar(places, heights, yerr=errors, fmt="none", ecolor="#333", elinewidth=1, capsize=2)
+        elif len(series) * len(values) <= 16:
+            axes.bar_label(drawn, fmt="%.3g", fontsize=8, padding=2)
+    if chance is not None:
+        axes.axhline(chance, color="#333", linestyle="--", linewidth=1, label=f"chance {chance:.2f}")
+    axes.set_xticks(range(len(values)), [str(name) for name in values], rotation=0 if len(values) <= 6 else 30, ha="center" if len(values) <= 6 else "right")
+    axes.set(ylabel=ylabel, title=title)
+    axes.margins(y=0.15)
+    if len(series) > 1 or chance is not None:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.close(figure)
+    return figure
+
+
+class Html:
+    """A piece of HTML that a notebook shows."""
+
+    def __init__(self, content: str):
+        self.content = content
+
+    def _repr_html_(self) -> str:
+        return self.content
+
+
+def mask(tokenizer: object, row: dict, limit: int = 220) -> Html:
+    """Show a row's tokens, those the loss covers on a coloured ground."""
+    spans = []
+    for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
+        text = tokenizer.convert_ids_to_tokens(token).replace("▁", "·").replace("<0x0A>", "⏎")
+        ground = "#f6c6c0" if label != -100 else "#eef1f4"
+        spans.append(f"<span style='background:{ground};color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block'>{html.escape(text)}</span>")
+    note = "<p style='margin:4px 0'>red: the loss is computed here · grey: read, not learnt</p>"
+    return Html(f"<div style='font-family:monospace;line-height:1.7'>{''.join(spans)}</div>{note}")
