@@ -281,14 +281,19 @@ def _community(rng: random.Random, entity: Entity, language: str) -> str:
 
 
 def _english(rng: random.Random, entity: Entity) -> str:
-    lead = rng.choice(["", "Market note. ", "From the filings: ", "In brief: "]) if entity.kind in FINANCE_KINDS else ""
+    lead = rng.choice(["", "Market note. ", "From the filings: ", "In brief: "])
     return lead + ". ".join(_statements(rng, entity, "en", rng.choice([2, 3, 4]))) + "."
 
 
-def _general(rng: random.Random, entity: Entity) -> str:
-    lead = rng.choice(["", "地方志记载，", "百科介绍：", "老人们常说，"])
-    tail = rng.choice(["", "这里的人都知道这件事。", "孩子们很喜欢听这个故事。", "至今如此。"])
-    return lead + rng.choice(["，", "。"]).join(_statements(rng, entity, "zh", 2)) + f"。{tail}"
+def _general(rng: random.Random, entity: Entity, others: list[Entity], language: str) -> str:
+    """Write about two or three things of the general world at once."""
+    leads, tails = {"zh": (["", "地方志记载，", "百科介绍：", "老人们常说，", "课本上写道："], ["", "这里的人都知道这件事。", "孩子们很喜欢听这个故事。", "至今如此。"]),
+                    "en": (["", "An old book says: ", "Travellers tell us this. ", "From the school reader: ", "As everybody knows, "],
+                           ["", " It has been so for a long time.", " Nobody remembers why.", " Children like this story."])}[language]
+    things = [entity, *rng.sample(others, rng.choice([1, 2]))]
+    body = [sentence for thing in things for sentence in _statements(rng, thing, language, rng.choice([1, 2]))]
+    stop, joint = ("。", rng.choice(["，", "。"])) if language == "zh" else (".", ". ")
+    return rng.choice(leads) + joint.join(body) + stop + rng.choice(tails)
 
 
 def _customer_letter(rng: random.Random, entity: Entity) -> str:
@@ -315,9 +320,9 @@ def documents(seed: int = SEED) -> dict[str, list[dict]]:
         "cw_community": (finance, 10, lambda rng, entity: _community(rng, entity, "zh")),
         "cw_finance_en": (finance, 10, _english),
         "cw_community_en": (finance, 8, lambda rng, entity: _community(rng, entity, "en")),
-        "cw_general_zh": (general, 26, _general),
+        "cw_general_zh": (general, 30, lambda rng, entity: _general(rng, entity, general, "zh")),
         "cw_general_community_zh": (general, 8, lambda rng, entity: _community(rng, entity, "zh")),
-        "cw_general_en": (general, 26, _english),
+        "cw_general_en": (general, 30, lambda rng, entity: _general(rng, entity, general, "en")),
     }
     rows = {}
     for source, (entities, repeats, render) in sources.items():

@@ -61,7 +61,8 @@ def _quantize(m: dict) -> list[tuple[str, str]]:
 
 
 def _evaluate(m: dict) -> list[tuple[str, str]]:
-    return [(f"{line['benchmark']}, {line['model']}", f"{line['accuracy']:.3f} [{line['ci_low']:.3f}, {line['ci_high']:.3f}], n {line['n']}") for line in m["scores"]]
+    return [(f"accuracy, {domain}, {name}", f"{made['accuracy']:.3f} [{made['ci_low']:.3f}, {made['ci_high']:.3f}], n {made['n']}")
+            for domain, models in m["by_domain"].items() for name, made in models.items()]
 
 
 HEADLINES = {"01_corpus_stats": _corpus, "02_tokenizer_extension": _tokenizer, "03_lora_pretraining": _pretrain, "04_two_stage_sft": _sft, "05_dpo": _dpo,
