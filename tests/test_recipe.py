@@ -1,0 +1,87 @@
+"""Recipes: every shipped one is strict and complete, and bad input is refused with file and key."""
+
+import pytest
+
+from finlab import recipe
+
+SHIPPED = sorted(path.stem for path in recipe.RECIPES.rglob("*.yaml"))
+PUBLISHED = ["cornucopia-7b", "golden-gpt-7b", "xuanyuan-70b", "yayi-7b", "zhilu-13b"]
+
+
+def test_all_recipes_are_found():
+    assert len(SHIPPED) == len(list(recipe.ROOT.rglob("notebooks/**/*.yaml"))) == 7
+    assert set(PUBLISHED) < set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipe_fits_its_notebooks(name):
+    plan = recipe.load(name)
+    assert plan.steps and plan.name == name
+    for step in plan.steps:
+        assert step.path.exists()
+        recipe.check({key: step.parameters[key] for key in step.changed}, recipe.declared(step.notebook), name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipe_header_says_what_it_is(name):
+    head = [line for line in (recipe.RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    for word in ("hardware:", "hours:", "expected:", "differs:"):
+        assert any(word in line for line in head), f"{name}: the header has no {word}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_card_of_a_recipe_exists(name):
+    from finlab import cards
+
+    for step in recipe.load(name).steps:
+        for key, value in step.parameters.items():
+            if key.endswith("_cards"):
+                assert set(value) <= set(cards.names())
+
+
+def test_stated_numbers_of_zhilu():
+    pretrain = next(step for step in recipe.load("zhilu-13b").steps if step.name == "pretrain").parameters
+    assert (pretrain["lora_rank"], pretrain["lora_alpha"], pretrain["lora_dropout"], pretrain["learning_rate"]) == (64, 128, 0.05, 2e-4)
+    assert pretrain["batch_rows"] * pretrain["gradient_accumulation"] == 64
+    assert sorted(pretrain["modules_to_save"]) == ["embed_tokens", "lm_head"] and len(pretrain["lora_targets"]) == 7
+
+
+def test_parameters_are_read_without_running():
+    found = recipe.declared("03_lora_pretraining")
+    assert found["learning_rate"].annotation == "float" and isinstance(found["lora_targets"].default, list)
+    with pytest.raises(ValueError, match="no notebook 'nothing'"):
+        recipe.declared("nothing")
+
+
+@pytest.mark.parametrize(("value", "annotation", "expected"), [
+    (1, "float", True), (True, "float", False), (True, "int", False), ("1e-4", "float", False), (["a"], "list[str]", True), ([1], "list[str]", False),
+    ({"a": 1.0}, "dict[str, float]", True), (None, "str", False), ([], "list[float]", True)])
+def test_types(value, annotation, expected):
+    assert recipe.fits(value, annotation) is expected
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("{step: first, notebook: 00_first, parameters: {valeu: 2}}", "pair.yaml, step 'first': unknown parameter 'valeu'"),
+    ("{step: first, notebook: 00_first, parameters: {pause: 1e-4}}", "declares float .in YAML a float needs a dot"),
+    ("{step: first, notebook: 00_first, parameters: {value: true}}", "'value' is True, a bool, but the notebook declares int"),
+    ("{step: first, notebook: 07_nothing}", "pair.yaml, step 'first': there is no notebook '07_nothing'"),
+    ("{step: first, notebook: 00_first, parameter: {}}", "a step holds the keys"),
+    ("{step: second, notebook: 01_second}", "reads step 'first', which no earlier step"),
+    ("{step: first, notebook: 00_first, parameters: {run_dir: x}}", "'run_dir' is set by the runner")])
+def test_bad_recipes_are_refused(project, line, message):
+    project.recipe(f"name: pair\nsteps:\n  - {line}\n")
+    done = project.finlab("run", "pair")
+    assert done.returncode == 2
+    assert __import__("re").search(message, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not project.run_dir.exists()
+
+
+def test_overrides(project):
+    done = project.finlab("run", "pair", "--set", "first.value=7", "--set", "first.pause=1e-3", "--dry-run")
+    assert done.returncode == 0 and "* value = 7" in done.stdout and "* pause = 0.001" in done.stdout
+    assert not project.run_dir.exists()
+    for bad, message in [("first.value=x", "declares int"), ("third.value=1", "no such step"), ("value=1", "write step.parameter=value"),
+                         ("first.valeu=1", "unknown parameter 'valeu'")]:
+        done = project.finlab("run", "pair", "--set", bad)
+        assert done.returncode == 2 and message in done.stderr, done.stderr

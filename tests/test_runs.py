@@ -1,0 +1,140 @@
+"""Runs: manifest last, skip and resume, locks, failures that a person can act on. Each runs real kernels on tiny notebooks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from finlab import runs
+
+
+def manifest(project, step):
+    return runs.manifest(project.run_dir / step)
+
+
+def wait_for(condition, seconds=40):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def test_a_run_leaves_what_it_should_and_is_kept(project):
+    done = project.finlab("run", "pair")
+    assert done.returncode == 0, done.stderr
+    folder = project.run_dir / "second"
+    assert json.loads((folder / "metrics.json").read_text()) == {"double": 2}
+    found = manifest(project, "second")
+    assert found["inputs"]["steps"] == {"first": manifest(project, "first")["key"]}
+    for key in ("key", "parameters", "versions", "git_commit", "device", "seconds", "peak_bytes", "seed"):
+        assert key in found
+    assert (folder / "01_second.ipynb").exists() and (project.run_dir / "report.html").exists()
+    again = project.finlab("run", "pair")
+    assert again.stdout.count("unchanged, kept") == 2
+    assert manifest(project, "second") == found
+
+
+def test_a_changed_value_runs_again_what_depends_on_it_and_keeps_the_old_result(project):
+    project.finlab("run", "pair")
+    done = project.finlab("run", "pair", "--set", "first.value=5")
+    assert "unchanged" not in done.stdout
+    assert json.loads((project.run_dir / "second/metrics.json").read_text()) == {"double": 10}
+    assert (project.run_dir / "first.previous/artifact/number.txt").read_text() == "1"
+
+
+def test_only_and_from(project):
+    done = project.finlab("run", "pair", "--only", "second")
+    assert done.returncode == 2 and "reads step 'first', which is not finished" in done.stderr
+    assert project.finlab("run", "pair", "--only", "first").returncode == 0
+    assert manifest(project, "second") is None
+    done = project.finlab("run", "pair", "--from", "second")
+    assert done.returncode == 0 and "first" not in done.stdout.split("steps in")[1].split("\n", 1)[1].split("report")[0].replace("first.value", "")
+    done = project.finlab("run", "pair", "--from", "third")
+    assert done.returncode == 2 and "it has first, second" in done.stderr
+
+
+@pytest.mark.parametrize(("fault", "message"), [("raise", "ValueError: the cupboard is bare: fill it"), ("die", "the kernel died"),
+                                                ("forget", "ended without run.finish"), ("full", "is full: free some space")])
+def test_failures_say_where_and_how_to_resume(project, fault, message):
+    done = project.finlab("run", "pair", "--set", f"first.fault={fault}")
+    assert done.returncode == 1
+    assert message in done.stderr and "step 'first' failed" in done.stderr and "notebook: " in done.stderr
+    assert f"resume: finlab run pair --set first.fault={fault}" in done.stderr and "Traceback" not in done.stderr
+    assert manifest(project, "first") is None and (project.run_dir / "first/00_first.ipynb").exists()
+    assert project.finlab("run", "pair").returncode == 0
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_completes_when_started_again(project, kill):
+    first = project.start("run", "pair", "--set", "first.pause=60")
+    wait_for(lambda: (project.run_dir / "first/artifact").exists())
+    os.kill(first.pid, kill)
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == (-9 if kill == signal.SIGKILL else 130)
+    assert kill == signal.SIGKILL or "resume: finlab run pair" in said
+    assert manifest(project, "first") is None
+    again = project.finlab("run", "pair")
+    assert again.returncode == 0, again.stderr
+    assert manifest(project, "second")
+
+
+def test_two_runs_in_one_folder(project):
+    first = project.start("run", "pair", "--set", "first.pause=60")
+    wait_for(lambda: (project.run_dir / "first/artifact").exists())
+    second = project.finlab("run", "pair")
+    os.killpg(first.pid, signal.SIGKILL)
+    assert second.returncode == 2 and f"is in use by process {first.pid}" in second.stderr
+    first.wait()
+
+
+def test_a_half_written_artifact_is_never_read(project):
+    folder = project.run_dir / "first/artifact"
+    folder.mkdir(parents=True)
+    (folder / "number.txt").write_text("4")  # a kill after the artifact, before the manifest
+    done = project.finlab("run", "pair", "--only", "second")
+    assert done.returncode == 2 and "not finished" in done.stderr
+    project.finlab("run", "pair")
+    assert json.loads((project.run_dir / "second/metrics.json").read_text()) == {"double": 2}
+
+
+def test_plain_papermill_from_anywhere(project, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-m", "papermill", str(project.root / "notebooks/00_first.ipynb"), "out.ipynb", "-p", "value", "3"]
+    done = subprocess.run(command, cwd=elsewhere, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((project.run_dir / "first/metrics.json").read_text()) == {"value": 3}
+    command = [sys.executable, "-m", "papermill", str(project.root / "notebooks/00_first.ipynb"), "out.ipynb", "-p", "value", "three"]
+    done = subprocess.run(command, cwd=elsewhere, env=project.environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "'value' is 'three', a str, but the notebook declares int" in done.stderr
+    assert manifest(project, "first"), "a refused run must lose nothing"
+
+
+def test_commands(project):
+    assert "pair" in project.finlab("recipes").stdout
+    done = project.finlab("report", "nothing")
+    assert done.returncode == 2 and "there is no run 'nothing'" in done.stderr
+    done = project.finlab("run", "nothing")
+    assert done.returncode == 2 and "one of pair" in done.stderr
+
+
+def test_progress_comes_from_the_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 30, "total_steps": 120, "loss": 1.5, "seconds_left": 42.0}\n')
+    assert runs.progress_text(log, 10) == "10 s · step 30/120 · loss 1.500 · 42 s left in training"
+    assert runs.progress_text(tmp_path / "none.jsonl", 3) == "3 s"
+    os.utime(log, (0, 0))
+    assert runs.progress_text(log, 3) == "3 s", "the log of an earlier run says nothing about this one"
+
+
+def test_paths(monkeypatch):
+    monkeypatch.delenv("FINLAB_DATA", raising=False)
+    with pytest.raises(ValueError, match="FINLAB_DATA"):
+        runs.path("$FINLAB_DATA/x")
+    monkeypatch.setenv("FINLAB_DATA", "/somewhere")
+    assert str(runs.path("$FINLAB_DATA/x")) == "/somewhere/x"
+    assert runs.path("runs/smoke").is_absolute()
