@@ -258,10 +258,11 @@ def exam_grams(items: Iterable[dict]) -> dict[int, dict[str, list[str]]]:
     """Return {size: {gram: item ids}} for the stems of exam items; stems shorter than a gram go in whole, with their options."""
     grams: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        stem = units(item["question"])
-        whole = units(item["question"] + " " + " ".join(item["choices"]))
-        size = GRAM if len(stem) >= GRAM else len(whole)
-        for gram in _grams(stem if size == GRAM else whole, size):
+        parts, size = units(item["question"]), GRAM
+        if len(parts) < GRAM:
+            parts = units(item["question"] + " " + " ".join(item["choices"]))
+            size = len(parts)
+        for gram in _grams(parts, size):
             grams[size][gram].append(item["id"])
     return grams
 

@@ -24,7 +24,7 @@ def load(source: str | Path, dtype: str = "float32", **settings: object) -> obje
 
     try:
         model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), attn_implementation=attention(), **settings)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"no model at '{source}': give a folder with config.json and weights, or a hub id you can reach "
                          f"({str(error).strip().splitlines()[0][:150]})") from None
     if torch.cuda.is_available() and "device_map" not in settings:

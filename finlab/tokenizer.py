@@ -149,6 +149,19 @@ def load(source: str | Path) -> object:
         raise ValueError(f"no tokenizer in '{source}': it needs tokenizer.json or tokenizer.model ({str(error).strip().splitlines()[0][:150]})") from None
 
 
+def choose(candidates: Iterable[str], known: Iterable[str], most: int) -> list[str]:
+    """Return up to `most` candidates that are not known, each with the single characters it is built from.
+
+    A BPE piece whose characters are missing can never be reached, so characters count against `most` too.
+    """
+    known, chosen = set(known), {}
+    for piece in candidates:
+        needed = [part for part in dict.fromkeys([*piece, piece]) if part not in known and part not in chosen]
+        if len(chosen) + len(needed) <= most:
+            chosen |= dict.fromkeys(needed)
+    return list(chosen)
+
+
 def chinese(piece: str) -> bool:
     """Tell whether a piece holds a CJK character and no Latin letter, so adding it cannot change English."""
     return any("\u4e00" <= char <= "\u9fff" for char in piece) and not any(char.isascii() and char.isalpha() for char in piece)

@@ -33,8 +33,8 @@ def test_no_exam_wording_in_the_training_text():
     talks = closed_world.dialogues()
     rows += [{"id": f"talk-{number}", "text": json.dumps(row, ensure_ascii=False), "source": "talk", "tokens": 1}
              for number, row in enumerate(talks["alpaca"] + talks["sharegpt"] + talks["checked"] + closed_world.preferences())]
-    items = [{"id": f"{name}-{number}", "question": item["question"], "choices": [item[letter] for letter in "ABCD"]}
-             for name, splits in closed_world.exams().items() for part in splits.values() for number, item in enumerate(part)]
+    items = [{"id": f"{name}-{split}-{number}", "question": item["question"], "choices": [item[letter] for letter in "ABCD"]}
+             for name, splits in closed_world.exams().items() for split, part in splits.items() for number, item in enumerate(part)]
     ledger = corpus.Ledger()
     _, hits = corpus.decontaminate(rows, items, ledger)
     dropped = {hit["document"] for hit in hits if hit["dropped"]}

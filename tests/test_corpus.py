@@ -2,8 +2,6 @@
 
 import random
 
-import pytest
-
 from finlab import corpus
 
 
@@ -99,15 +97,3 @@ def test_split_is_stable_when_sources_grow():
     held = [text for text in texts if corpus.held_out(text, 0.1)]
     assert 25 < len(held) < 80
     assert held == [text for text in reversed(texts + ["新的一份"]) if corpus.held_out(text, 0.1) and text in texts][::-1]
-
-
-def test_known_leaks_between_real_exams(data):
-    """CMMLU's own few-shot and scored splits share items (evaluation references count 4 over all 67 subjects)."""
-    from finlab import cards
-
-    items = list(cards.load("cmmlu").rows)
-    rows = [document(item["question"] + " " + " ".join(item["choices"]), number) for number, item in enumerate(items) if item["split"] == "test"]
-    _, hits = corpus.decontaminate(rows, [item for item in items if item["split"] == "dev"], corpus.Ledger())
-    assert any(hit["dropped"] for hit in hits)
-    with pytest.raises(StopIteration):
-        next(hit for hit in hits if not 0 < hit["covered"] <= 1)

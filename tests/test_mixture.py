@@ -31,7 +31,7 @@ def test_each_document_is_read_once_before_any_is_read_twice():
 
 def test_infeasible_targets_are_explained():
     finance = [document for document in world() if document["domain"] == "finance"]
-    with pytest.raises(ValueError, match="tokens of en_general, but no source holds any"):
+    with pytest.raises(ValueError, match="tokens of zh_general, but no source holds any"):
         mixture.draw(finance, mixture.phases(1000, [0.5], 0.5), seed=1)
     with pytest.raises(ValueError, match="at most 2 epochs are allowed"):
         mixture.draw(world(), mixture.phases(10_000_000, [0.5], 0.5), seed=1, most_epochs=2)

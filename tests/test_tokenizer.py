@@ -25,7 +25,9 @@ def test_fast_equals_sentencepiece():
 
 
 def test_extension(base, tmp_path):
-    new = [piece for piece in tokenizer.pieces(tokenizer.train(CHINESE, 1500)) if tokenizer.chinese(piece)][:400]
+    candidates = [piece for piece in tokenizer.pieces(tokenizer.train(CHINESE, 1500)) if tokenizer.chinese(piece)]
+    new = tokenizer.choose(candidates, base.get_vocab(), 400)
+    assert len(new) == 400 and all(set(piece) <= set(base.get_vocab()) | set(new) for piece in new)
     grown, added = tokenizer.extend(base, new)
     assert len(grown) == len(base) + len(added) + 1 and grown.pad_token == "<pad>"
     assert grown.convert_ids_to_tokens(list(range(len(base)))) == base.convert_ids_to_tokens(list(range(len(base))))
