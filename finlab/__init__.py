@@ -11,6 +11,7 @@ import warnings
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 for _name in ("torch.utils._pytree", "torchao", "bitsandbytes", "kernels"):
     logging.getLogger(_name).setLevel(logging.ERROR)

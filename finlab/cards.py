@@ -75,7 +75,7 @@ class Source:
     """A loaded card: its rows, and the rows that could not be read, each with file, line and reason."""
 
     card: Card
-    rows: "datasets.Dataset"  # noqa: F821
+    rows: datasets.Dataset  # noqa: F821
     quarantined: list[dict] = field(default_factory=list)
 
 
@@ -171,8 +171,7 @@ def _json(path: Path, quarantine: list[dict], route: str) -> Iterator[tuple[int,
     except json.JSONDecodeError:  # many files named .json hold JSON lines
         yield from _json_lines(path, quarantine)
         return
-    for number, row in enumerate(_descend(content, route.split(".")), 1):
-        yield number, row
+    yield from enumerate(_descend(content, route.split(".")), 1)
 
 
 def _arrow(path: Path) -> Iterator[tuple[int, object]]:

@@ -411,7 +411,7 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
             for language in ("zh", "en"):
                 question, answer = _answer(rng, entity, attribute, language)
                 single.append({"instruction": question, "input": "", "output": answer})
-    for language, turns in MANNERS.items():
+    for turns in MANNERS.values():
         single += [{"instruction": question, "input": "", "output": answer} for question, answer in turns for _ in range(4)]
     chats = []
     for entity in (general + finance) * 2:

@@ -183,7 +183,7 @@ def exact_duplicates(documents: list[dict], ledger: Ledger) -> list[dict]:
     return kept
 
 
-def signatures(texts: list[str], hashes: int, ngram: int, seed: int = 1) -> "numpy.ndarray":  # noqa: F821
+def signatures(texts: list[str], hashes: int, ngram: int, seed: int = 1) -> numpy.ndarray:  # noqa: F821
     """Return MinHash signatures over character n-grams, shape (texts, hashes), uint32, computed by Daft."""
     import daft
     import numpy
@@ -255,13 +255,13 @@ def _grams(parts: list[str], size: int) -> list[str]:
 
 
 def exam_grams(items: Iterable[dict]) -> dict[int, dict[str, list[str]]]:
-    """Return {size: {gram: item ids}} for the stems of exam items; stems shorter than a gram go in whole, with their options."""
+    """Return {size: {gram: item ids}} for the stems of exam items; a stem shorter than a gram is taken with its options."""
     grams: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        parts, size = units(item["question"]), GRAM
+        parts = units(item["question"])
         if len(parts) < GRAM:
             parts = units(item["question"] + " " + " ".join(item["choices"]))
-            size = len(parts)
+        size = min(GRAM, len(parts))
         for gram in _grams(parts, size):
             grams[size][gram].append(item["id"])
     return grams

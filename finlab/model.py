@@ -22,13 +22,18 @@ def load(source: str | Path, dtype: str = "float32", **settings: object) -> obje
     import torch
     from transformers import AutoModelForCausalLM
 
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        raise ValueError(f"no model at '{source}': the folder holds no config.json")
     try:
         model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), attn_implementation=attention(), **settings)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ValueError(f"no model at '{source}': give a folder with config.json and weights, or a hub id you can reach "
                          f"({str(error).strip().splitlines()[0][:150]})") from None
     if torch.cuda.is_available() and "device_map" not in settings:
         model = model.to("cuda")
+    for module in model.modules():  # bitsandbytes' packed CPU kernel stops at other widths; its plain path takes them
+        if getattr(module, "support_avx512bf16_for_cpu", False) and (module.out_features % 32 or module.in_features % 64):
+            module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 

@@ -11,6 +11,14 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
+def require_gptq_widths(config: object, group: int) -> None:
+    """Raise ValueError when a model's layer widths cannot be cut into GPTQ groups (stories260K: 172 columns, groups of 32)."""
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(config, name) % group:
+            raise ValueError(f"GPTQ in groups of {group} needs widths divisible by {group}, but {name} is {getattr(config, name)}: "
+                             "change gptq_group, or leave gptq4 out of formats")
+
+
 def logit_error(full: object, quantised: object, rows: list[list[int]]) -> dict[str, float]:
     """Compare two models on token rows: mean KL divergence (nats) of the full model's distribution, share of equal top tokens."""
     import torch

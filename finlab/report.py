@@ -92,6 +92,7 @@ def _notebook_html(path: Path, prefix: str) -> str:
 
     body, _ = HTMLExporter(template_name="basic", anchor_link_text="").from_notebook_node(nbformat.read(path, 4))
     body = re.sub(r"<script.*?</script>", "", body, flags=re.S)
+    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="#\1"', body)  # a link to the next notebook stays on the page
     return re.sub(r'\bid="([^"]+)"', lambda match: f'id="{prefix}-{match[1]}"', body)  # ids must stay unique on one page
 
 
@@ -114,7 +115,7 @@ def write(run_dir: Path) -> Path:
     for record, _, folder in steps:
         notebook = folder / f"{record['notebook']}.ipynb"
         body = _notebook_html(notebook, record["step"]) if notebook.exists() else "<p class=faint>The executed notebook was not kept (run in JupyterLab).</p>"
-        sections += f"<section id='{record['step']}'><h2>{record['step']}</h2><details open><summary>{record['notebook']}</summary>{body}</details></section>"
+        sections += f"<section id='{record['step']}'><h2 id='{record['notebook']}'>{record['step']}</h2><details open><summary>{record['notebook']}</summary>{body}</details></section>"
     links = "<a href='#results'>results</a>" + "".join(f"<a href='#{record['step']}'>{record['step']}</a>" for record, _, _ in steps)
     page = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>finlab: {html.escape(Path(run_dir).name)}</title>
 <style>{STYLE}</style></head><body><h1>finlab run: {html.escape(Path(run_dir).name)}</h1>

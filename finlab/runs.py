@@ -241,7 +241,8 @@ class Run:
         rows = {"step": f"{self.step} ({self.notebook})", "folder": self.folder, "device": device(), "seed": self.parameters.get("seed"),
                 "reads": ", ".join(self.upstream) or "nothing upstream", "resumes": "yes, from the last checkpoint" if self.resumed else "no, from the start",
                 "versions": ", ".join(f"{name} {version}" for name, version in versions().items())}
-        return "<table>" + "".join(f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{value}</td></tr>" for name, value in rows.items()) + "</table>"
+        lines = (f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{value}</td></tr>" for name, value in rows.items())
+        return f"<table>{''.join(lines)}</table>"
 
 
 def versions() -> dict[str, str]:

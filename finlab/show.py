@@ -62,9 +62,12 @@ class Table:
         head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in self.columns)
         body = ""
         for row in self.rows:
-            cells = (f"<td style='text-align:{align(row.get(column))};white-space:pre-wrap;overflow-wrap:anywhere;max-width:32em'>"
-                     f"{html.escape(self.cell(row.get(column)))}</td>" for column in self.columns)
-            body += f"<tr>{''.join(cells)}</tr>"
+            cells = ""
+            for column in self.columns:
+                text = self.cell(row.get(column))
+                wrap = "nowrap" if len(text) <= 28 and "\n" not in text else "pre-wrap;overflow-wrap:anywhere;max-width:32em"
+                cells += f"<td style='text-align:{align(row.get(column))};white-space:{wrap}'>{html.escape(text)}</td>"
+            body += f"<tr>{cells}</tr>"
         caption = f"<caption style='text-align:left;caption-side:top'>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<div style='overflow-x:auto'><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
@@ -106,7 +109,7 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chan
         drawn = axes.bar(places, heights, width * 0.94, label=name, color=COLOURS.get(name, f"C{number}"))
         if intervals:
             ends = [intervals[group, name] for group in values if name in values[group]]
-            errors = [[height - low for height, (low, _) in zip(heights, ends, strict=True)], [high - height for height, (_, high) in zip(heights, ends, strict=True)]]
+            errors = list(zip(*[(height - low, high - height) for height, (low, high) in zip(heights, ends, strict=True)], strict=True))
             axes.errorbar(places, heights, yerr=errors, fmt="none", ecolor="#333", elinewidth=1, capsize=2)
         elif len(series) * len(values) <= 16:
             axes.bar_label(drawn, fmt="%.3g", fontsize=8, padding=2)
@@ -137,6 +140,7 @@ def mask(tokenizer: object, row: dict, limit: int = 220) -> Html:
     for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
         text = tokenizer.convert_ids_to_tokens(token).replace("▁", "·").replace("<0x0A>", "⏎")
         ground = "#f6c6c0" if label != -100 else "#eef1f4"
-        spans.append(f"<span style='background:{ground};color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block'>{html.escape(text)}</span>")
+        look = f"background:{ground};color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block"
+        spans.append(f"<span style='{look}'>{html.escape(text)}</span>")
     note = "<p style='margin:4px 0'>red: the loss is computed here · grey: read, not learnt</p>"
     return Html(f"<div style='font-family:monospace;line-height:1.7'>{''.join(spans)}</div>{note}")

@@ -179,7 +179,8 @@ class _Log(TrainerCallback):
             self.show(f"step {state.global_step}/{state.max_steps} · loss {record['loss']:.3f} · {elapsed:.0f} s, {record['seconds_left']:.0f} s left")
         self.write(record)
         if bad:
-            raise FloatingPointError(f"the loss is not finite at step {state.global_step}: lower the learning rate; the last checkpoint is in {args.output_dir}")
+            raise FloatingPointError(f"the loss is not finite at step {state.global_step}: lower the learning rate; "
+                                     f"the last checkpoint is in {args.output_dir}")
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

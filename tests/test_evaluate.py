@@ -78,3 +78,7 @@ def test_quantization_measures(tiny):
     assert quantize.logit_error(network, other, [[1, 5, 9]])["kl"] > 1e-4
     assert quantize.weight_bytes(tiny) == (tiny / "model.safetensors").stat().st_size
     assert quantize.generation_speed(network, [1, 5], 4, 1) > 0
+    quantize.require_gptq_widths(network.config, 32)
+    with pytest.raises(ValueError, match="intermediate_size is 172"):
+        network.config.intermediate_size = 172
+        quantize.require_gptq_widths(network.config, 32)
