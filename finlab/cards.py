@@ -119,15 +119,15 @@ def read(name: str) -> Card:
         front = yaml.safe_load(parts[1]) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: the front matter is not YAML: {' '.join(str(error).split())}") from None
-    spec = front.get("finlab")
-    if not front.get("license"):
+    spec = front.get("finlab") if isinstance(front, dict) else None
+    if not isinstance(front, dict) or not front.get("license"):
         raise ValueError(f"{path}: the card states no license, so the data stays out: add a `license:` line")
     if not isinstance(spec, dict):
         raise ValueError(f"{path}: the card has no `finlab:` block")
     for key in set(spec) - KEYS:
         raise ValueError(f"{path}: unknown key '{key}' in the finlab block; it knows {', '.join(sorted(KEYS))}")
     for key, allowed in (("kind", KINDS), ("domain", {"finance", "general"}), ("language", {"zh", "en"}), ("format", FORMATS)):
-        if spec.get(key) not in allowed:
+        if not isinstance(spec.get(key), str) or spec[key] not in allowed:
             raise ValueError(f"{path}: finlab.{key} is {spec.get(key)!r}; write one of {', '.join(sorted(allowed))}")
     if ("files" in spec) == ("hub" in spec):
         raise ValueError(f"{path}: name either `files` or a `hub` id in the finlab block")
@@ -144,14 +144,15 @@ def _root(card: Card) -> Path:
 
 # --- reading files: each reader yields (line number or 0, row) and quarantines what it cannot read ----------------------
 def _json_lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                quarantine.append({"where": f"{path.name}:{number}", "reason": f"not JSON: {error.msg}", "row": line.strip()[:200]})
+                yield number, json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                reason = f"not JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+                quarantine.append({"where": f"{path.name}:{number}", "reason": reason, "row": line.decode("utf-8", "replace").strip()[:200]})
 
 
 def _descend(value: object, route: list[str]) -> Iterator[object]:
@@ -161,16 +162,21 @@ def _descend(value: object, route: list[str]) -> Iterator[object]:
         for item in value if isinstance(value, list) else value.values():
             yield from _descend(item, route[1:])
     else:
-        key = int(route[0]) if route[0].isdigit() else route[0]
-        yield from _descend(value[key], route[1:])
+        try:
+            inner = value[int(route[0]) if route[0].isdigit() else route[0]]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(f"the JSON has no '{route[0]}' where the card's `rows` looks for it") from None
+        yield from _descend(inner, route[1:])
 
 
 def _json(path: Path, quarantine: list[dict], route: str) -> Iterator[tuple[int, object]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError:  # many files named .json hold JSON lines
-        yield from _json_lines(path, quarantine)
-        return
+    except ValueError as error:  # many files named .json hold JSON lines
+        if not path.read_bytes().lstrip(b"\xef\xbb\xbf \r\n").startswith(b"["):
+            yield from _json_lines(path, quarantine)
+            return
+        raise ValueError(f"{path}: the JSON array is broken ({error}): mend the file, or write it as JSON lines") from None
     yield from enumerate(_descend(content, route.split(".")), 1)
 
 
@@ -207,7 +213,10 @@ def _text_row(card: Card, row: object, where: str) -> dict:
 
 def _plain(card: Card, row: object, where: str) -> dict:
     if card.kind == "dialogue":
-        return {"id": f"{card.name}/{where}", "messages": chat.messages(row), "domain": row.get("domain", card.domain)}
+        domain = row.get("domain", card.domain)
+        if domain not in ("finance", "general"):
+            raise ValueError(f"the domain is {domain!r}, neither finance nor general")
+        return {"id": f"{card.name}/{where}", "messages": chat.messages(row), "domain": domain}
     if card.kind == "preference":
         return {"id": f"{card.name}/{where}", **chat.preference(row)}
     return _text_row(card, row, where)

@@ -54,6 +54,8 @@ def messages(row: dict) -> list[dict]:
     else:
         raise ValueError(f"no dialogue format has the fields {', '.join(row)}")
     if row.get("system"):
+        if not isinstance(row["system"], str):
+            raise ValueError("the system message is not text")
         turns = [{"role": "system", "content": row["system"]}, *turns]
     while turns and turns[-1]["role"] == "user":
         turns = turns[:-1]

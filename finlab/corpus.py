@@ -108,7 +108,7 @@ def clean(documents: list[dict], ledger: Ledger, count: Callable[[list[str]], li
 # --- de-identification ----------------------------------------------------------------------------------------------
 ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 ID = re.compile(r"(?<![0-9A-Za-z])([1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx])(?![0-9A-Za-z])")
-MOBILE = re.compile(r"(?<![0-9.,])(1[3-9]\d{9})(?![0-9.,]?\d)")
+MOBILE = re.compile(r"(?<![0-9.,￥¥$])(1[3-9]\d{9})(?![0-9.,]?\d|\s*(?:[元股份万亿吨户人]|美元|港元|%))")
 CARD = re.compile(r"(?<![0-9.])([3-6]\d{15,18})(?![0-9.])")
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]*[A-Za-z]")
 
@@ -159,6 +159,16 @@ def deidentify(documents: list[dict], ledger: Ledger, count: Callable[[list[str]
         ledger.drop(documents[number], "de-identification", documents[number]["tokens"] - tokens[number])
         result[number] = documents[number] | {"text": text, "tokens": tokens[number]}
     return result, sum((kinds for _, kinds in replaced), Counter())
+
+
+def deidentify_messages(messages: list[dict], counts: Counter) -> list[dict]:
+    """De-identify the turns of a dialogue, adding to `counts` by kind."""
+    result = []
+    for message in messages:
+        text, kinds = deidentify_text(message["content"])
+        counts.update(kinds)
+        result.append(message | {"content": text})
+    return result
 
 
 # --- deduplication --------------------------------------------------------------------------------------------------
@@ -214,17 +224,16 @@ def near_duplicates(documents: list[dict], ledger: Ledger, threshold: float = 0.
         return documents, []
     texts = [document["text"] for document in documents]
     matrix = signatures(texts, bands * rows, ngram)
+    figures = [_figures(text) if keep_other_figures else () for text in texts]
     pairs = set()
     for band in range(bands):
         buckets = defaultdict(list)
         for number, part in enumerate(matrix[:, band * rows:(band + 1) * rows]):
-            buckets[part.tobytes()].append(number)
+            buckets[part.tobytes(), figures[number]].append(number)
         for members in buckets.values():
             pairs |= {(members[0], other) for other in members[1:]} | set(zip(members, members[1:]))
     shingles = {number: _shingles(texts[number], ngram) for pair in pairs for number in pair}
-    figures = {number: _figures(texts[number]) for number in shingles}
-    same = [(a, b) for a, b in sorted(pairs) if (not keep_other_figures or figures[a] == figures[b])
-            and len(shingles[a] & shingles[b]) >= threshold * len(shingles[a] | shingles[b])]
+    same = [(a, b) for a, b in sorted(pairs) if len(shingles[a] & shingles[b]) >= threshold * len(shingles[a] | shingles[b])]
     if not same:
         return documents, []
     left, right = numpy.array(same).T

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 
-def attention() -> str:
-    """Return the attention implementation for this machine: flash-attn where it imports on CUDA, else PyTorch's SDPA."""
+def attention(dtype: str = "float32") -> str:
+    """Return the attention for this machine: flash-attn where it imports on CUDA and takes the dtype, else PyTorch's SDPA."""
     import torch
 
-    return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
+    if not torch.cuda.is_available() or dtype not in ("bfloat16", "float16"):
+        return "sdpa"
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError:
+        return "sdpa"
+    return "flash_attention_2"
 
 
 def load(source: str | Path, dtype: str = "float32", **settings: object) -> object:
@@ -25,7 +30,7 @@ def load(source: str | Path, dtype: str = "float32", **settings: object) -> obje
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
         raise ValueError(f"no model at '{source}': the folder holds no config.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), attn_implementation=attention(), **settings)
+        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), attn_implementation=attention(dtype), **settings)
     except OSError as error:
         raise ValueError(f"no model at '{source}': give a folder with config.json and weights, or a hub id you can reach "
                          f"({str(error).strip().splitlines()[0][:150]})") from None
@@ -61,7 +66,7 @@ def grow(model: object, base_tokenizer: object, grown_tokenizer: object, multipl
     """Give the model rows for the tokens that the grown tokenizer adds; return the model.
 
     A new row, of the embedding and of the head, is the mean of the rows of its old sub-tokens (XuanYuan-13B report); rows
-    that only pad the size to a multiple, for tensor cores, are the mean of all old rows. Old rows keep their values, and rows
+    that only pad the size to a multiple, for tensor cores, are the mean of all old rows. Rows of old tokens keep their values, and rows
     that the base already had beyond its tokenizer are never cut away.
     """
     import torch
@@ -157,13 +162,27 @@ def merge_onto(adapted: object, source: str | Path, adapter: Path, probe: list[i
     A model trained in full is returned as it is. A quantised base is left aside: the adapter is loaded onto the full one.
     Raises ValueError when merging changes the logits on `probe` by more than rounding.
     """
+    import torch
     from peft import PeftModel
 
     if not isinstance(adapted, PeftModel):
-        return adapted.eval()
+        return adapted.eval().to(getattr(torch, dtype))
     adapted.save_pretrained(adapter)
-    fresh = PeftModel.from_pretrained(load(source, dtype), str(adapter))
+    fresh = PeftModel.from_pretrained(load(source, dtype, device_map="cpu"), str(adapter))  # the GPU may be full
     merged, difference = merge(fresh, probe)
     if difference > 1e-2:
         raise ValueError(f"merging {adapter} changed the logits by {difference}: the adapter does not belong to {source}")
-    return merged
+    return merged.to(adapted.device)
+
+
+def sample(model: object, tokenizer: object, count: int, new_tokens: int, seed: int) -> list[str]:
+    """Return `count` texts that a model writes by itself from BOS: a stand-in for its unpublished training text."""
+    import torch
+
+    torch.manual_seed(seed)
+    ids = torch.full((count, 1), tokenizer.bos_token_id, device=model.device)
+    with torch.inference_mode():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=True, top_k=0, temperature=1.0,
+                             pad_token_id=tokenizer.eos_token_id)
+    texts = tokenizer.batch_decode(out, skip_special_tokens=True)
+    return [text for text in texts if text.strip()]

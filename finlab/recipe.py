@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def check(parameters: dict, declarations: dict[str, Parameter], where: str) -> N
             raise ValueError(f"{where}: unknown parameter '{name}'; the notebook declares {', '.join(close)}")
         annotation = declarations[name].annotation
         if not fits(value, annotation):
-            hint = " (in YAML a float needs a dot: write 1.0e-4)" if annotation == "float" and isinstance(value, str) else ""
+            hint = " (in YAML a float needs a dot: write 1.0e-4)" if "float" in annotation and not isinstance(value, dict) else ""
             raise ValueError(f"{where}: parameter '{name}' is {value!r}, a {type(value).__name__}, but the notebook declares {annotation}{hint}")
 
 
@@ -134,7 +135,8 @@ def _read(path: Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or set(content) - {"name", "common", "steps"} or not content.get("steps"):
+    good = isinstance(content, dict) and not set(content) - {"name", "common", "steps"} and isinstance(content.get("steps"), list) and content["steps"]
+    if not good or not isinstance(content.get("common") or {}, dict):
         raise ValueError(f"{path}: a recipe holds the keys name, common (optional) and steps, and at least one step")
     return content
 
@@ -155,8 +157,9 @@ def _parse(text: str, annotation: str) -> object:
     if annotation == "str":
         return text
     try:
-        return float(text) if annotation == "float" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        value = float(text) if annotation == "float" else yaml.safe_load(text)
+        return [float(item) for item in value] if annotation == "list[float]" and isinstance(value, list) else value
+    except (ValueError, TypeError, yaml.YAMLError):
         return text
 
 
@@ -175,6 +178,10 @@ def load(name: str, sets: list[str] = ()) -> Recipe:
         if not isinstance(entry, dict) or set(entry) - {"step", "notebook", "parameters"} or not {"step", "notebook"} <= set(entry):
             raise ValueError(f"{where}: a step holds the keys step, notebook and parameters, not {entry!r}")
         where = f"{path.name}, step '{entry['step']}'"
+        if not isinstance(entry["step"], str) or not re.fullmatch(r"[A-Za-z0-9_-]+", entry["step"]):
+            raise ValueError(f"{where}: a step's name is made of letters, digits, - and _")
+        if not isinstance(entry.get("parameters") or {}, dict):
+            raise ValueError(f"{where}: parameters must be name: value pairs, not {entry['parameters']!r}")
         if entry["step"] in [step.name for step in steps]:
             raise ValueError(f"{where}: the name is used twice")
         try:

@@ -23,6 +23,7 @@ import os
 import platform
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -53,16 +54,21 @@ def path(value: str) -> Path:
     return Path(text) if os.path.isabs(text) else recipe.ROOT / text
 
 
-def lock(folder: Path, seconds: float = 0) -> None:
-    """Hold the folder for this process until it ends; wait up to `seconds` for another holder, then raise Busy."""
+def lock(folder: Path, seconds: float = 0, shared: bool = False) -> None:
+    """Hold the folder for this process until it ends; wait up to `seconds` for another holder, then raise Busy.
+
+    Readers hold it `shared`: many may read, nobody may replace it meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".lock"
     if file in _locks:
-        return
+        if shared:
+            return
+        unlock(folder)
     handle, deadline = open(file, "a+"), time.time() + seconds
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             break
         except OSError:
             if time.time() >= deadline:
@@ -70,10 +76,12 @@ def lock(folder: Path, seconds: float = 0) -> None:
                 holder = handle.read().strip() or "another process"
                 raise Busy(f"{folder} is in use by {holder}: wait for it or stop it, or choose another folder (--run-dir)") from None
             time.sleep(0.2)
+    _locks[file] = handle
+    if shared:
+        return
     handle.truncate(0)
     handle.write(f"process {os.getpid()}")
     handle.flush()
-    _locks[file] = handle
 
 
 def unlock(folder: Path) -> None:
@@ -93,8 +101,11 @@ def data_fingerprints(parameters: dict) -> dict[str, str]:
     for name, value in parameters.items():
         if name.endswith("_cards"):
             result |= {card: cards.read(card).fingerprint() for card in value}
-        elif isinstance(value, str) and "/" in value and name not in recipe.SET_BY_RUNNER and path(value).exists():
-            result[value] = cards.fingerprint_files([path(value)])
+        elif isinstance(value, str) and name not in recipe.SET_BY_RUNNER and (name.endswith("_file") and value or "/" in value):
+            if path(value).exists():
+                result[value] = cards.fingerprint_files([path(value)])
+            elif name.endswith("_file") or value.startswith(("$", "/", ".", "~")):
+                raise ValueError(f"parameter '{name}': there is nothing at {path(value)}: correct the path")
     return result
 
 
@@ -234,7 +245,8 @@ class Run:
             os.fsync(file.fileno())
         draft.rename(self.folder / "manifest.json")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        unlock(self.folder)
+        for folder in (self.folder, *(self.folder.parent / name for name in self.upstream)):
+            unlock(folder)
         return metrics
 
     def _repr_html_(self) -> str:
@@ -267,6 +279,9 @@ def start(notebook: str, variables: dict) -> Run:
     parameters = {name: variables[name] for name in declarations}
     recipe.check(parameters, declarations, notebook)
     run_dir, step = path(parameters["run_dir"]), parameters["step"]
+    for need in recipe.needs(parameters):
+        if (run_dir / need).is_dir():
+            lock(run_dir / need, seconds=20, shared=True)
     upstream = _upstream(run_dir, step, parameters)
     key = step_key(notebook, parameters, {name: found["key"] for name, found in upstream.items()})
     folder = run_dir / step
@@ -351,16 +366,18 @@ def _failure(notebook_path: Path, error: Exception) -> str:
     import nbformat
 
     lines = []
-    if notebook_path.exists():
+    try:
         cells = nbformat.read(notebook_path, 4).cells
-        for number, cell in enumerate(cells, 1):
-            outputs = cell.get("outputs", [])
-            running = cell.metadata.get("papermill", {}).get("status") in ("failed", "running")
-            if running or any(output.output_type == "error" for output in outputs):
-                lines.append(f"  cell {number}: {(cell.source.strip().splitlines() or [''])[0][:100]}")
-                text = "".join(output.text for output in outputs if output.output_type == "stream").strip().splitlines()[-4:]
-                lines += [f"  | {line[:200]}" for line in text]
-                lines += [f"  {output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+    except (OSError, ValueError):  # papermill could not write it: a full disk
+        cells = []
+    for number, cell in enumerate(cells, 1):
+        outputs = cell.get("outputs", [])
+        running = cell.metadata.get("papermill", {}).get("status") in ("failed", "running")
+        if running or any(output.output_type == "error" for output in outputs):
+            lines.append(f"  cell {number}: {(cell.source.strip().splitlines() or [''])[0][:100]}")
+            text = "".join(output.text for output in outputs if output.output_type == "stream").strip().splitlines()[-4:]
+            lines += [f"  | {line[:200]}" for line in text]
+            lines += [f"  {output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
     if type(error).__name__ == "DeadKernelError":
         lines.append("  the kernel died: out of memory or killed from outside")
     if not any(": " in line for line in lines[1:]):
@@ -424,6 +441,9 @@ def execute(plan: recipe.Recipe, run_dir: Path, first: str = "", only: str = "")
             head = f"[{names.index(step.name) + 1}/{len(names)}] {step.name:<10} {step.notebook:<24}"
             done, upstream = manifest(run_dir / step.name), _upstream(run_dir, step.name, step.parameters)
             parameters = step.parameters | {"run_dir": str(run_dir)}
+            draft = run_dir / f".{step.name}.ipynb"
+            if done and draft.exists():  # a kill between the manifest and the notebook's last move
+                draft.replace(run_dir / step.name / f"{step.notebook}.ipynb")
             if done and done["key"] == step_key(step.notebook, parameters, {name: found["key"] for name, found in upstream.items()}):
                 print(f"{head} unchanged, kept ({done['seconds']:.0f} s when it ran)", flush=True)
                 continue
@@ -469,7 +489,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
         _print_plan(plan)
         return 0
     run_dir = Path(arguments.run_dir).resolve() if arguments.run_dir else recipe.ROOT / "runs" / plan.name
-    resume = " ".join(["finlab", *command])
+    resume = shlex.join(["finlab", *command])
     print(f"{plan.name}: {len(plan.steps)} steps in {run_dir}", flush=True)
     try:
         execute(plan, run_dir, arguments.first, arguments.only)
@@ -513,7 +533,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         full = f": the disk is full at {error.filename or 'the run folder'}: free some space and run the command again" if error.errno == errno.ENOSPC else ""
-        print(f"finlab: {error.strerror}{full}", file=sys.stderr)
+        print(f"finlab: {error.strerror}{full or ': ' + str(error.filename)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("finlab: stopped", file=sys.stderr)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from finlab import chat, meter
 
@@ -96,9 +97,9 @@ def preflight(model: object, tokenizer: object, rows: list[dict], limit: int = 2
     empty = sum(all(label == chat.IGNORE for label in row["labels"]) for row in rows)
     check("every row has a supervised token", empty == 0, f"{empty} rows without")
     documents = [(row["input_ids"][start:start + size], row["labels"][start:start + size]) for row in rows for start, size in _spans(row)]
-    whole = [(ids, labels) for ids, labels in documents if eos in ids]
-    ended = sum(any(token == eos == label for token, label in zip(ids, labels, strict=True)) for ids, labels in whole)
-    check("every end token is supervised", whole and ended == len(whole), f"{ended} of {len(whole)} documents")
+    whole = [{"labels": labels} for ids, labels in documents if eos in ids]
+    ended = chat.shares(whole, eos)["eos_supervised_share"]
+    check("every end token is supervised", whole and ended == 1, f"{ended:.1%} of the answers in {len(whole)} documents")
     doubled = sum(len(ids) > 1 and ids[0] == ids[1] == bos for ids, _ in documents)
     check("no document begins with two BOS", doubled == 0, f"{doubled} documents")
     pair = sorted((ids for ids, _ in documents if len(ids) > 3), key=len)[:2]
@@ -202,14 +203,23 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, **argume
     """Build the trainer, resume it where it stopped, train, log to disk; return the trainer.
 
     `arguments` go to the trainer as they are (model, args, train_dataset, eval_dataset, peft_config, ...). Rows with
-    `seq_lengths` are kept apart by PackedRows unless flash-attn does it. `tag` is added to each log line. With an eval_dataset
-    the loss before and after training is logged too. Raises FloatingPointError when the loss is not finite.
+    `seq_lengths` are kept apart by position ids. Trained weights are kept in float32 (bf16 computes under autocast). `tag` is added
+    to each log line. With an eval_dataset the loss before and after training is logged too. Raises FloatingPointError when the loss
+    is not finite, ValueError when there is nothing to evaluate on.
     """
     rows = arguments["train_dataset"]
     packed = "seq_lengths" in rows.column_names
-    if packed and arguments["model"].config._attn_implementation == "sdpa":
-        arguments["data_collator"] = PackedRows(arguments["processing_class"].pad_token_id)
+    if arguments.get("eval_dataset") is not None and not len(arguments["eval_dataset"]):
+        raise ValueError("there are no held-out rows to evaluate on: raise held_out_share, or give more data")
+    if packed:  # flash-attn wants one joined row, SDPA rows apart; both know documents by their position ids
+        pad = arguments["processing_class"].pad_token_id
+        flash = arguments["model"].config._attn_implementation != "sdpa"
+        arguments["data_collator"] = DataCollatorForLanguageModeling(pad, padding_free=True) if flash else PackedRows(pad)
+    arguments["args"].logging_nan_inf_filter = False  # else transformers hides a loss that is not finite
     trainer = trainer_class(**arguments)
+    for parameter in trainer.model.parameters():  # steps smaller than bfloat16 can hold would be lost
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     writer = _Log(log, tag or {})

@@ -19,6 +19,7 @@ def test_closed_world_cards_load(name):
     source = cards.load(name)
     assert len(source.rows) > 50
     assert source.card.fingerprint() == cards.read(name).fingerprint()
+    assert source.card.spec["sha256"], "the world is the same, byte for byte, or load() would have refused it"
 
 
 def test_broken_lines_are_quarantined_with_file_and_line():
@@ -75,6 +76,21 @@ def test_bad_rows_and_checksum(folder):
     folder("mine", GOOD)
     (root / "a.jsonl").write_text("nothing\n")
     with pytest.raises(ValueError, match="none of its rows could be read; first: a.jsonl:1"):
+        cards.load("mine")
+
+
+def test_encodings_and_broken_arrays(folder):
+    root = folder("mine", GOOD)
+    (root / "a.jsonl").write_bytes('{"text": "一"}\n'.encode() + '{"text": "国债"}\n'.encode("gbk") + '{"text": "三"}\n'.encode())
+    source = cards.load("mine")
+    assert source.rows["text"][:] == ["一", "三"] and source.quarantined[0]["where"] == "a.jsonl:2" and source.quarantined[0]["reason"] == "not UTF-8"
+    folder("mine", GOOD.replace("format: jsonl", "format: json"))
+    (root / "a.jsonl").write_text('[\n{"text": "一"},\n{"text": }\n]')
+    with pytest.raises(ValueError, match="a.jsonl: the JSON array is broken"):
+        cards.load("mine")
+    folder("mine", GOOD.replace("format: jsonl", 'format: json, rows: "data.*"'))
+    (root / "a.jsonl").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="no 'data' where"):
         cards.load("mine")
 
 

@@ -67,7 +67,9 @@ def test_types(value, annotation, expected):
     ("{step: first, notebook: 07_nothing}", "pair.yaml, step 'first': there is no notebook '07_nothing'"),
     ("{step: first, notebook: 00_first, parameter: {}}", "a step holds the keys"),
     ("{step: second, notebook: 01_second}", "reads step 'first', which no earlier step"),
-    ("{step: first, notebook: 00_first, parameters: {run_dir: x}}", "'run_dir' is set by the runner")])
+    ("{step: first, notebook: 00_first, parameters: {run_dir: x}}", "'run_dir' is set by the runner"),
+    ("{step: first, notebook: 00_first, parameters: [a]}", "parameters must be name: value pairs"),
+    ("{step: '', notebook: 00_first}", "a step's name is made of letters")])
 def test_bad_recipes_are_refused(project, line, message):
     project.recipe(f"name: pair\nsteps:\n  - {line}\n")
     done = project.finlab("run", "pair")
@@ -75,6 +77,18 @@ def test_bad_recipes_are_refused(project, line, message):
     assert __import__("re").search(message, done.stderr), done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not project.run_dir.exists()
+
+
+@pytest.mark.parametrize("text", ["steps: 5", "common: [a]\nsteps:\n  - {step: first, notebook: 00_first}", "[1, 2]", "steps: {"])
+def test_what_is_not_a_recipe_is_refused(project, text):
+    project.recipe(text)
+    done = project.finlab("run", "pair")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pair.yaml" in done.stderr
+
+
+def test_documented_modes_of_yayi():
+    full = recipe.load("yayi-7b", ["sft.lora_rank=0", "sft.learning_rates=[5e-7,5e-7]", "sft.stage1_cards=[yayi_multi_zh,sharegpt_zh]"])
+    assert next(step for step in full.steps if step.name == "sft").parameters["learning_rates"] == [5e-7, 5e-7]
 
 
 def test_overrides(project):

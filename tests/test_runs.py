@@ -101,6 +101,38 @@ def test_a_half_written_artifact_is_never_read(project):
     assert json.loads((project.run_dir / "second/metrics.json").read_text()) == {"double": 2}
 
 
+def test_a_step_that_is_read_cannot_be_replaced(project):
+    """Readers hold what they read: a rerun of the upstream step waits, and then refuses."""
+    assert project.finlab("run", "pair", "--only", "first").returncode == 0
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from finlab import runs; "
+                               "runs.lock(Path(sys.argv[1]), shared=True); print('held', flush=True); time.sleep(60)", str(project.run_dir / "first")],
+                              stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    runs.lock(project.run_dir / "first", shared=True)  # another reader is welcome
+    runs.unlock(project.run_dir / "first")
+    with pytest.raises(runs.Busy, match="is in use by"):
+        runs.lock(project.run_dir / "first", seconds=0.5)
+    holder.kill()
+    holder.wait()
+    runs.lock(project.run_dir / "first", seconds=5)
+    runs.unlock(project.run_dir / "first")
+
+
+def test_an_unreadable_notebook_still_gives_a_message(tmp_path):
+    cut = tmp_path / "cut.ipynb"
+    cut.write_text('{"cells": [')
+    said = runs._failure(cut, OSError(28, "No space left on device"))
+    assert "is full: free some space" in said and str(cut) in said
+
+
+def test_a_missing_file_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="'pieces_file': there is nothing at"):
+        runs.data_fingerprints({"pieces_file": "nowhere.model"})
+    with pytest.raises(ValueError, match="'base': there is nothing at /nowhere/model"):
+        runs.data_fingerprints({"base": "/nowhere/model"})
+    assert runs.data_fingerprints({"base": "hfl/chinese-alpaca-2-13b", "pieces_file": ""}) == {}
+
+
 def test_plain_papermill_from_anywhere(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops(tiny, tmp_path):
     network = model.load(tiny)
     network.lm_head.weight.data[:] = float("nan")
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
-        training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=network, args=settings(tmp_path, logging_nan_inf_filter=False),
+        training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=network, args=settings(tmp_path),
                      train_dataset=rows_for(tokenizer.load(tiny)), processing_class=tokenizer.load(tiny))
 
 
