@@ -48,6 +48,16 @@ def test_killed_pretraining_resumes_and_repeats_nothing(smoke, tmp_path):
     assert "unchanged, kept" in again.stdout
 
 
+def test_a_base_without_tokenizer_is_named(tiny, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny / name, tmp_path / "bare" / name)
+    done = subprocess.run([*FINLAB, "run", "smoke", "--only", "base", "--run-dir", str(tmp_path / "run"), "--set", f"base.base={tmp_path / 'bare'}"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and f"no tokenizer in '{tmp_path / 'bare'}'" in done.stderr and "Traceback" not in done.stderr
+    assert runs.manifest(tmp_path / "run/base") is None
+
+
 def test_zhilu_runs_end_to_end_at_small_sizes(tmp_path):
     """The published recipe with only sizes, base and data replaced."""
     folder = tmp_path / "zhilu"

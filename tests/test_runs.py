@@ -118,6 +118,25 @@ def test_a_step_that_is_read_cannot_be_replaced(project):
     runs.unlock(project.run_dir / "first")
 
 
+def test_a_full_disk(project):
+    """A real file system with no room: one clear message, and the run completes once there is room."""
+    project.run_dir.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(project.run_dir)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        filler = project.run_dir / "filler"
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+        done = project.finlab("run", "pair")
+        assert done.returncode == 1 and "is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        filler.unlink()
+        again = project.finlab("run", "pair", "--only", "first")
+        assert again.returncode == 0 or "is full" in again.stderr, again.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(project.run_dir)], check=False)
+
+
 def test_an_unreadable_notebook_still_gives_a_message(tmp_path):
     cut = tmp_path / "cut.ipynb"
     cut.write_text('{"cells": [')

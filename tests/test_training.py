@@ -118,6 +118,27 @@ def test_training_learns_and_is_metered(tiny, tmp_path):
     assert account["tokens_per_second"] > 0 and 0 < account["mfu"] < 1.5 and account["step"] == 30
 
 
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_bfloat16_trains_float32_weights(tiny, tmp_path, lora):
+    """Under bf16 the trained weights are float32, so that small steps are not rounded away, and the loss falls."""
+    words = tokenizer.load(tiny)
+    trainer = training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=model.load(tiny, "bfloat16"), args=settings(tmp_path, bf16=True, use_cpu=not torch.cuda.is_available(), max_steps=20),
+                           train_dataset=rows_for(words), eval_dataset=rows_for(words), peft_config=lora, processing_class=words)
+    kinds = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
+    assert kinds == {torch.float32}
+    losses = training.eval_losses(tmp_path / "log.jsonl")
+    assert losses["after"] < 0.8 * losses["before"]
+    merged = model.merge_onto(trainer.model, tiny, tmp_path / "adapter", [1, 5, 6], "bfloat16")
+    assert merged.dtype == torch.bfloat16
+
+
+def test_no_held_out_rows_is_said(tiny, tmp_path):
+    words = tokenizer.load(tiny)
+    with pytest.raises(ValueError, match="no held-out rows"):
+        training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=model.load(tiny), args=settings(tmp_path), train_dataset=rows_for(words),
+                     eval_dataset=Dataset.from_list([]), processing_class=words)
+
+
 def test_the_loss_is_that_of_single_documents(tiny, tmp_path):
     """Packed loss = token-weighted mean of the documents' own losses: nothing leaks, nothing is lost."""
     words, network = tokenizer.load(tiny), model.load(tiny)
