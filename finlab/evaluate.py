@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -106,6 +107,7 @@ def exams(model: object, tokenizer: object, tasks: list[str], folder: Path, batc
 
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=model.config.max_position_embeddings,
                    add_bos_token=True, softmax_dtype="float32")
+    harness.loglikelihood = functools.partial(harness.loglikelihood, disable_tqdm=True)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     found = simple_evaluate(model=harness, tasks=tasks, num_fewshot=0, task_manager=manager, log_samples=True, verbosity="ERROR")
     records = []

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -143,11 +144,10 @@ def _upstream(run_dir: Path, step: str, parameters: dict) -> dict[str, dict]:
 
 
 def quiet() -> None:
-    """Turn the libraries' progress bars and advice off, and clear what their imports said: in a notebook it is rubble."""
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-        from IPython.display import clear_output
+    """Turn the libraries' progress bars and advice off, and clear what their imports said: in a notebook it is rubble.
 
-        clear_output()
+    PEFT imports GPTQModel when it attaches an adapter; imported here, its banner goes with the rest.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -157,8 +157,17 @@ def quiet() -> None:
 
         datasets.disable_progress_bars()
         datasets.utils.logging.set_verbosity_error()
-    for name in ("torchao", "bitsandbytes", "lm_eval", "lm-eval", "httpx", "matplotlib.font_manager", "accelerate"):
+    if "finlab.model" in sys.modules and importlib.util.find_spec("gptqmodel"):
+        import gptqmodel  # noqa: F401
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
+    for name in ("torchao", "bitsandbytes", "lm_eval", "lm-eval", "httpx", "matplotlib.font_manager", "accelerate", "optimum"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from IPython.display import clear_output
+
+        clear_output()
 
 
 def seed_all(seed: int) -> None:
