@@ -104,7 +104,7 @@ def test_report_and_terminal(smoke):
     assert "<script" not in page and not re.search(r'(src|href)="https?://', page.split("</style>")[1].replace('href="https://github', ""))
     for step in recipe.load("smoke").steps:
         assert f"id='{step.name}'" in page
-    assert page.count("data:image/png") >= 8 and "澄江" in page
+    assert page.count("data:image/png") >= 8 and "答案：" in page
     said = (smoke / "said.txt").read_text()
     assert "report: " in said and "accuracy, finance, dpo" in said and "Traceback" not in said and "WARNING" not in said
 
