@@ -305,7 +305,7 @@ def start(notebook: str, variables: dict) -> Run:
         folder.rename(previous)
         lock(folder)
     for child in folder.iterdir():
-        if child.name in (".lock", "checkpoints" if resumed else "", "log.jsonl" if resumed else "", f"{notebook}.ipynb"):
+        if child.name == ".lock" or resumed and child.name in ("checkpoints", "log.jsonl"):
             continue
         shutil.rmtree(child) if child.is_dir() else child.unlink()
     (folder / "artifact").mkdir()
@@ -451,8 +451,9 @@ def execute(plan: recipe.Recipe, run_dir: Path, first: str = "", only: str = "")
             done, upstream = manifest(run_dir / step.name), _upstream(run_dir, step.name, step.parameters)
             parameters = step.parameters | {"run_dir": str(run_dir)}
             draft = run_dir / f".{step.name}.ipynb"
-            if done and draft.exists():  # a kill between the manifest and the notebook's last move
-                draft.replace(run_dir / step.name / f"{step.notebook}.ipynb")
+            output = run_dir / step.name / f"{step.notebook}.ipynb"
+            if done and draft.exists() and not output.exists():  # a kill between the manifest and the notebook's last move
+                draft.replace(output)
             if done and done["key"] == step_key(step.notebook, parameters, {name: found["key"] for name, found in upstream.items()}):
                 print(f"{head} unchanged, kept ({done['seconds']:.0f} s when it ran)", flush=True)
                 continue

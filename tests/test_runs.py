@@ -118,6 +118,19 @@ def test_a_step_that_is_read_cannot_be_replaced(project):
     runs.unlock(project.run_dir / "first")
 
 
+def test_a_left_over_draft_never_replaces_an_executed_notebook(project):
+    """A kill before the step began leaves an unexecuted draft; a kill after its manifest leaves the executed one."""
+    assert project.finlab("run", "pair", "--only", "first").returncode == 0
+    output, draft = project.run_dir / "first/00_first.ipynb", project.run_dir / ".first.ipynb"
+    executed = output.read_text()
+    draft.write_text("unexecuted")
+    project.finlab("run", "pair", "--only", "first")
+    assert output.read_text() == executed
+    output.rename(draft)
+    project.finlab("run", "pair", "--only", "first")
+    assert output.read_text() == executed and not draft.exists()
+
+
 def test_a_full_disk(project):
     """A real file system with no room: one clear message, and the run completes once there is room."""
     project.run_dir.mkdir(parents=True)
