@@ -5,14 +5,18 @@ A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front 
     finlab:
       domain: finance            # finance or general
       language: zh               # zh or en
-      kind: text                 # text, dialogue, preference or exam
+      kind: text                 # text, dialogue, preference, exam or label (texts with `bad: true` or `false`)
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below the closed world: `root: closed_world`), or `hub: owner/name`
-      format: markdown           # jsonl, json, text, markdown, arrow, or an exam layout: ceval, cmmlu, mmlu
+      format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html, pdf, or an exam layout: ceval, cmmlu, mmlu
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
       text: input                # the field that holds the text (default `text`)
+      encoding: gb18030          # of the files, where it is not UTF-8 (optional); files may be compressed, .gz or .zst
+      rules: {min_chars: 20}     # thresholds and rules of cleaning for this source, see finlab.cleaning (optional)
+      knowledge: true            # encyclopaedias, books, textbooks: read first in a knowledge-first mixture (optional)
       sha256: ...                # checked when it is there (optional)
 
     source = cards.load("cw_news")     # source.rows is a datasets.Dataset, source.quarantined what could not be read
+    rows = cards.stream(cards.read("cw_news"), quarantined := [])    # the same rows one by one, for what does not fit into memory
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -28,11 +33,13 @@ from pathlib import Path
 
 import yaml
 
-from finlab import chat, closed_world, recipe
+from finlab import chat, cleaning, closed_world, pages, recipe
 
-KINDS = {"text", "dialogue", "preference", "exam"}
-FORMATS = {"jsonl", "json", "text", "markdown", "arrow", "ceval", "cmmlu", "mmlu", "hub"}
-KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split"}
+KINDS = {"text", "dialogue", "preference", "exam", "label"}
+FORMATS = {"jsonl", "json", "csv", "tsv", "text", "markdown", "parquet", "arrow", "html", "pdf", "ceval", "cmmlu", "mmlu", "hub"}
+KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split",
+        "encoding", "rules", "knowledge"}
+STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,9 @@ def read(name: str) -> Card:
     for key, allowed in (("kind", KINDS), ("domain", {"finance", "general"}), ("language", {"zh", "en"}), ("format", FORMATS)):
         if not isinstance(spec.get(key), str) or spec[key] not in allowed:
             raise ValueError(f"{path}: finlab.{key} is {spec.get(key)!r}; write one of {', '.join(sorted(allowed))}")
+    unknown = set(spec.get("rules") or {}) - cleaning.RULE_KEYS
+    if unknown:
+        raise ValueError(f"{path}: unknown rule '{min(unknown)}' in finlab.rules; it knows {', '.join(sorted(cleaning.RULE_KEYS))}")
     if ("files" in spec) == ("hub" in spec):
         raise ValueError(f"{path}: name either `files` or a `hub` id in the finlab block")
     return Card(name, str(front["license"]), spec, parts[2])
@@ -143,16 +153,55 @@ def _root(card: Card) -> Path:
 
 
 # --- reading files: each reader yields (line number or 0, row) and quarantines what it cannot read ----------------------
-def _json_lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
-    with open(path, "rb") as file:
+def _open(path: Path) -> io.BufferedReader:
+    import pyarrow
+
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression=packed)) if packed else open(path, "rb")
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    with _open(path) as file:
+        content = file.read()
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not {_name(encoding)} at byte {error.start}{_other_encoding(content)}") from None
+
+
+def _name(encoding: str) -> str:
+    return encoding.upper().removesuffix("-SIG")
+
+
+def _other_encoding(content: bytes) -> str:
+    try:
+        content.decode("gb18030")
+    except UnicodeDecodeError:
+        return ": write its encoding in the card, as in `encoding: utf-16`"
+    return ": it reads as GB18030; write `encoding: gb18030` in the card"
+
+
+def _json_lines(path: Path, quarantine: list[dict], encoding: str = "utf-8-sig") -> Iterator[tuple[int, object]]:
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.decode("utf-8-sig"))
+                yield number, json.loads(line.decode(encoding))
             except ValueError as error:
-                reason = f"not JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-                quarantine.append({"where": f"{path.name}:{number}", "reason": reason, "row": line.decode("utf-8", "replace").strip()[:200]})
+                reason = f"not JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else f"not {_name(encoding)}{_other_encoding(line)}"
+                quarantine.append({"where": f"{path.name}:{number}", "reason": reason, "row": line.decode("utf-8", "replace").strip()})
+
+
+def _csv(path: Path, quarantine: list[dict], encoding: str, delimiter: str) -> Iterator[tuple[int, object]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(_decoded(path, encoding), newline=""), delimiter=delimiter, restkey="", restval=None)
+    for row in reader:
+        if "" in row or None in row.values():
+            reason = f"has not the {len(reader.fieldnames)} fields of the header"
+            quarantine.append({"where": f"{path.name}:{reader.line_num}", "reason": reason, "row": str(row)})
+        else:
+            yield reader.line_num, row
 
 
 def _descend(value: object, route: list[str]) -> Iterator[object]:
@@ -169,37 +218,49 @@ def _descend(value: object, route: list[str]) -> Iterator[object]:
         yield from _descend(inner, route[1:])
 
 
-def _json(path: Path, quarantine: list[dict], route: str) -> Iterator[tuple[int, object]]:
+def _json(path: Path, quarantine: list[dict], encoding: str, route: str) -> Iterator[tuple[int, object]]:
+    text = _decoded(path, encoding)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text)
     except ValueError as error:  # many files named .json hold JSON lines
-        if not path.read_bytes().lstrip(b"\xef\xbb\xbf \r\n").startswith(b"["):
-            yield from _json_lines(path, quarantine)
+        if not text.lstrip().startswith("["):
+            yield from _json_lines(path, quarantine, encoding)
             return
         raise ValueError(f"{path}: the JSON array is broken ({error}): mend the file, or write it as JSON lines") from None
     yield from enumerate(_descend(content, route.split(".")), 1)
 
 
-def _arrow(path: Path) -> Iterator[tuple[int, object]]:
-    import datasets
+def _table_rows(path: Path, form: str) -> Iterator[tuple[int, object]]:
+    if form == "arrow":
+        import datasets
 
-    yield from enumerate(datasets.load_from_disk(str(path)), 1)
+        yield from enumerate(datasets.load_from_disk(str(path)), 1)
+        return
+    import pyarrow.parquet
+
+    batches = pyarrow.parquet.ParquetFile(path).iter_batches(1000)
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
 
 
 def _rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
-    form = card.spec["format"]
+    form, encoding = card.spec["format"], card.spec.get("encoding", "utf-8-sig")
     if form == "jsonl":
-        yield from _json_lines(path, quarantine)
+        yield from _json_lines(path, quarantine, encoding)
     elif form == "json":
-        yield from _json(path, quarantine, card.spec.get("rows", "*"))
-    elif form == "arrow":
-        yield from _arrow(path)
+        yield from _json(path, quarantine, encoding, card.spec.get("rows", "*"))
+    elif form in ("csv", "tsv"):
+        yield from _csv(path, quarantine, encoding, "," if form == "csv" else "\t")
+    elif form in ("arrow", "parquet"):
+        yield from _table_rows(path, form)
     elif form == "text":
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                yield number, line
-    else:  # markdown: one document per file
-        yield 0, path.read_text(encoding="utf-8")
+        yield from ((number, line) for number, line in enumerate(_decoded(path, encoding).splitlines(), 1) if line.strip())
+    elif form == "markdown":  # one document per file, as for html and pdf
+        yield 0, _decoded(path, encoding)
+    else:
+        try:
+            yield 0, pages.from_pdf(path) if form == "pdf" else pages.from_html(_decoded(path, encoding))
+        except ValueError as error:
+            quarantine.append({"where": path.name, "reason": str(error), "row": str(path)})
 
 
 def _text_row(card: Card, row: object, where: str) -> dict:
@@ -219,6 +280,10 @@ def _plain(card: Card, row: object, where: str) -> dict:
         return {"id": f"{card.name}/{where}", "messages": chat.messages(row), "domain": domain}
     if card.kind == "preference":
         return {"id": f"{card.name}/{where}", **chat.preference(row)}
+    if card.kind == "label":
+        if not isinstance(row.get("bad"), bool):
+            raise ValueError("needs `bad: true` or `bad: false`")
+        return _text_row(card, row, where) | {"bad": row["bad"]}
     return _text_row(card, row, where)
 
 
@@ -243,51 +308,73 @@ def _exam_rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[dict]
                    "choices": choices, "answer": "ABCD".index(letter)}
 
 
-def load(name: str) -> Source:
-    """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
+def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
+    """Yield the rows of a card one by one, in its kind's schema (see `load`); rows that cannot be read are added to `quarantined`.
 
-    Text rows are {id, text}; dialogues {id, messages, domain}; preferences {id, prompt, chosen, rejected}, each a list of
-    messages; exam items {id, subject, split, question, choices, answer}, the answer an index.
-    Raises ValueError for a missing file, a wrong checksum, and a card of which no row can be read.
+    Raises ValueError for a missing file, a wrong checksum, and at the end for a card of which no row could be read.
     """
-    import datasets
-
-    card = read(name)
-    quarantine, rows, seen = [], [], set()
     if "hub" in card.spec:
-        stream = ((number, row) for number, row in enumerate(datasets.load_dataset(card.spec["hub"], split=card.spec.get("split", "train")), 1))
-        files = [(Path(card.spec["hub"]), stream)]
+        import datasets
+
+        split = datasets.load_dataset(card.spec["hub"], split=card.spec.get("split", "train"), streaming=True)
+        files = [(Path(card.spec["hub"]), enumerate(split, 1))]
     else:
         paths = card.paths()
         if "sha256" in card.spec and checksum(paths) != card.spec["sha256"]:
-            raise ValueError(f"card {name}: its files have sha256 {checksum(paths)}, the card says {card.spec['sha256']}: wrong or changed data")
-        if card.kind == "exam":
-            files = []
-            rows = [row for path in paths for row in _exam_rows(card, path, quarantine)]
-        else:
-            files = [(path, _rows(card, path, quarantine)) for path in paths]
-    for path, stream in files:
-        for number, row in stream:
+            raise ValueError(f"card {card.name}: its files have sha256 {checksum(paths)}, the card says {card.spec['sha256']}: wrong or changed data")
+        files = [(path, _exam_rows(card, path, quarantined) if card.kind == "exam" else _rows(card, path, quarantined)) for path in paths]
+    seen = set()
+    for path, rows in files:
+        for row in rows:
+            number, row = row if isinstance(row, tuple) else (0, row)
             where = f"{path.parent.name}/{path.name}:{number}" if number else f"{path.parent.name}/{path.name}"
             try:
-                plain = _plain(card, row, where)
+                plain = row if card.kind == "exam" else _plain(card, row, where)
                 if plain["id"] in seen:
                     raise ValueError(f"the id {plain['id']} is used twice")
             except (ValueError, KeyError, AttributeError, TypeError) as error:
-                quarantine.append({"where": where, "reason": str(error), "row": str(row)[:200]})
+                quarantined.append({"where": where, "reason": str(error), "row": str(row)})
                 continue
             seen.add(plain["id"])
-            rows.append(plain)
-    if not rows:
-        reason = f"; first: {quarantine[0]['where']}: {quarantine[0]['reason']}" if quarantine else ""
-        raise ValueError(f"card {name}: none of its rows could be read{reason}")
-    return Source(card, datasets.Dataset.from_list(rows), quarantine)
+            yield plain
+    if not seen:
+        reason = f"; first: {quarantined[0]['where']}: {quarantined[0]['reason']}" if quarantined else ""
+        raise ValueError(f"card {card.name}: none of its rows could be read{reason}")
+
+
+def load(name: str) -> Source:
+    """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
+
+    Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, domain}; preferences {id, prompt, chosen,
+    rejected}, each a list of messages; exam items {id, subject, split, question, choices, answer}, the answer an index.
+    Raises ValueError as `stream` does.
+    """
+    import datasets
+
+    card, quarantined = read(name), []
+    return Source(card, datasets.Dataset.from_list(list(stream(card, quarantined))), quarantined)
+
+
+def read_all(card_names: list[str], kind: str) -> list[Card]:
+    """Read several cards of one kind; raise ValueError when one is of another kind."""
+    found = [read(name) for name in card_names]
+    for card in found:
+        if card.kind != kind:
+            raise ValueError(f"card {card.name} is of kind {card.kind}; this step reads {kind} cards")
+    return found
 
 
 def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
     """Load several cards of one kind; raise ValueError when one is of another kind."""
-    sources = {name: load(name) for name in card_names}
-    for name, source in sources.items():
-        if source.card.kind != kind:
-            raise ValueError(f"card {name} is of kind {source.card.kind}; this step reads {kind} cards")
-    return sources
+    return {card.name: load(card.name) for card in read_all(card_names, kind)}
+
+
+def with_statistics(card: Card, figures: dict) -> str:
+    """Return the file of a card with a table of figures between its statistics markers (put before `## Uses` where it has none)."""
+    content = (folder() / f"{card.name}.md").read_text(encoding="utf-8")
+    table = "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures.items())])
+    block = f"{STATISTICS[0]}\n{table}\n{STATISTICS[1]}"
+    if STATISTICS[0] in content:
+        head, rest = content.split(STATISTICS[0], 1)
+        return head + block + rest.split(STATISTICS[1], 1)[1]
+    return content.replace("\n## Uses", f"\n{block}\n\n## Uses", 1)

@@ -1,333 +1,564 @@
-"""Corpus: clean, de-identify, deduplicate, decontaminate, split and count, with a ledger that closes to zero.
+"""Corpus: documents as Daft frames, from reading to the split, with a ledger that closes to zero.
 
-A document is a dict {id, text, source, domain, language, tokens}. Each function returns what it kept and tells the ledger what
-it dropped and why, in tokens of one tokenizer, so that tokens in = tokens out + tokens dropped, by source.
+    frame = corpus.read([(card, cards.stream(card, quarantined)), ...], folder / "read", count)
+    frame = corpus.save(corpus.deidentify(corpus.clean(frame, count), count), folder / "cleaned")
+    reasons, clusters = corpus.duplicates(frame)
+    frame = corpus.mark(frame, reasons)
+
+A frame has a row per document: number (its place in the reading order), id, source, domain, language, text, tokens_read, tokens,
+`losses` (what each rule took, in tokens), `personal` (kinds replaced) and `dropped` (why the document is out, or ""). Rows are marked,
+never removed, so for each of them tokens_read = tokens + sum of losses. The same calls run in this process or on a Ray cluster.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-NAVIGATION = re.compile(r"^(上一页|下一页|返回首页|返回顶部|首页|尾页|打印本页|关闭窗口|点击查看更多|责任编辑|[\s|>»·-])+$")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028\u2029\ufeff]")
-MOJIBAKE = re.compile(r"锟斤拷|烫烫烫|\ufffd|Ã.|â€")
-REPEATED = re.compile(r"([。，！？、~\-=*#_.·])\1{4,}")
-WIDE_LETTERS = {code: code - 0xFEE0 for code in [*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B)]} | {0x3000: 0x20}
+import daft
+import numpy
+import pyarrow
+import pyarrow.parquet
+from daft import DataType, col
 
+from finlab import cleaning
 
-class Ledger:
-    """Token accounts by source: what came in, what each reason took, what went out."""
-
-    def __init__(self) -> None:
-        self.tokens_in, self.tokens_out = Counter(), Counter()
-        self.documents_in, self.documents_out = Counter(), Counter()
-        self.dropped: dict[str, Counter] = defaultdict(Counter)
-
-    def read(self, documents: list[dict]) -> None:
-        for document in documents:
-            self.tokens_in[document["source"]] += document["tokens"]
-            self.documents_in[document["source"]] += 1
-
-    def drop(self, document: dict, reason: str, tokens: int | None = None) -> None:
-        """Book tokens lost by a document: all of them, or `tokens` (negative where a change made the text longer)."""
-        self.dropped[document["source"]][reason] += document["tokens"] if tokens is None else tokens
-
-    def close(self, documents: list[dict]) -> None:
-        for document in documents:
-            self.tokens_out[document["source"]] += document["tokens"]
-            self.documents_out[document["source"]] += 1
-
-    def residual(self) -> int:
-        """Return tokens in, less tokens dropped, less tokens out: 0 when every token is accounted for."""
-        return sum(self.tokens_in.values()) - sum(sum(reasons.values()) for reasons in self.dropped.values()) - sum(self.tokens_out.values())
-
-    def table(self) -> list[dict]:
-        """Return one row per source, with a column per reason, and a row of totals."""
-        reasons = sorted({reason for counts in self.dropped.values() for reason in counts})
-        rows = [{"source": source, "documents in": self.documents_in[source], "tokens in": self.tokens_in[source],
-                 **{reason: self.dropped[source][reason] for reason in reasons}, "tokens out": self.tokens_out[source],
-                 "documents out": self.documents_out[source]} for source in sorted(self.tokens_in)]
-        totals = {key: sum(row[key] for row in rows) for key in rows[0] if key != "source"} if rows else {}
-        return [*rows, {"source": "all", **totals}]
+LOSS = DataType.list(DataType.struct({"reason": DataType.string(), "tokens": DataType.int64()}))
+CHANGED = {"text": DataType.string(), "tokens": DataType.int64(), "losses": LOSS, "personal": DataType.list(DataType.string()), "dropped": DataType.string()}
+HIT = DataType.list(DataType.struct({"item": DataType.int64(), "covered": DataType.float64(), "passage": DataType.string()}))
+Count = Callable[[list[str]], list[int]]
 
 
-def clean_text(text: str) -> tuple[str, list[str]]:
-    """Return the cleaned text and the names of the rules that changed it. Digits, units and codes are never touched."""
-    applied = []
+def start(runner: str = "native", address: str | None = None) -> None:
+    """Choose where frames are computed: `native` in this process, `ray` on the cluster at `address` (RAY_ADDRESS, or a local one).
 
-    def step(name: str, changed: str) -> None:
-        nonlocal text
-        if changed != text:
-            applied.append(name)
-            text = changed
-
-    step("unicode NFC", unicodedata.normalize("NFC", text))
-    step("control characters", CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-    step("wide letters", text.translate(WIDE_LETTERS))
-    step("repeated symbols", REPEATED.sub(r"\1\1\1", text))
-    lines = text.split("\n")
-    step("navigation lines", "\n".join(line for line in lines if not line.strip() or not NAVIGATION.match(line.strip())))
-    step("mojibake lines", "\n".join(line for line in text.split("\n") if not MOJIBAKE.search(line)))
-    step("blank space", re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip())
-    return text, applied
-
-
-def drop_reason(text: str, min_chars: int, language: str) -> str:
-    """Return why a cleaned document is dropped as a whole, or an empty string."""
-    if not text:
-        return "empty after cleaning"
-    if len(text) < min_chars:
-        return "too short"
-    letters = sum("\u4e00" <= char <= "\u9fff" for char in text) if language == "zh" else sum(char.isascii() and char.isalpha() for char in text)
-    return "too few letters" if letters / len(text) < 0.2 else ""
-
-
-def clean(documents: list[dict], ledger: Ledger, count: Callable[[list[str]], list[int]], min_chars: int) -> tuple[list[dict], Counter, list[dict]]:
-    """Clean documents; return (kept, rule counts, up to three before/after samples per rule)."""
-    rules, samples, kept = Counter(), [], []
-    cleaned = [clean_text(document["text"]) for document in documents]
-    for document, (text, applied), tokens in zip(documents, cleaned, count([text for text, _ in cleaned]), strict=True):
-        for rule in applied:
-            rules[rule] += 1
-            if rules[rule] <= 3:
-                samples.append({"rule": rule, "source": document["source"], "before": document["text"][:80], "after": text[:80]})
-        reason = drop_reason(text, min_chars, document["language"])
-        if reason:
-            rules[reason] += 1
-            ledger.drop(document, reason)
-            continue
-        ledger.drop(document, "cleaning", document["tokens"] - tokens)
-        kept.append(document | {"text": text, "tokens": tokens})
-    return kept, rules, samples
-
-
-# --- de-identification ----------------------------------------------------------------------------------------------
-ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-ID = re.compile(r"(?<![0-9A-Za-z])([1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx])(?![0-9A-Za-z])")
-MOBILE = re.compile(r"(?<![0-9.,￥¥$])(1[3-9]\d{9})(?![0-9.,]?\d|\s*(?:[元股份万亿吨户人]|美元|港元|%))")
-CARD = re.compile(r"(?<![0-9.])([3-6]\d{15,18})(?![0-9.])")
-EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]*[A-Za-z]")
-
-
-def resident_id_valid(number: str) -> bool:
-    """Check the last digit of a resident identity number (GB 11643)."""
-    return "10X98765432"[sum(int(digit) * weight for digit, weight in zip(number[:17], ID_WEIGHTS, strict=True)) % 11] == number[17].upper()
-
-
-def luhn_valid(number: str) -> bool:
-    """Check a bank card number by the Luhn rule (ISO/IEC 7812)."""
-    digits = [int(digit) for digit in reversed(number)]
-    return sum(digits[0::2]) % 10 == (-sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])) % 10
-
-
-def deidentify_text(text: str) -> tuple[str, Counter]:
-    """Replace personal data by typed placeholders; return the text and counts by kind.
-
-    Numbers must pass their check digit (resident id, bank card), so amounts, stock codes and dates stay.
+    Raises ValueError for another name, and when this process has already begun with the other one.
     """
-    counts = Counter()
-
-    def replace(pattern: re.Pattern, kind: str, valid: Callable[[str], bool] = lambda number: True) -> None:
-        nonlocal text
-
-        def placeholder(match: re.Match) -> str:
-            if not valid(match[0]):
-                return match[0]
-            counts[kind] += 1
-            return f"[{kind}]"
-
-        text = pattern.sub(placeholder, text)
-
-    replace(ID, "身份证号", resident_id_valid)
-    replace(CARD, "银行卡号", luhn_valid)
-    replace(MOBILE, "手机号")
-    replace(EMAIL, "电子邮箱")
-    return text, counts
+    if runner not in ("native", "ray"):
+        raise ValueError(f"the runner is 'native' or 'ray', not '{runner}'")
+    try:
+        daft.set_runner_ray(address, noop_if_initialized=True) if runner == "ray" else daft.set_runner_native()
+    except Exception as error:
+        raise ValueError(f"frames cannot be computed on '{runner}': {error}; restart the kernel where it was begun with another") from None
 
 
-def deidentify(documents: list[dict], ledger: Ledger, count: Callable[[list[str]], list[int]]) -> tuple[list[dict], Counter]:
-    """De-identify documents; return (documents, counts by kind)."""
-    replaced = [deidentify_text(document["text"]) for document in documents]
-    changed = {number: text for number, (text, kinds) in enumerate(replaced) if kinds}
-    tokens = dict(zip(changed, count(list(changed.values())), strict=True))
-    result = list(documents)
-    for number, text in changed.items():
-        ledger.drop(documents[number], "de-identification", documents[number]["tokens"] - tokens[number])
-        result[number] = documents[number] | {"text": text, "tokens": tokens[number]}
-    return result, sum((kinds for _, kinds in replaced), Counter())
+def characters(texts: list[str]) -> list[int]:
+    """Count characters: the unit of account where no tokenizer is at hand."""
+    return [len(text) for text in texts]
 
 
-def deidentify_messages(messages: list[dict], counts: Counter) -> list[dict]:
-    """De-identify the turns of a dialogue, adding to `counts` by kind."""
-    result = []
-    for message in messages:
-        text, kinds = deidentify_text(message["content"])
-        counts.update(kinds)
-        result.append(message | {"content": text})
-    return result
+def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: Count, rows: int = 2000) -> daft.DataFrame:
+    """Write each source's rows {id, text} to `folder`/<source>.parquet, a batch at a time, and return them as one frame.
 
-
-# --- deduplication --------------------------------------------------------------------------------------------------
-def _squeeze(text: str) -> str:
-    return re.sub(r"\s+", "", text).lower()
-
-
-def _figures(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\d+(?:\.\d+)?", text))
-
-
-def exact_duplicates(documents: list[dict], ledger: Ledger) -> list[dict]:
-    """Keep the first of documents that are equal but for white space and letter case."""
-    seen, kept = set(), []
-    for document in documents:
-        digest = hashlib.sha256(_squeeze(document["text"]).encode()).digest()
-        if digest in seen:
-            ledger.drop(document, "exact duplicate")
-            continue
-        seen.add(digest)
-        kept.append(document)
-    return kept
-
-
-def signatures(texts: list[str], hashes: int, ngram: int, seed: int = 1) -> numpy.ndarray:  # noqa: F821
-    """Return MinHash signatures over character n-grams, shape (texts, hashes), uint32, computed by Daft."""
-    import daft
-    import numpy
-
-    spaced = [" ".join(_squeeze(text)) or " " for text in texts]
-    frame = daft.from_pydict({"text": spaced})
-    column = frame.select(daft.col("text").minhash(num_hashes=hashes, ngram_size=ngram, seed=seed).alias("m")).to_arrow()["m"]
-    return numpy.array(column.to_pylist(), dtype=numpy.uint32).reshape(len(texts), hashes)
-
-
-def _shingles(text: str, ngram: int) -> set[str]:
-    squeezed = _squeeze(text)
-    return {squeezed[start:start + ngram] for start in range(max(1, len(squeezed) - ngram + 1))}
-
-
-def near_duplicates(documents: list[dict], ledger: Ledger, threshold: float = 0.8, ngram: int = 5, bands: int = 16, rows: int = 8,
-                    keep_other_figures: bool = True) -> tuple[list[dict], list[list[str]]]:
-    """Drop near duplicates found by MinHash-LSH over character n-grams; return (kept, clusters of ids, longest kept first).
-
-    Candidate pairs are verified: their exact Jaccard similarity must reach the threshold, and with `keep_other_figures` a pair
-    whose numbers differ (another amount, date or code) is two documents, not one. The longest of a cluster is kept.
+    `sources` are pairs (card, rows); a card has a name, a domain and a language.
     """
-    import numpy
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for card, stream in sources:
+        writer, batch = None, []
+        for row in _batches(stream, rows):
+            texts = [document["text"] for document in row]
+            tokens = count(texts)
+            batch = pyarrow.table({
+                "number": pyarrow.array(range(number, number + len(row)), pyarrow.int64()), "id": [document["id"] for document in row],
+                "source": [card.name] * len(row), "domain": [card.domain] * len(row), "language": [card.language] * len(row), "text": texts,
+                "tokens_read": pyarrow.array(tokens, pyarrow.int64())})
+            writer = writer or pyarrow.parquet.ParquetWriter(folder / f"{card.name}.parquet", batch.schema, compression="zstd")
+            writer.write_table(batch)
+            number += len(row)
+        if writer is None:
+            raise ValueError(f"source {card.name} is empty: none of its rows could be read; see the quarantined rows, or take it out of the cards")
+        writer.close()
+    frame = daft.read_parquet(str(folder / "*.parquet"))
+    empty = {"losses": daft.lit(None).cast(LOSS), "personal": daft.lit(None).cast(CHANGED["personal"])}
+    return frame.with_columns({"tokens": col("tokens_read"), "dropped": daft.lit(""), **empty})
+
+
+def _batches(rows: Iterable, size: int) -> Iterator[list]:
+    batch = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.DataFrame:
+    """Compute a frame into Parquet files in `folder` (with `by_source` a folder for each) and return it as read from there."""
+    frame.write_parquet(str(folder), compression="zstd", write_mode="overwrite", partition_cols=["source"] if by_source else None)
+    return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
+
+
+# --- clean and de-identify ------------------------------------------------------------------------------------------
+def transform(frame: daft.DataFrame, *changes: Callable[[dict[str, list]], None]) -> daft.DataFrame:
+    """Put documents through changes, `cleaner`, `deidentifier` or `scorer`, one after another in a single pass over the text."""
+    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, batch_size=1024, use_process=True)
+    def changed(*series: daft.Series) -> daft.Series:
+        columns = {name: values.to_pylist() for name, values in zip([*CHANGED, "source", "language"], series, strict=True)}
+        for change in changes:
+            change(columns)
+        arrays = [pyarrow.array(columns[name], kind.to_arrow_dtype()) for name, kind in CHANGED.items()]
+        return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(arrays, names=list(CHANGED)))
+
+    rest = [name for name in frame.column_names if name not in CHANGED]
+    return frame.select(*rest, changed(*[col(name) for name in [*CHANGED, "source", "language"]]))
+
+
+def _book(columns: dict[str, list], number: int, tokens: int, losses: list[tuple[str, int]]) -> None:
+    if losses:
+        columns["tokens"][number] = tokens
+        columns["losses"][number] = [*(columns["losses"][number] or []), *({"reason": reason, "tokens": lost} for reason, lost in losses)]
+
+
+def _drop(columns: dict[str, list], number: int, reason: str) -> None:
+    _book(columns, number, 0, [(reason, columns["tokens"][number])])
+    columns["dropped"][number] = reason
+
+
+def cleaner(count: Count, settings: dict[str, dict] | None = None) -> Callable[[dict[str, list]], None]:
+    """Return the change that cleans every document by the rules of its source.
+
+    `settings` {source: {threshold or rule setting: value}} are the cards' `rules:`, see `cleaning.rules`. What a rule took is booked
+    under its name, in tokens counted before and after it.
+    """
+    def change(columns: dict[str, list]) -> None:
+        texts, sources = columns["text"], columns["source"]
+        own = {source: (settings or {}).get(source) for source in set(sources)}
+        named = {source: cleaning.rules(found) for source, found in own.items()}
+        steps = [cleaning.clean_text(text, named[source]) for text, source in zip(texts, sources, strict=True)]
+        sizes = iter(count([text for versions in steps for _, text in versions]))
+        for number, versions in enumerate(steps):
+            tokens, losses = columns["tokens"][number], []
+            for rule, text in versions:
+                after = next(sizes)
+                losses.append((rule, tokens - after))
+                texts[number], tokens = text, after
+            _book(columns, number, tokens, losses)
+            if reason := cleaning.drop_reason(texts[number], columns["language"][number], own[sources[number]]):
+                _drop(columns, number, reason)
+
+    return change
+
+
+def deidentifier(count: Count) -> Callable[[dict[str, list]], None]:
+    """Return the change that replaces personal data by typed placeholders; tokens are booked under `de-identification`."""
+    def change(columns: dict[str, list]) -> None:
+        found = [cleaning.deidentify_text(text) for text in columns["text"]]
+        changed = [number for number, (_, kinds) in enumerate(found) if kinds and not columns["dropped"][number]]
+        for number, after in zip(changed, count([found[number][0] for number in changed]), strict=True):
+            columns["text"][number], kinds = found[number]
+            columns["personal"][number] = sorted(kinds.elements())
+            _book(columns, number, after, [("de-identification", columns["tokens"][number] - after)])
+
+    return change
+
+
+def scorer(score: Callable[[list[str]], list[float]], most: float, reason: str) -> Callable[[dict[str, list]], None]:
+    """Return the change that drops documents whose score is above `most`: a classifier's probability of bad text, or a model's bits
+    per character."""
+    def change(columns: dict[str, list]) -> None:
+        there = [number for number, dropped in enumerate(columns["dropped"]) if not dropped]
+        for number, value in zip(there, score([columns["text"][number] for number in there]) if there else [], strict=True):
+            if value > most:
+                _drop(columns, number, reason)
+
+    return change
+
+
+def samples(original: daft.DataFrame, frame: daft.DataFrame, settings: dict[str, dict] | None = None, per_rule: int = 3, width: int = 60) -> list[dict]:
+    """Return up to three documents per rule, {rule, source, before, after}, cut to the place of the change."""
+    losses = frame.select("number", "source", "losses").explode("losses").where(col("losses").not_null())
+    named = losses.select("number", "source", col("losses").get("reason").alias("rule")).sort("number").to_pandas().groupby("rule").head(per_rule)
+    texts = dict(zip(*pick(original, named.number, "text").values(), strict=True))
+    shown = []
+    for rule, rows in named.groupby("rule", sort=False):
+        for number, source in zip(rows.number, rows.source, strict=True):
+            before, steps = texts[number], cleaning.clean_text(texts[number], cleaning.rules((settings or {}).get(source)))
+            for name, after in steps:
+                if name == rule:
+                    same = next((place for place, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
+                    first = max(0, same - width // 3)
+                    shown.append({"rule": rule, "source": source, "before": before[first:first + width], "after": after[first:first + width]})
+                before = after
+            if rule == "de-identification":
+                shown.append({"rule": rule, "source": source, "before": before[:width], "after": cleaning.deidentify_text(before)[0][:width]})
+            elif rule not in dict(steps):
+                shown.append({"rule": rule, "source": source, "before": texts[number][:width], "after": "(the document is dropped)"})
+    return [row | {side: row[side].replace("\n", "⏎\n") for side in ("before", "after")} for row in shown]
+
+
+def pick(frame: daft.DataFrame, numbers: Iterable[int], *columns: str) -> dict[str, list]:
+    """Return {number, columns…} of a few documents, in the order of their numbers."""
+    wanted = daft.from_pydict({"number": numpy.unique(numpy.fromiter(numbers, numpy.int64))})
+    return frame.select("number", *columns).join(wanted, on="number", how="semi").sort("number").to_pydict()
+
+
+# --- duplicates -----------------------------------------------------------------------------------------------------
+SIGNS = re.compile(r"[0-9A-Za-z][0-9A-Za-z.,:/%-]*")
+NUMERALS = re.compile(r"[〇○零一二三四五六七八九十百千万亿]+(?=[年月日号元股期届次条倍成])")
+
+
+def figures(text: str) -> list[str]:
+    """Return the figures, dates and codes of a text, in order: words with a digit, then Chinese numerals before a unit."""
+    return [sign.rstrip(".,:/-") for sign in SIGNS.findall(text) if not sign.isalpha()] + NUMERALS.findall(text)
+
+
+def squeeze(text: str) -> str:
+    """Return a text without white space, in lower case: what two copies of one document share."""
+    return "".join(text.split()).lower()
+
+
+def digest(text: str) -> int:
+    """Return a document's own hash, 64 bits, the same for texts that are equal but for white space and letter case."""
+    return int.from_bytes(hashlib.sha256(squeeze(text).encode()).digest()[:8], "big")
+
+
+def held_out(text: str, share: float) -> bool:
+    """Tell by the document's own hash whether it is held out: stable when sources grow or change order."""
+    return digest(text) < share * 2**64
+
+
+def _spaced(text: str) -> str:
+    """Return a text with a space after each character, so that Daft's n-grams of words are n-grams of characters."""
+    chars = numpy.frombuffer((text or " ").encode("utf-32-le", "replace"), numpy.uint32)
+    return numpy.stack([chars, numpy.full_like(chars, 32)], 1).tobytes().decode("utf-32-le")
+
+
+def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_figures: bool, seed: int) -> daft.DataFrame:
+    """Return {number, source, length, digest, keys}: a key for each band of the MinHash signature over character n-grams."""
+    weights = numpy.random.default_rng(seed).integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
+    kind = DataType.struct({"length": DataType.int64(), "digest": DataType.uint64(), "keys": DataType.list(DataType.uint64())})
+
+    @daft.func.batch(return_dtype=kind, unnest=True, batch_size=1024, use_process=True)
+    def signed(text: daft.Series) -> daft.Series:
+        texts = text.to_pylist()
+        squeezed = [squeeze(text) for text in texts]
+        hashes = daft.Series.from_pylist([_spaced(text) for text in squeezed]).minhash(bands * rows, ngram, seed).to_arrow()
+        parts = numpy.asarray(hashes.flatten(), numpy.uint64).reshape(len(texts), bands, rows)
+        keys = (parts * weights).sum(2)
+        if keep_other_figures:
+            found = [hashlib.blake2b(" ".join(figures(text)).encode(), digest_size=8).digest() for text in texts]
+            keys += numpy.frombuffer(b"".join(found), numpy.uint64)[:, None]
+        keys ^= keys >> numpy.uint64(31)
+        lists = pyarrow.LargeListArray.from_arrays(numpy.arange(0, keys.size + 1, bands), keys.ravel())
+        digests = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in squeezed]
+        return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(
+            [pyarrow.array(characters(texts), pyarrow.int64()), pyarrow.array(digests, pyarrow.uint64()), lists], names=["length", "digest", "keys"]))
+
+    return frame.where(col("dropped") == "").select("number", "source", signed(col("text")))
+
+
+def _pairs(signs: daft.DataFrame, by: list[str]) -> numpy.ndarray:
+    """Return candidate pairs (n, 2) of document numbers: in each bucket the first with each other one, and neighbours."""
+    buckets = signs.explode("keys").groupby("keys", *by).agg(col("number").list_agg().alias("members")).where(col("members").list_count() > 1)
+    pairs = set()
+    for members in buckets.to_pydict()["members"]:
+        members = sorted(members)
+        pairs |= {(members[0], other) for other in members[1:]} | set(zip(members, members[1:]))
+    return numpy.array(sorted(pairs), numpy.int64).reshape(-1, 2)
+
+
+def shingles(text: str, ngram: int) -> set[str]:
+    """Return the character n-grams of a squeezed text."""
+    squeezed = squeeze(text)
+    return {squeezed[first:first + ngram] for first in range(max(1, len(squeezed) - ngram + 1))}
+
+
+def _verified(frame: daft.DataFrame, pairs: numpy.ndarray, threshold: float, ngram: int, chunk: int = 50_000) -> numpy.ndarray:
+    """Return the pairs whose exact Jaccard similarity of character n-grams reaches the threshold."""
+    @daft.func.batch(return_dtype=DataType.bool(), batch_size=256, use_process=True)
+    def alike(left: daft.Series, right: daft.Series) -> daft.Series:
+        said, known = [], functools.lru_cache(512)(lambda text: shingles(text, ngram))
+        for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True):
+            a, b = known(a), known(b)
+            shared = len(a & b)
+            said.append(shared >= threshold * (len(a) + len(b) - shared))
+        return daft.Series.from_pylist(said)
+
+    found = []
+    for first in range(0, len(pairs), chunk):
+        part = daft.from_pydict({"left": pairs[first:first + chunk, 0], "right": pairs[first:first + chunk, 1]})
+        for side in ("left", "right"):
+            part = part.join(frame.select(col("number").alias(side), col("text").alias(f"text_{side}")), on=side)
+        kept = part.where(alike(col("text_left"), col("text_right"))).select("left", "right").to_pydict()
+        found += zip(kept["left"], kept["right"], strict=True)
+    return numpy.array(sorted(found), numpy.int64).reshape(-1, 2)
+
+
+def _clusters(pairs: numpy.ndarray, length: dict[int, int]) -> list[list[int]]:
+    """Return connected components of pairs, the longest document of each first (the earliest among equals)."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    if len(documents) < 2:
-        return documents, []
-    texts = [document["text"] for document in documents]
-    matrix = signatures(texts, bands * rows, ngram)
-    figures = [_figures(text) if keep_other_figures else () for text in texts]
-    pairs = set()
-    for band in range(bands):
-        buckets = defaultdict(list)
-        for number, part in enumerate(matrix[:, band * rows:(band + 1) * rows]):
-            buckets[part.tobytes(), figures[number]].append(number)
-        for members in buckets.values():
-            pairs |= {(members[0], other) for other in members[1:]} | set(zip(members, members[1:]))
-    shingles = {number: _shingles(texts[number], ngram) for pair in pairs for number in pair}
-    same = [(a, b) for a, b in sorted(pairs) if len(shingles[a] & shingles[b]) >= threshold * len(shingles[a] | shingles[b])]
-    if not same:
-        return documents, []
-    left, right = numpy.array(same).T
-    _, labels = connected_components(coo_matrix((numpy.ones(len(same)), (left, right)), shape=(len(texts), len(texts))), directed=False)
+    if not len(pairs):
+        return []
+    numbers, places = numpy.unique(pairs, return_inverse=True)
+    left, right = places.reshape(-1, 2).T
+    _, labels = connected_components(coo_matrix((numpy.ones(len(pairs)), (left, right)), shape=(len(numbers), len(numbers))), directed=False)
     groups = defaultdict(list)
-    for number, label in enumerate(labels):
+    for number, label in zip(numbers.tolist(), labels, strict=True):
         groups[label].append(number)
-    clusters = [sorted(members, key=lambda number: (-len(texts[number]), number)) for members in groups.values() if len(members) > 1]
-    dropped = {number for members in clusters for number in members[1:]}
-    for number in sorted(dropped):
-        ledger.drop(documents[number], "near duplicate")
-    kept = [document for number, document in enumerate(documents) if number not in dropped]
-    return kept, [[documents[number]["id"] for number in members] for members in clusters]
+    return [sorted(members, key=lambda number: (-length[number], number)) for members in groups.values()]
 
 
-# --- decontamination ------------------------------------------------------------------------------------------------
-UNIT = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+")
-GRAM = 13  # units: a Chinese character, or a word of letters and digits
+def duplicates(frame: daft.DataFrame, threshold: float = 0.85, ngram: int = 5, bands: int = 10, rows: int = 6, keep_other_figures: bool = True,
+               seed: int = 1, workspace: Path | None = None) -> tuple[dict[int, str], list[list[int]]]:
+    """Find exact and near duplicates among the documents that are not dropped; return ({number: reason}, clusters, the kept one first).
 
-
-def units(text: str) -> list[str]:
-    """Return what n-grams are made of: each Chinese character, each word of letters or digits, in lower case."""
-    return UNIT.findall(text.lower())
-
-
-def _grams(parts: list[str], size: int) -> list[str]:
-    return [" ".join(parts[start:start + size]) for start in range(len(parts) - size + 1)]
-
-
-def exam_grams(items: Iterable[dict]) -> dict[int, dict[str, list[str]]]:
-    """Return {size: {gram: item ids}} for the stems of exam items; a stem shorter than a gram is taken with its options."""
-    grams: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for item in items:
-        parts = units(item["question"])
-        if len(parts) < GRAM:
-            parts = units(item["question"] + " " + " ".join(item["choices"]))
-        size = min(GRAM, len(parts))
-        for gram in _grams(parts, size):
-            grams[size][gram].append(item["id"])
-    return grams
-
-
-def decontaminate(documents: list[dict], items: list[dict], ledger: Ledger) -> tuple[list[dict], list[dict]]:
-    """Drop documents that hold at least half of an exam item's stem; return (kept, one record per hit).
-
-    A record is {document, item, covered (share of the stem's grams), passage, dropped}; a smaller overlap is reported and kept.
+    MinHash-LSH over character n-grams, first within each source, then across sources (as XuanYuan's report: local, then global);
+    the longest of a connected component stays. Candidate pairs are verified: their exact Jaccard similarity must reach the
+    threshold (0 takes every candidate, as datatrove does), and with `keep_other_figures` a pair whose figures, dates or codes
+    differ is two documents, not one. A pair of similarity s is found with probability 1 - (1 - s^rows)^bands: 0.99 at 0.85.
     """
-    grams = exam_grams(items)
-    sizes = Counter(item for table in grams.values() for ids in table.values() for item in ids)
-    kept, hits = [], []
-    for document in documents:
-        parts, found, first = units(document["text"]), Counter(), {}
-        for size, table in grams.items():
-            for gram in set(_grams(parts, size)) & table.keys():
-                for item in table[gram]:
-                    found[item] += 1
-                    first.setdefault(item, gram)
-        records = [{"document": document["id"], "item": item, "covered": matched / sizes[item], "passage": first[item],
-                    "dropped": matched / sizes[item] >= 0.5} for item, matched in found.items()]
-        hits += records
-        if any(record["dropped"] for record in records):
-            ledger.drop(document, "contaminated by an exam")
-        else:
-            kept.append(document)
-    return kept, hits
+    signs = _signs(frame, ngram, bands, rows, keep_other_figures, seed)
+    signs = save(signs, workspace) if workspace else signs.collect()
+    facts = signs.select("number", "length", "digest").sort("number").to_pandas()
+    copies = facts.number[facts.digest.duplicated()]
+    reasons, clusters = {number: "exact duplicate" for number in copies.tolist()}, []
+    lengths = dict(zip(facts.number.tolist(), facts.length.tolist(), strict=True))
+    for by, reason in ((["source"], "near duplicate in its source"), ([], "near duplicate across sources")):
+        gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
+        pairs = _pairs(signs.join(gone, on="number", how="anti"), by)
+        for members in _clusters(_verified(frame, pairs, threshold, ngram) if threshold else pairs, lengths):
+            reasons |= dict.fromkeys(members[1:], reason)
+            clusters.append(members)
+    return reasons, clusters
 
 
-# --- split and count ------------------------------------------------------------------------------------------------
-def held_out(text: str, share: float) -> bool:
-    """Tell by the document's own hash whether it is held out: stable when sources grow or change order."""
-    return int(hashlib.sha256(_squeeze(text).encode()).hexdigest()[:8], 16) < share * 0xFFFFFFFF
+# --- exams in the text ----------------------------------------------------------------------------------------------
+GRAM = 13  # units: a Chinese character, or a word of letters and digits
+SHORT_GRAM = 7  # for items whose stem and options together are shorter than a gram; what is shorter still cannot be told
+WORD = re.compile(r"[^\W_]+")
+FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
 
 
-def split(documents: list[dict], ledger: Ledger, share: float) -> tuple[list[dict], list[dict]]:
-    """Return (training documents, held-out documents); held-out tokens are booked as such."""
-    training, kept_out = [], []
-    for document in documents:
-        if held_out(document["text"], share):
-            ledger.drop(document, "held out")
-            kept_out.append(document)
-        else:
-            training.append(document)
-    return training, kept_out
+@functools.cache
+def _kinds() -> numpy.ndarray:
+    """Return the kind of every code point: 1 a Chinese character, 2 a letter or digit, 0 anything else."""
+    kinds = numpy.zeros(0x110000, numpy.uint8)
+    for first, last in ((0, 0xD800), (0xE000, 0x110000)):
+        for match in WORD.finditer("".join(map(chr, range(first, last)))):
+            kinds[first + match.start():first + match.end()] = 2
+    kinds[0x3400:0x4DC0] = kinds[0x4E00:0xA000] = 1
+    return kinds
 
 
-def statistics(documents: list[dict]) -> list[dict]:
-    """Return documents, characters, tokens, median length and characters per token, by source."""
-    groups = defaultdict(list)
-    for document in documents:
-        groups[document["source"]].append(document)
+def _mix(values: numpy.ndarray) -> numpy.ndarray:
+    values = (values ^ (values >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+    return values ^ (values >> numpy.uint64(27))
+
+
+def _joined(left: numpy.ndarray, size: int, right: numpy.ndarray, more: int) -> numpy.ndarray:
+    """Return the rolling hashes of `size` + `more` units from those of `size` and of `more` units."""
+    count = len(right) - size
+    return left[:count] * numpy.uint64(pow(int(FACTOR), more, 2**64)) + right[size:]
+
+
+class Units:
+    """The units of some texts, each hashed to 64 bits: Chinese characters and words in lower case, punctuation left out."""
+
+    def __init__(self, texts: list[str]):
+        self.joined = "\n".join(text.lower() for text in texts)
+        chars = numpy.frombuffer(self.joined.encode("utf-32-le", "replace"), numpy.uint32)
+        kinds = _kinds()[chars]
+        first = (kinds == 1) | ((kinds == 2) & (numpy.concatenate([[0], kinds[:-1]]) != 2))
+        inside = numpy.flatnonzero(kinds)
+        unit = numpy.cumsum(first[inside]) - 1
+        self.starts = numpy.flatnonzero(first)
+        place = (inside - self.starts[unit]).astype(numpy.uint64)
+        values = _mix(chars[inside].astype(numpy.uint64) * FACTOR + place * numpy.uint64(0xD6E8FEB86659FD93))
+        self.codes = numpy.add.reduceat(values, numpy.flatnonzero(first[inside])) if len(inside) else values
+        self.lasts = inside[numpy.concatenate([numpy.flatnonzero(first[inside])[1:], [len(inside)]]) - 1] if len(inside) else inside
+        ends = numpy.cumsum([len(text.lower()) + 1 for text in texts])
+        self.owner = numpy.searchsorted(ends, self.starts, "right")
+
+    def grams(self, size: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return (hashes of the n-grams that lie within one text, the unit at which each begins)."""
+        count = len(self.codes) - size + 1
+        if count <= 0:
+            return self.codes[:0], self.starts[:0]
+        hashes, length, power, reach = None, 0, self.codes, 1  # the hash of any length from those of 1, 2, 4, … units
+        while reach <= size:
+            if size & reach:
+                hashes, length = (power if hashes is None else _joined(hashes, length, power, reach)), length + reach
+            power, reach = _joined(power, reach, power, reach) if 2 * reach <= size else power, 2 * reach
+        whole = numpy.flatnonzero(self.owner[:count] == self.owner[size - 1:])
+        return _mix(hashes[whole]), whole
+
+    def passage(self, unit: int, size: int) -> str:
+        return self.joined[self.starts[unit]:self.lasts[unit + size - 1] + 1]
+
+
+class Exams:
+    """An index of the n-grams of exam items: of the stem, or of stem and options where the stem is shorter than a gram."""
+
+    def __init__(self, items: list[dict]):
+        self.items, self.sizes = items, []
+        tables: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self.short = []
+        for number, item in enumerate(items):
+            units = Units([item["question"]])
+            self.short.append(len(units.codes) < GRAM)
+            if self.short[-1]:
+                units = Units([" ".join([item["question"], *item["choices"]])])
+            size = GRAM if len(units.codes) >= GRAM else SHORT_GRAM
+            hashes = set(units.grams(size)[0].tolist())
+            self.sizes.append(len(hashes))
+            for value in hashes:
+                tables[size][value].append(number)
+        self.tables = {}
+        for size, table in tables.items():
+            keys = numpy.array(sorted(table), numpy.uint64)
+            shift = numpy.uint64(64 - max(16, (16 * len(keys)).bit_length()))  # the first bits of a hash tell most strangers at once
+            marked = numpy.zeros(2 ** (64 - int(shift)), bool)
+            marked[keys >> shift] = True
+            self.tables[size] = keys, shift, marked, [table[value] for value in keys.tolist()]
+
+    def hits(self, texts: list[str]) -> list[list[dict]]:
+        """Return for each text its overlaps, {item (its number), covered (share of the item's grams), passage}."""
+        units, found, passages = Units(texts), [Counter() for _ in texts], {}
+        for size, (keys, shift, marked, owners) in self.tables.items():
+            hashes, starts = units.grams(size)
+            maybe = numpy.flatnonzero(marked[hashes >> shift])
+            place = numpy.minimum(numpy.searchsorted(keys, hashes[maybe]), len(keys) - 1)
+            true = keys[place] == hashes[maybe]
+            seen = set()
+            for key, unit in zip(place[true].tolist(), starts[maybe[true]].tolist(), strict=True):
+                text = int(units.owner[unit])
+                if (text, key) in seen:
+                    continue
+                seen.add((text, key))
+                for item in owners[key]:
+                    found[text][item] += 1
+                    passages.setdefault((text, item), units.passage(unit, size))
+        return [[{"item": item, "covered": matched / self.sizes[item], "passage": passages[text, item]} for item, matched in sorted(counts.items())]
+                for text, counts in enumerate(found)]
+
+
+def contamination(frame: daft.DataFrame, items: list[dict], letters: int = 100_000) -> list[dict]:
+    """Compare every document that is not dropped with exam items {id, question, choices}; return one record per overlap.
+
+    A record is {number, document, source, item, covered, passage, verdict}: any shared 13-gram makes an item `suspect`, half of its
+    grams `contaminated`; an item with a stem shorter than 13 units only by stem and options in full.
+    Raises ValueError when a source holds most of a benchmark: it is the benchmark, not a text.
+    """
+    exams = Exams(items)
+
+    @daft.func.batch(return_dtype=HIT, batch_size=1024, use_process=True)
+    def hits(text: daft.Series) -> daft.Series:
+        found, batch, size = [], [], 0
+        for one in text.to_pylist():
+            batch.append(one)
+            size += len(one)
+            if size > letters:
+                found += exams.hits(batch)
+                batch, size = [], 0
+        return daft.Series.from_arrow(pyarrow.array(found + (exams.hits(batch) if batch else []), HIT.to_arrow_dtype()))
+
+    rows = frame.where(col("dropped") == "").select("number", "id", "source", hits(col("text")).alias("hit")).explode("hit").where(col("hit").not_null())
+    records = []
+    for row in rows.sort("number").to_pylist():
+        hit = row["hit"]
+        short = exams.short[hit["item"]]
+        if not short or hit["covered"] == 1:
+            records.append({"number": row["number"], "document": row["id"], "source": row["source"], "item": items[hit["item"]]["id"],
+                            "covered": hit["covered"], "passage": hit["passage"], "verdict": "contaminated" if hit["covered"] >= 0.5 else "suspect"})
+    _refuse_benchmarks(records, items)
+    return records
+
+
+def _refuse_benchmarks(records: list[dict], items: list[dict]) -> None:
+    held, sizes = defaultdict(set), Counter(item["id"].split("/")[0] for item in items)
+    for record in records:
+        if record["verdict"] == "contaminated":
+            held[record["source"], record["item"].split("/")[0]].add(record["item"])
+    for (source, benchmark), found in held.items():
+        if sizes[benchmark] >= 20 and len(found) > 0.5 * sizes[benchmark]:
+            raise ValueError(f"source {source} holds {len(found)} of the {sizes[benchmark]} items of exam card {benchmark}: "
+                             f"it is the benchmark itself; take {source} out of the text cards, or {benchmark} out of the exams")
+
+
+def marked_items(items: list[dict], records: list[dict]) -> dict[str, str]:
+    """Return {item id: clean, suspect or contaminated}, so that scores can be told apart by it."""
+    verdicts = dict.fromkeys((item["id"] for item in items), "clean")
+    for record in sorted(records, key=lambda record: record["verdict"], reverse=True):
+        verdicts[record["item"]] = record["verdict"]
+    return verdicts
+
+
+# --- marks, the ledger, statistics ----------------------------------------------------------------------------------
+def mark(frame: daft.DataFrame, reasons: dict[int, str], held_out_share: float = 0.0) -> daft.DataFrame:
+    """Mark documents as dropped, {number: reason}, and those that their own hash holds out as `held out`; the rest stay as they are."""
+    names = sorted(set(reasons.values()))
+    numbers = numpy.array(sorted(reasons), numpy.int64)
+    codes = numpy.array([names.index(reasons[number]) for number in numbers.tolist()], numpy.int16)
+
+    @daft.func.batch(return_dtype=DataType.string(), batch_size=4096)
+    def marked(number: daft.Series, dropped: daft.Series, text: daft.Series) -> daft.Series:
+        said, asked = dropped.to_pylist(), numpy.asarray(number.to_arrow())
+        place = numpy.searchsorted(numbers, asked)
+        for row in numpy.flatnonzero((place < len(numbers)) & (numpy.append(numbers, -1)[place] == asked)):
+            said[row] = said[row] or names[codes[place[row]]]
+        if held_out_share:
+            said = [old or ("held out" if held_out(text, held_out_share) else "") for old, text in zip(said, text.to_pylist(), strict=True)]
+        return daft.Series.from_pylist(said)
+
+    return frame.with_column("dropped", marked(col("number"), col("dropped"), col("text")))
+
+
+def ledger(frame: daft.DataFrame) -> list[dict]:
+    """Return the account of every token, rows {source, reason, documents, tokens}: `read`, then each loss, then `kept`.
+
+    Rows stand in the order of the work. A loss is negative where a change made a text longer. By source, read = kept + losses; see
+    `residual`.
+    """
+    frame = frame.select("source", "tokens_read", "tokens", "losses", "dropped")
+    read = frame.groupby("source").agg(col("tokens_read").count().alias("documents"), col("tokens_read").sum().alias("tokens"))
+    losses = frame.explode("losses").where(col("losses").not_null())
+    losses = losses.select("source", col("losses").get("reason").alias("reason"), col("losses").get("tokens").alias("tokens"))
+    losses = losses.groupby("source", "reason").agg(col("tokens").count().alias("documents"), col("tokens").sum())
+    ends = frame.groupby("source", "dropped").agg(col("tokens").count().alias("documents"), col("tokens").sum())
+    rows = [{"source": row["source"], "reason": "read", "documents": row["documents"], "tokens": row["tokens"]} for row in read.sort("source").to_pylist()]
+    rows += losses.sort(["source", "reason"]).to_pylist()
+    rows += [{"source": row["source"], "reason": row["dropped"] or "kept", "documents": row["documents"], "tokens": row["tokens"]}
+             for row in ends.sort(["source", "dropped"]).to_pylist() if row["tokens"] or not row["dropped"]]
+    early = ["read", *cleaning.rules({"simplify": True, "drop_lines": [""]})]
+    place = {reason: number - len(early) for number, reason in enumerate(early)} | {reason: number + 1 for number, reason in enumerate(LATE)}
+    return sorted(rows, key=lambda row: place.get(row["reason"], 0))
+
+
+LATE = ("de-identification", "exact duplicate", "near duplicate in its source", "near duplicate across sources", "perplexity",
+        "contaminated by an exam", "held out", "kept")
+
+
+def residual(rows: list[dict]) -> int:
+    """Return tokens read, less every loss, less tokens kept, summed by size over the sources: 0 when every token is accounted for."""
+    sums = Counter()
+    for row in rows:
+        sums[row["source"]] += row["tokens"] if row["reason"] == "read" else -row["tokens"]
+    return sum(map(abs, sums.values()))
+
+
+def statistics(frame: daft.DataFrame) -> list[dict]:
+    """Return, by source, documents, characters, tokens, lengths (10th, 50th and 90th percentile), characters per token, the share of
+    letters that are Chinese, the share of documents that name a year, and the middle half of the years named."""
+    text = col("text")
+    year = text.regexp_extract(r"((?:19|20)\d\d)\s?[年./-]", 1)
+    facts = frame.select("source", "domain", "language", "tokens", text.length().alias("characters"), text.regexp_count(r"[\u4e00-\u9fff]").alias("han"),
+                         text.regexp_count(r"[A-Za-z]").alias("latin"), year.alias("year")).to_pandas()
     rows = []
-    for source, members in sorted(groups.items()):
-        lengths = sorted(len(member["text"]) for member in members)
-        chars, tokens = sum(lengths), sum(member["tokens"] for member in members)
-        rows.append({"source": source, "domain": members[0]["domain"], "language": members[0]["language"], "documents": len(members),
-                     "characters": chars, "tokens": tokens, "median characters": lengths[len(lengths) // 2], "chars per token": chars / max(tokens, 1)})
+    for source, part in facts.groupby("source"):
+        years = part.year[part.year != ""].dropna().astype(int)
+        low, middle, high = part.characters.quantile([0.1, 0.5, 0.9])
+        rows.append({"source": source, "cell": f"{part.language.iloc[0]}_{part.domain.iloc[0]}", "documents": len(part),
+                     "characters": int(part.characters.sum()), "tokens": int(part.tokens.sum()), "length p10": int(low), "length p50": int(middle),
+                     "length p90": int(high), "chars per token": float(part.characters.sum() / max(part.tokens.sum(), 1)),
+                     "chinese letters": float(part.han.sum() / max(part.han.sum() + part.latin.sum(), 1)), "with a year": len(years) / len(part),
+                     "years": f"{int(years.quantile(0.25))}–{int(years.quantile(0.75))}" if len(years) else "–"})
     return rows

@@ -1,6 +1,6 @@
 """Mixtures: token targets on two axes (general:finance, zh:en) by phase, the documents that meet them, and packing.
 
-    phases = mixture.phases(tokens=300_000, general_shares=[0.5, 0.3], zh_share=0.6)
+    phases = mixture.phases(tokens=300_000, general_shares=[0.9, 0.8], zh_shares=[0.75], ramp=4)
     order, realised = mixture.draw(documents, phases, seed=17)
     rows = mixture.pack([ids for each document in order], length=512)
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 CELLS = [(domain, language) for domain in ("general", "finance") for language in ("zh", "en")]
 
@@ -19,69 +20,172 @@ def label(cell: tuple[str, str]) -> str:
     return f"{cell[1]}_{cell[0]}"
 
 
-def phases(tokens: int, general_shares: list[float], zh_share: float) -> list[dict]:
-    """Return equal phases, one per general share, each {tokens, shares: {cell name: share}}.
+def phases(tokens: int, general_shares: list[float], zh_shares: list[float], ramp: int = 0) -> list[dict]:
+    """Return equal phases {tokens, shares: {cell name: share}}, one per share given; a single share holds for all phases.
 
-    XuanYuan-70B: general_shares 0.9 falling to 0.8 (9:1 to 4:1), zh_share 0.75; ZhiLu-13B: 2/3 and 2/3.
-    Raises ValueError for a share outside 0..1.
+    With `ramp` the shares are the corners of a line, cut into so many phases. XuanYuan-70B: general_shares 0.9 to 0.8 (9:1 to 4:1),
+    zh_shares 0.75; ZhiLu-13B: 2/3 and 2/3. Raises ValueError for a share outside 0..1 and for axes of different lengths.
     """
-    for share in [*general_shares, zh_share]:
+    for share in [*general_shares, *zh_shares]:
         if not 0 <= share <= 1:
             raise ValueError(f"a share must lie between 0 and 1, not {share}")
+    count = ramp or max(len(general_shares), len(zh_shares))
+    if not ramp and {len(general_shares), len(zh_shares)} - {1, count}:
+        raise ValueError(f"there are {len(general_shares)} general shares and {len(zh_shares)} Chinese shares: give one per phase, or one for all")
     result = []
-    for general in general_shares:
-        by_domain = {"general": general, "finance": 1 - general}
-        by_language = {"zh": zh_share, "en": 1 - zh_share}
-        shares = {label((domain, language)): by_domain[domain] * by_language[language] for domain, language in CELLS}
-        result.append({"tokens": tokens // len(general_shares), "shares": shares})
+    for number in range(count):
+        general, zh = (_at(shares, number, count, bool(ramp)) for shares in (general_shares, zh_shares))
+        by = {"general": general, "finance": 1 - general, "zh": zh, "en": 1 - zh}
+        result.append({"tokens": tokens // count, "shares": {label((domain, language)): by[domain] * by[language] for domain, language in CELLS}})
     return result
 
 
-def draw(documents: list[dict], plan: list[dict], seed: int, most_epochs: float = 0) -> tuple[list[list[int]], list[dict]]:
-    """Draw documents for each phase; return (document numbers in order by phase, one record per phase).
+def _at(shares: list[float], number: int, count: int, ramp: bool) -> float:
+    if len(shares) == 1 or not ramp:
+        return shares[min(number, len(shares) - 1)]
+    place = (number + 0.5) / count * (len(shares) - 1)  # the middle of the phase
+    left = min(int(place), len(shares) - 2)
+    return shares[left] + (place - left) * (shares[left + 1] - shares[left])
 
-    Each cell is read in its own shuffled order, going on where the last phase stopped and shuffled anew when it is used up. A
-    record is {tokens, requested, realised, epochs}: token shares by cell, and how often each cell has been read so far.
-    Raises ValueError when a cell with a share has no documents, or would be read more than `most_epochs` times (0: no limit).
+
+def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> list[dict]:
+    """Return one phase whose cells have the shares that a table of sources gives them, as Golden-GPT's 27 sources in billions of tokens.
+
+    `cells` {source: cell name} tells where each source belongs; what the corpus does not hold is left out.
     """
-    supply = defaultdict(list)
-    for number, document in enumerate(documents):
-        supply[label((document["domain"], document["language"]))].append(number)
-    tokens = {cell: sum(documents[number]["tokens"] for number in numbers) for cell, numbers in supply.items()}
+    known = {source: weight for source, weight in weights.items() if source in cells}
+    shares = Counter({label(cell): 0.0 for cell in CELLS})
+    for source, weight in known.items():
+        shares[cells[source]] += weight / sum(known.values())
+    return [{"tokens": tokens, "shares": dict(shares)}]
+
+
+def _targets(plan: list[dict], supply: Counter, cells: dict[str, str], weights: dict[str, float], caps: dict[str, float],
+             first: Iterable[str]) -> list[Counter]:
+    """Return the tokens wanted of each source in each phase.
+
+    A cell's tokens are shared by weight; a source at its cap passes the rest on to the others of its
+    cell; sources in `first` are used up before the others begin. Raises ValueError, with what would be feasible, for too little supply.
+    """
     wanted = Counter()
     for phase in plan:
-        for cell, share in phase["shares"].items():
-            wanted[cell] += share * phase["tokens"]
-    for cell, amount in wanted.items():
-        if amount and not supply[cell]:
-            raise ValueError(f"the mixture asks for {amount:,.0f} tokens of {cell}, but no source holds any: add a card or set its share to 0")
-        if most_epochs and amount > most_epochs * tokens.get(cell, 0):
-            raise ValueError(f"the mixture asks for {amount:,.0f} tokens of {cell}; {tokens[cell]:,} are there and at most {most_epochs} epochs are allowed")
-    rng, queues, used = random.Random(seed), {}, Counter()
-
-    def take(cell: str) -> int:
-        if not queues.get(cell):
-            queues[cell] = rng.sample(supply[cell], len(supply[cell]))
-        return queues[cell].pop()
-
-    orders, records = [], []
+        wanted.update({cell: share * phase["tokens"] for cell, share in phase["shares"].items()})
+    members = {cell: [source for source in supply if cells[source] == cell and weights[source]] for cell in wanted}
+    _check_supply(plan, wanted, {cell: sum(caps[source] for source in found) for cell, found in members.items()}, supply, cells)
+    whole = Counter()
+    for cell, found in members.items():
+        left, free = wanted[cell], found
+        while free:
+            total = sum(weights[source] for source in free)
+            parts = {source: left * weights[source] / total for source in free}
+            full = [source for source in free if parts[source] > caps[source]]
+            whole.update({source: caps[source] for source in full} if full else parts)
+            left -= sum(caps[source] for source in full)
+            free = [source for source in free if full and source not in full]
+    result, used = [], Counter()
     for phase in plan:
+        targets = Counter()
+        for cell, share in phase["shares"].items():
+            room = share * phase["tokens"]
+            early = [source for source in members[cell] if source in set(first)]
+            for group in (early, [source for source in members[cell] if source not in early]) if early else (members[cell],):
+                rest = {source: whole[source] - used[source] for source in group}
+                part = min(room, sum(rest.values()))
+                targets.update({source: part * amount / (sum(rest.values()) or 1) for source, amount in rest.items()})
+                room -= part
+        used += targets
+        result.append(targets)
+    return result
+
+
+def _check_supply(plan: list[dict], wanted: Counter, most: dict[str, float], supply: Counter, cells: dict[str, str]) -> None:
+    total = sum(phase["tokens"] for phase in plan)
+    for cell, amount in wanted.items():
+        there = sum(tokens for source, tokens in supply.items() if cells[source] == cell)
+        if amount and not there:
+            raise ValueError(f"the mixture asks for {amount:,.0f} tokens of {cell}, but no source holds any: add a card or set its share to 0")
+        if amount > most[cell] * (1 + 1e-9):
+            feasible = total * min(most[name] / part for name, part in wanted.items() if part)
+            raise ValueError(f"the mixture asks for {amount:,.0f} tokens of {cell}; {there:,} are there, {most[cell]:,.0f} within the epochs allowed: "
+                             f"lower tokens to {feasible:,.0f}, allow {amount / there:.1f} epochs, or add {amount - most[cell]:,.0f} tokens of {cell}")
+
+
+def draw(documents: list[dict], plan: list[dict], seed: int, most_epochs: float = 0, weights: dict[str, float] | None = None,
+         source_epochs: dict[str, float] | None = None, knowledge: Iterable[str] = (), tolerance: float = 0.005) -> tuple[list[list[int]], list[dict]]:
+    """Draw documents {source, domain, language, tokens} for each phase; return (document numbers in order by phase, one record per phase).
+
+    Each source is read in its own shuffled order, going on where the last phase stopped and shuffled anew when it is used up, so the
+    seed alone fixes the order and a run can go on at any place in it. `most_epochs` (0: no limit) and `source_epochs` {source: epochs}
+    cap repetition, `weights` {source: weight} share a cell among its sources (none given: by their tokens), `knowledge` names the sources to read first.
+    A record is {tokens, requested, realised, epochs, sources}: token shares by cell, and by source the tokens of the phase and how
+    often the source has been read so far. Raises ValueError for what the supply cannot meet, and when a cell misses its share by more
+    than `tolerance` because documents are too long for the phase.
+    """
+    numbers, cells = defaultdict(list), {}
+    for number, document in enumerate(documents):
+        numbers[document["source"]].append(number)
+        cells[document["source"]] = label((document["domain"], document["language"]))
+    supply = Counter({source: sum(documents[number]["tokens"] for number in found) for source, found in numbers.items()})
+    limits = {source: (source_epochs or {}).get(source, most_epochs) or float("inf") for source in supply}
+    for source in set(weights or {}) - set(supply):
+        raise ValueError(f"the weights name source '{source}', which is not in the corpus: it holds {', '.join(sorted(supply))}")
+    shared = {source: (weights or supply).get(source, 0.0) for source in supply}
+    targets = _targets(plan, supply, cells, shared, {source: limits[source] * supply[source] for source in supply}, knowledge)
+    rng, queues, used, due = random.Random(seed), defaultdict(list), Counter(), Counter()
+    orders, records = [], []
+    for number, (phase, wanted) in enumerate(zip(plan, targets, strict=True), 1):
         chosen, spent = [], Counter()
-        for cell, share in sorted(phase["shares"].items()):
-            budget = share * phase["tokens"]
-            while budget and spent[cell] < budget:
-                number = take(cell)
-                if spent[cell] + documents[number]["tokens"] / 2 > budget and chosen:
-                    break
-                chosen.append(number)
-                spent[cell] += documents[number]["tokens"]
+        for source in sorted(wanted):
+            due[source] += wanted[source]
+            taken = _take(documents, numbers[source], queues[source], due[source] - used[source], rng)
+            amount = sum(documents[document]["tokens"] for document in taken)
+            chosen += taken
+            used[source] += amount
+            spent[source] += amount
         rng.shuffle(chosen)
-        used += spent
-        total = sum(spent.values()) or 1
         orders.append(chosen)
-        records.append({"tokens": total, "requested": phase["shares"], "realised": {cell: spent[cell] / total for cell in phase["shares"]},
-                        "epochs": {cell: used[cell] / tokens[cell] for cell in used if tokens.get(cell)}})
+        total = sum(spent.values()) or 1
+        by_cell = Counter({cell: 0 for cell in phase["shares"]})
+        for source, amount in spent.items():
+            by_cell[cells[source]] += amount
+        realised = {cell: by_cell[cell] / total for cell in phase["shares"]}
+        worst = max(realised, key=lambda cell: abs(realised[cell] - phase["shares"][cell]))
+        if abs(realised[worst] - phase["shares"][worst]) > tolerance:
+            longest = max(document["tokens"] for document in documents if cells[document["source"]] == worst)
+            raise ValueError(f"phase {number} of {phase['tokens']:,} tokens cannot meet {phase['shares'][worst]:.1%} of {worst}: whole documents make "
+                             f"{realised[worst]:.1%} (the longest has {longest:,} tokens); raise tokens or use fewer phases")
+        records.append({"tokens": total, "requested": phase["shares"], "realised": realised,
+                        "epochs": {cell: sum(used[source] for source in supply if cells[source] == cell) / max(1, sum(
+                            supply[source] for source in supply if cells[source] == cell)) for cell in phase["shares"]},
+                        "sources": {source: {"tokens": spent[source], "epochs": used[source] / max(supply[source], 1)} for source in sorted(supply)}})
     return orders, records
+
+
+def _take(documents: list[dict], numbers: list[int], queue: list[int], budget: float, rng: random.Random, look: int = 200) -> list[int]:
+    """Take documents from a source's queue (refilled in a new order when empty) that come as near to a budget of tokens as they can."""
+    taken = []
+    while budget > 0:
+        if not queue:
+            queue += rng.sample(numbers, len(numbers))
+        size = documents[queue[-1]]["tokens"]
+        if size > budget:  # the last of them: the one that fits best among the next
+            place = min(range(max(0, len(queue) - look), len(queue)), key=lambda place: abs(budget - documents[queue[place]]["tokens"]))
+            if abs(budget - documents[queue[place]]["tokens"]) >= budget:
+                break
+            queue.append(queue.pop(place))
+            size = documents[queue[-1]]["tokens"]
+        taken.append(queue.pop())
+        budget -= size
+    return taken
+
+
+def account(documents: list[dict], orders: list[list[int]]) -> list[dict]:
+    """Return the ledger of a mixture, rows {source, reason, documents, tokens}: `read`, less `not drawn`, plus `read again`, is `drawn`."""
+    times, rows = Counter(number for order in orders for number in order), defaultdict(lambda: defaultdict(Counter))
+    for number, document in enumerate(documents):
+        for reason, count in (("read", 1), ("not drawn", int(not times[number])), ("read again", min(0, 1 - times[number])), ("drawn", times[number])):
+            rows[document["source"]][reason].update(documents=abs(count), tokens=count * document["tokens"])
+    return [{"source": source, "reason": reason, **counts} for source, reasons in sorted(rows.items()) for reason, counts in reasons.items()]
 
 
 def pack(sequences: list[list[int]], length: int, labels: list[list[int]] | None = None, seed: int = 0) -> list[dict]:

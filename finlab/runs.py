@@ -121,7 +121,8 @@ def step_key(notebook: str, parameters: dict, upstream: dict[str, str]) -> str:
     cells = nbformat.read(recipe.NOTEBOOKS / f"{notebook}.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     package = Path(__file__).parent
-    sources = {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in sorted(package.rglob("*")) if file.suffix in (".py", ".jinja")}
+    files = [file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".jinja", ".yaml")]
+    sources = {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in files}
     values = {name: value for name, value in parameters.items() if name != "run_dir"}
     return _hash(notebook, code, values, upstream, sources, data_fingerprints(parameters))
 

@@ -59,7 +59,7 @@ class Table:
         def align(value: object) -> str:
             return "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
 
-        head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in self.columns)
+        head = "".join(f"<th style='text-align:left;max-width:8em'>{html.escape(column).replace('_', '_<wbr>')}</th>" for column in self.columns)
         body = ""
         for row in self.rows:
             cells = ""
@@ -120,6 +120,52 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chan
     axes.margins(y=0.15)
     if len(series) > 1 or chance is not None:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.close(figure)
+    return figure
+
+
+def flow(rows: list[dict], end: str, title: str = "", least: float = 0.002) -> matplotlib.figure.Figure:
+    """Draw a ledger {source, reason, tokens} as a stream from `read` to `end`: a band per source, a branch down for each loss, a step up
+    for each gain. Reasons that take less than `least` of all tokens are drawn together as `other`."""
+    style()
+    read = {row["source"]: row["tokens"] for row in rows if row["reason"] == "read"}
+    sources, total = sorted(read, key=lambda source: -read[source]), sum(read.values()) or 1
+    taken: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["reason"] not in ("read", end):
+            taken.setdefault(row["reason"], dict.fromkeys(sources, 0))[row["source"]] += row["tokens"] / total
+    small = [reason for reason, parts in taken.items() if abs(sum(parts.values())) < least]
+    if small:
+        other = {source: sum(taken[reason][source] for reason in small) for source in sources}
+        taken = {"other": other, **{reason: parts for reason, parts in taken.items() if reason not in small}}
+    left = {source: read[source] / total for source in sources}
+    figure, axes = plt.subplots(figsize=(max(7.5, 1.15 * len(taken) + 3), 4.6))
+    ease = [3 * part**2 - 2 * part**3 for part in (step / 12 for step in range(13))]
+    base = 0.0
+
+    def edges(levels: dict[str, float], ground: float) -> list[float]:
+        heights = [ground]
+        for source in reversed(sources):
+            heights.append(heights[-1] + levels[source])
+        return heights
+
+    for place, (reason, parts) in enumerate(taken.items()):
+        after = {source: left[source] - parts[source] for source in sources}
+        lost = sum(parts.values())
+        ends, begins = edges(after, base + max(lost, 0)), edges(left, base)
+        across = [place + step / 12 for step in range(13)]
+        for number, source in enumerate(reversed(sources)):
+            low, high = ([a + (b - a) * part for part in ease] for a, b in ((begins[number], ends[number]), (begins[number + 1], ends[number + 1])))
+            axes.fill_between(across, low, high, color=f"C{sources.index(source) % 10}", alpha=0.75, linewidth=0, label=source if not place else None)
+        if lost > 0:
+            axes.fill_between([place + 0.35, place + 0.65], [-0.06, -0.06], [base, base + lost], color="#9aa5b1", alpha=0.45, linewidth=0)
+        axes.text(place + 0.5, -0.1, f"{reason}\n{-lost:+.1%}", ha="right", va="top", fontsize=8, rotation=35, rotation_mode="anchor")
+        left, base = after, base + max(lost, 0)
+    axes.text(len(taken) + 0.05, base + sum(left.values()) / 2, f"{end}\n{sum(left.values()):.1%}", va="center", fontsize=9)
+    axes.set(xlim=(0, len(taken) + 0.6), ylim=(-0.1, None), xticks=[], ylabel="share of tokens read", title=title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, reverse=True)
+    axes.spines["bottom"].set_visible(False)
+    axes.grid(False)
     plt.close(figure)
     return figure
 

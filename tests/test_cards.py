@@ -83,7 +83,7 @@ def test_encodings_and_broken_arrays(folder):
     root = folder("mine", GOOD)
     (root / "a.jsonl").write_bytes('{"text": "一"}\n'.encode() + '{"text": "国债"}\n'.encode("gbk") + '{"text": "三"}\n'.encode())
     source = cards.load("mine")
-    assert source.rows["text"][:] == ["一", "三"] and source.quarantined[0]["where"] == "a.jsonl:2" and source.quarantined[0]["reason"] == "not UTF-8"
+    assert source.rows["text"][:] == ["一", "三"] and source.quarantined[0]["where"] == "a.jsonl:2" and source.quarantined[0]["reason"].startswith("not UTF-8: it reads as GB18030")
     folder("mine", GOOD.replace("format: jsonl", "format: json"))
     (root / "a.jsonl").write_text('[\n{"text": "一"},\n{"text": }\n]')
     with pytest.raises(ValueError, match="a.jsonl: the JSON array is broken"):
@@ -108,3 +108,84 @@ def test_real_cards_load_whole(data):
     assert [row["where"] for row in loaded["cornucopia_zh"].quarantined] == ["cornucopia_fin_data.json:11", "cornucopia_fin_data.json:12"]
     for name in cards.names():
         assert len(cards.load(name).rows), name
+
+
+def texts(folder, front, files):
+    root = folder("mine", front)
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    source = cards.load("mine")
+    return source.rows["text"][:], source.quarantined
+
+
+def test_packed_files_tables_and_other_encodings(folder):
+    import gzip
+
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = '{"text": "国债"}\n{"text": "基金"}\nnot json\n'.encode()
+    packed = pyarrow.compress(lines, codec="zstd", asbytes=True)
+    found, bad = texts(folder, GOOD.replace("a.jsonl", "'*.gz', '*.zst'"), {"a.jsonl.gz": gzip.compress(lines), "b.jsonl.zst": packed})
+    assert found == ["国债", "基金"] * 2 and [row["where"] for row in bad] == ["a.jsonl.gz:3", "b.jsonl.zst:3"]
+    assert bad[0]["row"] == "not json"
+    table = 'id,text\n1,"国债,\n两行"\n2,基金,多\n3,"股票"\n4\n'
+    form = GOOD.replace("format: jsonl", "format: csv")
+    found, bad = texts(folder, form.replace("a.jsonl", "a.csv"), {"a.csv": b"\xef\xbb\xbf" + table.encode()})
+    assert found == ["国债,\n两行", "股票"] and [row["where"] for row in bad] == ["a.csv:4", "a.csv:6"] and "2 fields of the header" in bad[0]["reason"]
+    with pytest.raises(ValueError, match="a.csv: not UTF-8 at byte 11: it reads as GB18030; write `encoding: gb18030` in the card"):
+        texts(folder, form.replace("a.jsonl", "a.csv"), {"a.csv": table.encode("gb18030")})
+    found, _ = texts(folder, form.replace("a.jsonl", "a.csv").replace("format: csv", "format: csv, encoding: gb18030"), {"a.csv": table.encode("gb18030")})
+    assert found[0] == "国债,\n两行"
+    found, _ = texts(folder, form.replace("a.jsonl", "a.tsv").replace("csv", "tsv"), {"a.tsv": "text\t年\n国债\t2023\n".encode()})
+    assert found == ["国债"]
+    root = folder("mine", form.replace("a.jsonl", "a.parquet").replace("csv", "parquet"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["国债", None, "基金"]}), root / "a.parquet")
+    source = cards.load("mine")
+    assert source.rows["text"][:] == ["国债", "基金"] and source.quarantined[0]["where"].endswith("a.parquet:2")
+
+
+def test_html_and_pdf_keep_their_tables(folder):
+    pytest.importorskip("trafilatura", reason="the documents extra is not installed")
+    from reportlab.lib import colors
+    from reportlab.lib.pagesizes import A4
+    from reportlab.pdfbase import pdfmetrics
+    from reportlab.pdfbase.cidfonts import UnicodeCIDFont
+    from reportlab.platypus import Paragraph, SimpleDocTemplate, Table
+
+    page = ("<html><head><title>公告</title></head><body><nav>首页 | 关于我们</nav><article><h1>年度报告</h1><p>" + "本公司全年经营稳健，各项业务进展顺利。" * 6
+            + "</p><table><tr><th>项目</th><th>金额</th></tr><tr><td>营业收入</td><td>35.6亿元</td></tr></table><p>" + "特此公告，请投资者留意。" * 6 + "</p></article></body></html>")
+    found, _ = texts(folder, GOOD.replace("a.jsonl", "a.html").replace("format: jsonl", "format: html"), {"a.html": page.encode()})
+    assert "本公司全年经营稳健" in found[0] and "| 营业收入 | 35.6亿元 |" in found[0] and "关于我们" not in found[0]
+
+    root = folder("mine", GOOD.replace("a.jsonl", "'*.pdf'").replace("format: jsonl", "format: pdf"))
+    pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
+    style = __import__("reportlab.lib.styles", fromlist=["x"]).ParagraphStyle("zh", fontName="STSong-Light", fontSize=11, leading=16, wordWrap="CJK")
+    grid = Table([["项目", "本期金额"], ["营业收入", "3,560,000.00"], ["净利润", "-12.5"]], style=[("FONTNAME", (0, 0), (-1, -1), "STSong-Light"), ("GRID", (0, 0), (-1, -1), 0.5, colors.black)])
+    body = "报告期内公司实现营业收入稳步增长主要得益于新能源业务的快速发展以及海外市场的持续开拓同时公司加强了成本管理。" * 3
+    SimpleDocTemplate(str(root / "a.pdf"), pagesize=A4).build([Paragraph("年度报告摘要", style), Paragraph(body, style), grid, Paragraph("以上数据未经审计。", style)])
+    (root / "b.pdf").write_bytes(b"%PDF-1.4 broken")
+    source = cards.load("mine")
+    text = source.rows["text"][0]
+    assert body in text, "lines broken at the margin are joined"
+    assert "| 项目 | 本期金额 |\n|---|---|\n| 营业收入 | 3,560,000.00 |\n| 净利润 | -12.5 |" in text
+    assert text.index("年度报告摘要") < text.index("| 项目") < text.index("以上数据未经审计。")
+    assert source.quarantined[0]["where"] == "b.pdf" and "cannot be read" in source.quarantined[0]["reason"]
+
+
+def test_labels_rules_and_statistics(folder):
+    label = GOOD.replace("kind: text", "kind: label")
+    root = folder("mine", label)
+    (root / "a.jsonl").write_text('{"text": "一", "bad": true}\n{"text": "二"}\n', encoding="utf-8")
+    source = cards.load("mine")
+    assert source.rows["bad"][:] == [True] and "bad: true" in source.quarantined[0]["reason"]
+    folder("mine", GOOD.replace("format: jsonl", "format: jsonl, rules: {min_char: 3}"))
+    with pytest.raises(ValueError, match="unknown rule 'min_char' in finlab.rules; it knows blocked_words"):
+        cards.read("mine")
+    path = root / "data_cards/mine.md"
+    path.write_text(path.read_text() + "\n## Uses\n\nMany.\n")
+    folder_card = cards.Card("mine", "mit", {}, "")
+    path.write_text(cards.with_statistics(folder_card, {"documents": 3}))
+    path.write_text(cards.with_statistics(folder_card, {"documents": 4, "years": "2019–2021"}))
+    content = path.read_text()
+    assert content.count("finlab:statistics -->") == 2 and "| documents | 4 |\n| years | 2019–2021 |" in content and content.endswith("## Uses\n\nMany.\n")

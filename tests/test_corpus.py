@@ -1,109 +1,222 @@
-"""Corpus: rules that spare figures, checked identities, verified duplicates, a ledger that closes."""
+"""Corpus: frames whose ledger closes, verified duplicates, exams found in the text, a split that stays."""
 
+import json
+import os
 import random
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
 
-from finlab import corpus
+import pytest
+from daft import col
 
-
-def document(text, number=0, **more):
-    return {"id": f"d{number}", "text": text, "source": "s", "domain": "finance", "language": "zh", "tokens": len(text), **more}
-
-
-def count(texts):
-    return [len(text) for text in texts]
-
-
-def test_cleaning_never_touches_figures():
-    text = "营业收入12.35亿元，同比增长8.0%，代码600519，每10股派3.5元，日期2023-10-28。"
-    assert corpus.clean_text(text) == (text, [])
+from finlab import cards, cleaning, corpus
 
 
-def test_cleaning_rules_have_names():
-    text, rules = corpus.clean_text("ＡＢ股\u200b公告。。。。。。。\n上一页 下一页\n锟斤拷锟斤拷\n正文")
-    assert text == "AB股公告。。。\n正文"
-    assert rules == ["control characters", "wide letters", "repeated symbols", "navigation lines", "mojibake lines"]
+@pytest.fixture
+def frame(tmp_path):
+    """Make a frame of texts, given by source: {source: [text]} or [text]."""
+    def make(texts, language="zh", domain="finance"):
+        sources = texts if isinstance(texts, dict) else {"s": texts}
+        read = [(SimpleNamespace(name=name, domain=domain, language=language), iter([{"id": f"{name}/{number}", "text": text} for number, text in enumerate(found)]))
+                for name, found in sources.items()]
+        return corpus.read(read, tmp_path / f"read{random.random()}", corpus.characters)
+
+    return make
 
 
-def test_ledger_closes_and_drops_are_counted():
-    ledger = corpus.Ledger()
-    documents = [document("澄江重工的公告内容很长很长。", 0), document("短", 1), document("1234567890 1234567890", 2), document("\x00澄江重工的另一份公告内容。", 3)]
-    ledger.read(documents)
-    kept, rules, _ = corpus.clean(documents, ledger, count, 8)
-    ledger.close(kept)
-    assert ledger.residual() == 0 and [row["id"] for row in kept] == ["d0", "d3"]
-    assert rules["too short"] == 1 and rules["too few letters"] == 1 and ledger.dropped["s"]["cleaning"] == 1
-    ledger.tokens_out["s"] += 1
-    assert ledger.residual() == -1, "the ledger must notice a token too many"
+def dropped(frame):
+    return {row["number"]: row["dropped"] for row in frame.select("number", "dropped").to_pylist()}
 
 
-def test_personal_data_is_replaced_and_lookalikes_stay():
-    valid = "11010519491231002X"
-    assert corpus.resident_id_valid(valid) and not corpus.resident_id_valid("110105194912310021")
-    assert corpus.luhn_valid("6222020000000000000"[:16] + "0") is corpus.luhn_valid("62220200000000000")
-    assert corpus.luhn_valid("4111111111111111") and not corpus.luhn_valid("4111111111111112")
-    text, kinds = corpus.deidentify_text(f"身份证{valid}，手机13812345678，卡4111111111111111，邮箱a.b@example.com。")
-    assert text == "身份证[身份证号]，手机[手机号]，卡[银行卡号]，邮箱[电子邮箱]。" and sum(kinds.values()) == 4
-    amounts = "全年营业收入15800000000元，募集资金总额13500000000元，发行13800000000股，约￥13812345678"
-    assert corpus.deidentify_text(amounts)[0] == amounts
-    lookalikes = "代码600519，金额13812345678.50元，订单4111111111111112，编号110105194912310021，2023年10月28日。"
-    assert corpus.deidentify_text(lookalikes)[0] == lookalikes
+def test_the_ledger_closes_and_names_every_loss(frame):
+    texts = ["澄江重工的公告内容很长很长。", "短", "1234567890 1234567890", "\x00澄江重工的另一份公告内容。　ＡＢ", "正文如下：手机号13812345678。", "急！加微信领牛股"]
+    scorer = corpus.scorer(lambda texts: [float("微信" in text) for text in texts], 0.5, "bad text")
+    found = corpus.transform(frame(texts), corpus.cleaner(corpus.characters), scorer, corpus.deidentifier(corpus.characters))
+    assert dropped(found) == {0: "", 1: "too short", 2: "too few letters", 3: "", 4: "", 5: "bad text"}
+    rows = {row["reason"]: row for row in corpus.ledger(found)}
+    assert rows["read"]["documents"] == 6 and rows["read"]["tokens"] == sum(map(len, texts))
+    assert rows["control characters"]["tokens"] == 1 and rows["too short"]["tokens"] == 1 and rows["bad text"]["tokens"] == 8
+    assert rows["de-identification"]["tokens"] == 11 - len("[手机号]") and rows["wide letters"]["tokens"] == 0
+    assert corpus.residual(list(rows.values())) == 0
+    rows["kept"]["tokens"] += 1
+    assert corpus.residual(list(rows.values())) == 1, "the ledger must notice a token too many"
 
 
-def test_exact_and_near_duplicates():
+def test_a_source_sets_its_own_thresholds(frame):
+    found = corpus.transform(frame({"a": ["短的文字"], "b": ["短的文字"]}), corpus.cleaner(corpus.characters, {"a": {"min_chars": 2}}))
+    assert dropped(found) == {0: "", 1: "too short"}
+
+
+def test_samples_show_the_place_of_the_change(frame):
+    original = frame(["很长的开头" * 20 + "ＡＢ股" + "很长的结尾" * 20, "联系13812345678办理业务", "短"])
+    found = corpus.transform(original, corpus.cleaner(corpus.characters), corpus.deidentifier(corpus.characters))
+    shown = {row["rule"]: row for row in corpus.samples(original, found)}
+    assert "ＡＢ股" in shown["wide letters"]["before"] and "AB股" in shown["wide letters"]["after"]
+    assert "[手机号]" in shown["de-identification"]["after"] and shown["too short"]["before"] == "短"
+
+
+def test_exact_and_near_duplicates(frame):
     base = "澄江重工关于年度经营情况的公告。本公司董事会保证公告内容真实、准确、完整。全年营业收入35亿元，同比增长12%。特此公告。"
-    documents = [document(base, 0), document(base.replace("。", "。 "), 1), document(base + "由编辑部整理。", 2), document(base.replace("35", "36"), 3),
-                 document("栖霞新能源总部位于雁门市，主要生产储能电池，董事长是柳怀瑾，成立于1994年。", 4)]
-    ledger = corpus.Ledger()
-    kept = corpus.exact_duplicates(documents, ledger)
-    assert [row["id"] for row in kept] == ["d0", "d2", "d3", "d4"]
-    near, clusters = corpus.near_duplicates(kept, ledger, 0.8)
-    assert {row["id"] for row in near} == {"d2", "d3", "d4"} and clusters == [["d2", "d0"]], "other figures are another document"
-    near, _ = corpus.near_duplicates(kept, ledger, 0.8, keep_other_figures=False)
-    assert {row["id"] for row in near} == {"d2", "d4"}
+    texts = [base, base.replace("。", "。 "), base + "由编辑部整理。", base.replace("35", "36"), base.replace("年度", "二〇二三年").replace("公告。", "二〇二二年公告。", 1),
+             "栖霞新能源总部位于雁门市，主要生产储能电池，董事长是柳怀瑾，成立于1994年。"]
+    reasons, clusters = corpus.duplicates(frame(texts), 0.8)
+    assert reasons == {1: "exact duplicate", 0: "near duplicate in its source"} and clusters == [[2, 0]], "other figures are another document"
+    reasons, _ = corpus.duplicates(frame(texts), 0.8, keep_other_figures=False)
+    assert set(reasons) >= {0, 1, 3} and 2 not in reasons and 5 not in reasons
 
 
-def test_near_duplicates_among_templates_with_other_figures():
+def test_first_within_a_source_then_across(frame):
+    base = "澄江重工关于年度经营情况的公告。本公司董事会保证公告内容真实、准确、完整。全年营业收入稳步增长，各项业务进展顺利。特此公告。"
+    reasons, clusters = corpus.duplicates(frame({"a": [base, base + "完。"], "b": [base + "由编辑部整理。", "完全不同的另一篇文章，讲的是山川河流。"]}), 0.8)
+    assert reasons == {0: "near duplicate in its source", 1: "near duplicate across sources"} and clusters == [[1, 0], [2, 1]]
+
+
+def test_announcements_that_differ_only_in_figures_dates_or_codes_stay(frame):
     """Forty announcements that differ in one figure, each with a near copy: every copy is found, no announcement lost."""
     body = "关于年度经营情况的公告。本公司董事会保证公告内容真实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏。全年营业收入{}亿元。特此公告。"
-    documents = [document(body.format(n) + tail, f"{n}{kind}") for n in range(100, 140) for kind, tail in (("a", ""), ("b", "由编辑部整理。"))]
-    kept, clusters = corpus.near_duplicates(documents, corpus.Ledger(), 0.8)
-    assert len(kept) == 40 and len(clusters) == 40 and all(row["id"].endswith("b") for row in kept)
+    texts = [body.format(number) + tail for number in range(100, 140) for tail in ("", "由编辑部整理。")]
+    reasons, clusters = corpus.duplicates(frame(texts), 0.8)
+    assert set(reasons) == set(range(0, 80, 2)) and len(clusters) == 40
+    changes = [("600519", "600518"), ("2023年5月6日", "2023年5月7日"), ("第十二次", "第十三次"), ("SH", "SZ"), ("12.5%", "12.6%")]
+    long = "股票代码SH600519，2023年5月6日召开第十二次会议，增长12.5%。" + body
+    reasons, _ = corpus.duplicates(frame([long] + [long.replace(*change) for change in changes]), 0.8)
+    assert not reasons
 
 
-def test_near_duplicates_against_brute_force():
+def test_near_duplicates_against_brute_force(frame):
     rng = random.Random(3)
     letters = "的一是在不了有和人这中大为上个国我以要他"
     texts = ["".join(rng.choice(letters) for _ in range(80)) for _ in range(60)]
     texts += [text[:70] + "".join(rng.choice(letters) for _ in range(rng.choice([2, 30]))) for text in texts[:30]]
-    documents = [document(text, number) for number, text in enumerate(texts)]
-    _, clusters = corpus.near_duplicates(documents, corpus.Ledger(), 0.8)
 
     def jaccard(a, b):
-        a, b = corpus._shingles(a, 5), corpus._shingles(b, 5)
+        a, b = corpus.shingles(a, 5), corpus.shingles(b, 5)
         return len(a & b) / len(a | b)
 
-    expected = {(f"d{i}", f"d{j}") for i in range(90) for j in range(i + 1, 90) if jaccard(texts[i], texts[j]) >= 0.8}
-    found = {tuple(sorted(members, key=lambda name: int(name[1:]))) for members in clusters}
+    expected = {(i, j) for i in range(90) for j in range(i + 1, 90) if jaccard(texts[i], texts[j]) >= 0.8}
+    _, clusters = corpus.duplicates(frame(texts), 0.8)
+    found = {tuple(sorted(members)) for members in clusters}
     assert expected and found <= expected and len(found) >= 0.9 * len(expected)
 
 
-def test_decontamination_drops_half_covered_stems():
-    items = [{"id": "q1", "question": "下列城市中，作为澄江重工总部所在地的是哪一个？", "choices": ["临江", "云梧", "海晏", "岭西"]},
-             {"id": "q2", "question": "什么是A股？", "choices": ["甲一", "乙二", "丙三", "丁四"]}]
-    documents = [document("模拟题：下列城市中作为澄江重工总部所在地的是哪一个", 0), document("下列城市中，作为澄江重工总部，临江最好。", 1),
-                 document("什么是A股？甲一 乙二 丙三 丁四", 2), document("澄江重工的总部在临江市。", 3)]
-    ledger = corpus.Ledger()
-    kept, hits = corpus.decontaminate(documents, items, ledger)
-    assert [row["id"] for row in kept] == ["d1", "d3"]
-    assert {(hit["document"], hit["item"], hit["dropped"]) for hit in hits} == {("d0", "q1", True), ("d1", "q1", False), ("d2", "q2", True)}
+QUESTIONS = [{"id": "x/1", "question": "下列城市中，作为澄江重工总部所在地的是哪一个？", "choices": ["临江", "云梧", "海晏", "岭西"]},
+             {"id": "x/2", "question": "什么是A股？", "choices": ["甲一", "乙二", "丙三", "丁四"]}]
+
+
+def test_documents_that_hold_exam_items(frame):
+    found = frame(["模拟题：下列城市中作为澄江重工总部所在地的是哪一个", "下列城市中，作为澄江重工总部，临江最好。", "什么是A股？甲一 乙二 丙三 丁四", "什么是A股？", "澄江重工的总部在临江市。"])
+    hits = corpus.contamination(found, QUESTIONS)
+    assert {(hit["number"], hit["item"], hit["verdict"]) for hit in hits} == {(0, "x/1", "contaminated"), (1, "x/1", "suspect"), (2, "x/2", "contaminated")}
+    assert hits[0]["passage"] == "下列城市中作为澄江重工总部" and hits[1]["passage"] == "下列城市中，作为澄江重工总部"
+    assert corpus.marked_items(QUESTIONS, hits) == {"x/1": "contaminated", "x/2": "contaminated"}
+    assert corpus.marked_items(QUESTIONS, hits[1:2]) == {"x/1": "suspect", "x/2": "clean"}
+
+
+def test_overlaps_agree_with_brute_force():
+    rng = random.Random(7)
+    letters = "金融市场利率汇率风险abc 银行证券123，。"
+    texts = ["".join(rng.choice(letters) for _ in range(rng.randint(0, 400))) for _ in range(60)]
+    items = [{"id": f"q/{number}", "question": text[40:40 + rng.randint(20, 60)], "choices": ["甲"] * 4} for number, text in enumerate(texts) if len(text) > 120]
+    items = [item for item in items if len(corpus.Units([item["question"]]).codes) >= 13]
+
+    def grams(text):
+        import re
+        units = re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+", text.lower())
+        return {tuple(units[first:first + 13]) for first in range(len(units) - 12)}
+
+    index = [grams(item["question"]) for item in items]
+    expected = [{number: len(grams(text) & own) / len(own) for number, own in enumerate(index) if grams(text) & own} for text in texts]
+    got = [{hit["item"]: hit["covered"] for hit in found} for found in corpus.Exams(items).hits(texts)]
+    assert len(items) > 20 and got == [pytest.approx(row) for row in expected] and any(expected)
+
+
+def test_a_benchmark_that_leaks_wholly_is_refused(frame):
+    items = [{"id": f"exam/{number}", "question": f"第{number}题：下列关于银行存款准备金制度的说法正确的是哪一项", "choices": list("甲乙丙丁")} for number in range(30)]
+    with pytest.raises(ValueError, match="source s holds 30 of the 30 items of exam card exam: it is the benchmark itself"):
+        corpus.contamination(frame(["。".join(item["question"] for item in items)]), items)
 
 
 def test_english_grams_are_words():
-    assert corpus.units("The 10-K of 澄江!") == ["the", "10", "k", "of", "澄", "江"]
+    units = corpus.Units(["The 10-K of 澄江! the", "10 k"])
+    assert [units.passage(number, 1) for number in range(len(units.codes))] == ["the", "10", "k", "of", "澄", "江", "the", "10", "k"]
+    assert units.codes[0] == units.codes[6] and units.codes[1] == units.codes[7] and len(set(units.codes.tolist())) == 6
 
 
-def test_split_is_stable_when_sources_grow():
+def test_split_is_stable_when_sources_grow(frame):
     texts = [f"第{number}份文件的内容" for number in range(500)]
     held = [text for text in texts if corpus.held_out(text, 0.1)]
     assert 25 < len(held) < 80
-    assert held == [text for text in reversed(texts + ["新的一份"]) if corpus.held_out(text, 0.1) and text in texts][::-1]
+    grown = corpus.mark(frame(list(reversed(texts)) + ["新的一份文件"]), {}, 0.1)
+    assert held == [row["text"] for row in grown.where(col("dropped") == "held out").sort("number").to_pylist() if row["text"] in texts][::-1]
+
+
+def test_statistics_of_a_source(frame):
+    found, = corpus.statistics(frame(["2023年10月公告内容", "ABCD公告内容共十二个字"]))
+    assert (found["documents"], found["characters"], found["length p50"], found["with a year"], found["years"]) == (2, 25, 12, 0.5, "2023–2023")
+    assert found["chinese letters"] == pytest.approx(15 / 19) and found["chars per token"] == 1 and found["cell"] == "zh_finance"
+
+
+def test_bad_runners_and_empty_sources(frame):
+    with pytest.raises(ValueError, match="'native' or 'ray', not 'spark'"):
+        corpus.start("spark")
+    with pytest.raises(ValueError, match="source s is empty"):
+        frame([])
+
+
+WORK = """
+    import json, sys
+    from pathlib import Path
+    from types import SimpleNamespace
+    from finlab import closed_world, corpus
+    runner, folder = sys.argv[1], Path(sys.argv[2])
+    if runner == "ray":
+        import ray
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27})
+        cluster.add_node(num_cpus=1, object_store_memory=2**27)
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    corpus.start(runner)
+    sources = {name: rows[:150] + rows[-30:] for name, rows in closed_world.documents().items() if name in ("cw_news", "cw_encyclopaedia", "cw_community")}
+    frame = corpus.read([(SimpleNamespace(name=name, domain="finance", language="zh"), iter(rows)) for name, rows in sources.items()], folder / "read", corpus.characters)
+    frame = corpus.save(corpus.transform(frame, corpus.cleaner(corpus.characters), corpus.deidentifier(corpus.characters)), folder / "cleaned")
+    reasons, clusters = corpus.duplicates(frame, workspace=folder / "signs")
+    exams = [{"id": f"e/{number}", "question": item["question"], "choices": [item[letter] for letter in "ABCD"]}
+             for number, item in enumerate(closed_world.exams()["fineval"]["val"])]
+    hits = corpus.contamination(corpus.mark(frame, reasons), exams)
+    frame = corpus.save(corpus.mark(frame, reasons, 0.05), folder / "marked", by_source=True)
+    texts = frame.select("number", "text", "tokens", "dropped").sort("number").to_pylist()
+    print("RESULT" + json.dumps([sorted(reasons.items()), clusters, hits, corpus.ledger(frame), texts], ensure_ascii=False))
+"""
+
+
+def test_ray_gives_the_same_as_this_process(tmp_path):
+    """The whole corpus step on a local Ray of two worker nodes, and without Ray: equal to the last document."""
+    pytest.importorskip("ray", reason="ray comes with the test extra")
+    said = {}
+    for runner in ("native", "ray"):
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(WORK), runner, str(tmp_path / runner)], capture_output=True, text=True, timeout=300,
+                              env=os.environ | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "DAFT_PROGRESS_BAR": "0"})
+        assert "RESULT" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+        said[runner] = json.loads(done.stdout.split("RESULT")[1])
+    assert said["native"] == said["ray"]
+    reasons, clusters, hits, ledger, texts = said["ray"]
+    assert len(reasons) > 10 and len(clusters) > 3 and hits and corpus.residual(ledger) == 0 and len(texts) > 400
+
+
+def test_real_texts_keep_their_figures_and_little_is_taken_for_personal(data):
+    """On the real Chinese texts: cleaning changes no figure outside dropped lines, and de-identification hits almost nothing."""
+    texts = [text for name in ("fincuge_finnl_zh", "cfbenchmark_zh") for text in cards.load(name).rows["text"][:1500]]
+    lines = {"navigation lines", "disclaimers", "mojibake lines", "repeated lines", "html remnants"}
+    changed = 0
+    for text in texts:
+        steps = cleaning.clean_text(text)
+        if steps and not lines & {rule for rule, _ in steps}:
+            changed += 1
+            assert corpus.figures(steps[-1][1]) == corpus.figures(text) or "control characters" in dict(steps), text
+    assert changed > 100
+    found = sum((cleaning.deidentify_text(text)[1] for text in texts), start=__import__("collections").Counter())
+    print(found)
+    assert sum(found.values()) < 0.01 * len(texts), found
