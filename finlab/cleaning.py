@@ -15,17 +15,20 @@ from collections.abc import Callable
 
 HAN = r"\u3400-\u4dbf\u4e00-\u9fff"
 HAN_RUN, LATIN_RUN = re.compile(f"[{HAN}]+"), re.compile(r"[A-Za-z]+")
-THRESHOLDS = {"min_chars": 8, "min_letters": 0.2, "max_repeated_lines": 0.5, "min_compression": 0.06}
-RULE_KEYS = {*THRESHOLDS, "simplify", "drop_lines", "blocked_words"}
+THRESHOLDS = {"min_chars": 8, "min_letters": 0.2, "min_language": 0.1, "max_repeated_lines": 0.5, "min_compression": 0.06}
+RULE_KEYS = {*THRESHOLDS, "simplify", "drop_text", "drop_lines", "blocked_words"}
 
+FRONT_MATTER = re.compile(r"\A\s*---\n(?:[\w ]+:[^\n]*\n|[ \t]*- [^\n]*\n|\n)+---\n")
 TAGS = re.compile(r"</?(?:p|br|div|span|a|b|i|u|em|strong|font|img|h\d|li|ul|ol|section|center)\b[^<>]*>", re.I)
 ENTITIES = re.compile(r"&(?:nbsp|amp|lt|gt|quot|ldquo|rdquo|mdash|hellip|middot|#\d{2,5}|#x[0-9a-f]{2,5});", re.I)
 LATIN_MOJIBAKE = re.compile(r"(?:[ÂÃâ][\x80-\xbf€™œ“”]|[äåæçèé][\x80-\xff“”•–—˜™š›œžŸ¡-¿][\x80-\xff“”•–—˜™š›œžŸ¡-¿])")
 GBK_SIGNS = "锛銆鐨涓鍦浜鏄璇鎴"  # what the first bytes of ， 。 的 中 在 人 是 make when UTF-8 is read as GBK
-LOST = re.compile(r"锟斤拷|烫烫烫|屯屯屯|\ufffd")
+LOST_SIGNS = ("锟", "烫烫烫", "屯屯屯", "\ufffd")
+LOST = re.compile(r"(?:锟斤拷)+|烫{3,}|屯{3,}|\ufffd+")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]+")
 RADICALS = re.compile(r"[\u2e80-\u2fdf\uf900-\ufaff]+")
 CODE_NEAR = r"0-9０-９A-Za-z.．\-－%％"
+WIDE_LETTER = re.compile("[Ａ-Ｚａ-ｚ]")
 WIDE_LETTERS = re.compile(f"(?<![{CODE_NEAR}Ａ-Ｚａ-ｚ])[Ａ-Ｚａ-ｚ]+(?![{CODE_NEAR}Ａ-Ｚａ-ｚ])")
 NARROW_MARKS = re.compile(f"(?<=[{HAN}])[,;:?!](?=[{HAN}\n]|$)")
 SPACE = re.compile(f" [{HAN}] [{HAN}]")
@@ -60,6 +63,11 @@ def _from_gbk(line: str) -> str:
         return line
 
 
+def _readable(lines: list[str]) -> list[str]:
+    """Drop lines of which a tenth or more was lost in some conversion; elsewhere take out the signs that mark what was lost."""
+    return [LOST.sub("", line) for line in lines if 10 * sum(map(len, LOST.findall(line))) < len(line) or not line]
+
+
 def _narrow(match: re.Match) -> str:
     return unicodedata.normalize("NFKC", match[0])
 
@@ -92,16 +100,19 @@ def _lines(patterns: tuple[str, ...]) -> re.Pattern:
 def rules(settings: dict | None = None) -> dict[str, Callable[[str], str]]:
     """Return the text rules in their order, {name: function}, for a card's `rules:` settings.
 
-    `simplify: true` adds traditional to simplified (OpenCC t2s), `drop_lines: [regular expressions]` drops a source's own lines.
+    `simplify: true` adds traditional to simplified (OpenCC t2s); `drop_text` and `drop_lines`, lists of regular expressions, take out a
+    source's own marks (each leaves a new line) and its own lines.
     """
     settings = settings or {}
-    drop = tuple(settings.get("drop_lines", ()))
+    marks, drop = tuple(settings.get("drop_text", ())), tuple(settings.get("drop_lines", ()))
     return {
+        **({"marks of this source": lambda text: re.sub("|".join(marks), "\n", text)} if marks else {}),
+        "front matter": lambda text: FRONT_MATTER.sub("", text),
         "html remnants": lambda text: ENTITIES.sub(lambda match: html.unescape(match[0]), TAGS.sub("", text)) if "<" in text or "&" in text else text,
         "mojibake repaired": _unmix,
         "unicode form": lambda text: RADICALS.sub(_narrow, unicodedata.normalize("NFC", text)),
         "control characters": lambda text: CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text),
-        "wide letters": lambda text: WIDE_LETTERS.sub(_narrow, text.replace("\u3000", " ")),
+        "wide letters": lambda text: WIDE_LETTERS.sub(_narrow, changed) if WIDE_LETTER.search(changed := text.replace("\u3000", " ")) else changed,
         "narrow punctuation": lambda text: NARROW_MARKS.sub(lambda match: chr(ord(match[0]) + 0xFEE0), text) if any(mark in text for mark in ",;:?!") else text,
         "spaced characters": lambda text: SPACED.sub(lambda match: match[0].replace(" ", ""), text) if SPACE.search(text) else text,
         "repeated symbols": lambda text: REPEATED.sub(r"\1\1\1", text),
@@ -109,7 +120,7 @@ def rules(settings: dict | None = None) -> dict[str, Callable[[str], str]]:
         "navigation lines": lambda text: NAVIGATION.sub("", text),
         "disclaimers": lambda text: DISCLAIMER.sub("", text) if any(word in text for word in DISCLAIMER_WORDS) else text,
         **({"lines of this source": lambda text: _lines(drop).sub("", text)} if drop else {}),
-        "mojibake lines": lambda text: "\n".join(line for line in text.split("\n") if not LOST.search(line)) if LOST.search(text) else text,
+        "mojibake lines": lambda text: "\n".join(_readable(text.split("\n"))) if any(sign in text for sign in LOST_SIGNS) else text,
         "repeated lines": _repeated_lines,
         "blank space": lambda text: BLANK_LINES.sub("\n\n", "\n".join(map(str.rstrip, text.split("\n")))).strip(),
     }
@@ -133,8 +144,13 @@ def drop_reason(text: str, language: str, settings: dict | None = None) -> str:
         return "empty after cleaning"
     if len(text) < limits["min_chars"]:
         return "too short"
-    if sum(map(len, (HAN_RUN if language == "zh" else LATIN_RUN).findall(text))) < limits["min_letters"] * len(text):
-        return "too few letters"
+    han = sum(map(len, HAN_RUN.findall(text)))
+    if language != "zh" or han < limits["min_letters"] * len(text):
+        latin = sum(map(len, LATIN_RUN.findall(text)))
+        if han + latin < limits["min_letters"] * len(text):
+            return "too few letters"
+        if (han if language == "zh" else latin) < limits["min_language"] * len(text):
+            return "another language"
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) >= 8 and sum(map(len, lines)) - sum(map(len, set(lines))) > limits["max_repeated_lines"] * len(text):
         return "repeated lines throughout"
@@ -146,6 +162,7 @@ def drop_reason(text: str, language: str, settings: dict | None = None) -> str:
 
 
 # --- personal data --------------------------------------------------------------------------------------------------
+WIDE_DIGIT = re.compile("[０-９]")
 WIDE_DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
 ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 CREDIT_SIGNS = "0123456789ABCDEFGHJKLMNPQRTUWXY"
@@ -201,13 +218,14 @@ PEOPLE = [re.compile(pattern) for pattern in (  # group 1 is the name; used on d
     rf"({NAME})(?=[^\u4e00-\u9fff]|$|的|{TITLES}|身份|手机|电话|致电|来电|反映|您|你|想|要|来|于|在|已|啊|吧|名字|今|昨|上周|申请|办理|卡)",
     rf"(?<![\u4e00-\u9fff])({NAME}|(?:{SURNAMES}))(?=(?:{TITLES}))",
     rf"(?<=[和与跟给向对为由是请找叫问让替帮了到户的])({NAME}|(?:{SURNAMES}))(?=(?:{TITLES}))")]
+LONG = re.compile(r"\d[\dA-Za-z -]{14}")
 MAYBE = re.compile(r"\d{3}(?:\d{4}|[- －—）)]+\d)")
 
 
 def _replaced(text: str, kind: str, pattern: re.Pattern, valid: Callable[[str], bool], counts: Counter) -> str:
     """Put [kind] where the pattern (its group 1, if it has one) finds something valid; wide digits count as digits."""
     parts, done = [], 0
-    for match in pattern.finditer(text.translate(WIDE_DIGITS) if any("０" <= char <= "９" for char in text) else text):
+    for match in pattern.finditer(text.translate(WIDE_DIGITS) if WIDE_DIGIT.search(text) else text):
         group = pattern.groups and 1
         if valid(match[group]):
             parts += [text[done:match.start(group)], f"[{kind}]"]
@@ -223,8 +241,10 @@ def deidentify_text(text: str, people: bool = False) -> tuple[str, Counter]:
     客户 and before 先生 or 女士: meant for dialogues, since in reports and news the names of officers are public.
     """
     counts = Counter()
-    if "@" in text or MAYBE.search(text):
-        for kind, pattern, valid in PERSONAL:
+    mail, number = "@" in text, MAYBE.search(text)
+    long = number and LONG.search(text)
+    for kind, pattern, valid in PERSONAL if mail or number else ():
+        if mail if kind == "电子邮箱" else long if valid is not _always else number:  # most texts have nothing that long
             text = _replaced(text, kind, pattern, valid, counts)
     for pattern in PEOPLE if people else ():
         text = _replaced(text, "姓名", pattern, lambda name: not NOT_NAMES.match(name), counts)

@@ -528,7 +528,7 @@ def ledger(frame: daft.DataFrame) -> list[dict]:
     rows += losses.sort(["source", "reason"]).to_pylist()
     rows += [{"source": row["source"], "reason": row["dropped"] or "kept", "documents": row["documents"], "tokens": row["tokens"]}
              for row in ends.sort(["source", "dropped"]).to_pylist() if row["tokens"] or not row["dropped"]]
-    early = ["read", *cleaning.rules({"simplify": True, "drop_lines": [""]})]
+    early = ["read", *cleaning.rules({"simplify": True, "drop_text": [""], "drop_lines": [""]})]
     place = {reason: number - len(early) for number, reason in enumerate(early)} | {reason: number + 1 for number, reason in enumerate(LATE)}
     return sorted(rows, key=lambda row: place.get(row["reason"], 0))
 

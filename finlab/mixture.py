@@ -51,13 +51,18 @@ def _at(shares: list[float], number: int, count: int, ramp: bool) -> float:
 def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> list[dict]:
     """Return one phase whose cells have the shares that a table of sources gives them, as Golden-GPT's 27 sources in billions of tokens.
 
-    `cells` {source: cell name} tells where each source belongs; what the corpus does not hold is left out.
+    `cells` {source: cell name} tells where each source belongs. Raises ValueError for a source that is not there.
     """
-    known = {source: weight for source, weight in weights.items() if source in cells}
+    _known(weights, cells)
     shares = Counter({label(cell): 0.0 for cell in CELLS})
-    for source, weight in known.items():
-        shares[cells[source]] += weight / sum(known.values())
+    for source, weight in weights.items():
+        shares[cells[source]] += weight / sum(weights.values())
     return [{"tokens": tokens, "shares": dict(shares)}]
+
+
+def _known(named: Iterable[str], sources: Iterable[str]) -> None:
+    for source in sorted(set(named) - set(sources)):
+        raise ValueError(f"the mixture names source '{source}', which is not in the corpus: it holds {', '.join(sorted(sources))}")
 
 
 def _targets(plan: list[dict], supply: Counter, cells: dict[str, str], weights: dict[str, float], caps: dict[str, float],
@@ -127,8 +132,7 @@ def draw(documents: list[dict], plan: list[dict], seed: int, most_epochs: float 
         cells[document["source"]] = label((document["domain"], document["language"]))
     supply = Counter({source: sum(documents[number]["tokens"] for number in found) for source, found in numbers.items()})
     limits = {source: (source_epochs or {}).get(source, most_epochs) or float("inf") for source in supply}
-    for source in set(weights or {}) - set(supply):
-        raise ValueError(f"the weights name source '{source}', which is not in the corpus: it holds {', '.join(sorted(supply))}")
+    _known([*(weights or ()), *(source_epochs or ()), *knowledge], supply)
     shared = {source: (weights or supply).get(source, 0.0) for source in supply}
     targets = _targets(plan, supply, cells, shared, {source: limits[source] * supply[source] for source in supply}, knowledge)
     rng, queues, used, due = random.Random(seed), defaultdict(list), Counter(), Counter()

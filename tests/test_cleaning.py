@@ -26,6 +26,7 @@ def test_cleaning_never_touches_figures():
     ("公告\u200b内容\ufeff", "公告内容", "control characters"),
     ("会议通过,决议有效;详见附件", "会议通过，决议有效；详见附件", "narrow punctuation"),
     ("1,234.5,见表:12", "1,234.5,见表:12", None),
+    ("---\ntitle: 某法\ndate: 2020-01-01\n---\n正文第一条", "正文第一条", "front matter"),
     ("⾦融⼯具", "金融工具", "unicode form"),
     ("。中 国 证 监 会。", "。中国证监会。", "spaced characters"),
     ("第一章 总则", "第一章 总则", None),
@@ -54,6 +55,7 @@ def test_mojibake_is_repaired_where_the_bytes_survived():
 def test_cards_set_rules():
     assert cleaned("臺灣證券市場", {"simplify": True}) == ("台湾证券市场", ["traditional to simplified"])
     assert cleaned("正文\n本站原创 编号7\n完", {"drop_lines": ["本站原创"]}) == ("正文\n完", ["lines of this source"])
+    assert cleaned("标题[[+_+]]正文", {"drop_text": [r"(?:\[\[\+_\+\]\])+"]}) == ("标题\n正文", ["marks of this source"])
     page = "\n".join(f"年度报告全文\n第{number}节的内容" for number in range(6))
     assert cleaned(page)[0].count("年度报告全文") == 1
     table = "\n".join(["合计 - 100", "其他内容"] * 3 + ["合计 - 100"] * 3)
@@ -65,7 +67,8 @@ def test_cards_set_rules():
     ("短文", "zh", {}, "too short"),
     ("短文", "zh", {"min_chars": 2}, ""),
     ("1234567890 1234567890", "zh", {}, "too few letters"),
-    ("The annual report of the company.", "zh", {}, "too few letters"),
+    ("The annual report of the company.", "zh", {}, "another language"),
+    ("美股白银股拉升，Silvercorp Metals(SVM)涨2.69%", "zh", {}, ""),
     ("The annual report of the company.", "en", {}, ""),
     ("同样的一行文字很长很长\n" * 9, "zh", {}, "repeated lines throughout"),
     ("买它买它" * 200, "zh", {}, "too repetitive"),

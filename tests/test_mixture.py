@@ -52,9 +52,12 @@ def test_weights_share_a_cell_and_caps_pass_the_rest_on():
     assert realised[0]["sources"]["finance_zh_0"]["tokens"] == pytest.approx(18_750, abs=100)
     _, realised = mixture.draw(documents, plan, seed=1, weights=weights, source_epochs={"finance_zh_0": 0.25})
     assert realised[0]["sources"]["finance_zh_0"]["tokens"] == 10_000 and realised[0]["sources"]["finance_zh_1"]["tokens"] == 15_000
-    with pytest.raises(ValueError, match="the weights name source 'finance_xx'"):
+    with pytest.raises(ValueError, match="the mixture names source 'finance_xx'"):
         mixture.draw(documents, plan, seed=1, weights={"finance_xx": 1.0})
-    golden = mixture.by_weight(1000, {"finance_zh_0": 94, "finance_en_0": 33, "general_zh_0": 70, "absent": 9}, {document["source"]: mixture.label((document["domain"], document["language"])) for document in documents})
+    cells = {document["source"]: mixture.label((document["domain"], document["language"])) for document in documents}
+    golden = mixture.by_weight(1000, {"finance_zh_0": 94, "finance_en_0": 33, "general_zh_0": 70}, cells)
+    with pytest.raises(ValueError, match="the mixture names source 'absent'"):
+        mixture.by_weight(1000, {"absent": 9}, cells)
     assert golden[0]["shares"] == pytest.approx({"zh_finance": 94 / 197, "en_finance": 33 / 197, "zh_general": 70 / 197, "en_general": 0})
 
 
