@@ -17,6 +17,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not gpu and not bench"
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,bench]"
 	$(BIN)/python -m pytest -m bench -s
 
 lab: $(READY)

@@ -95,10 +95,15 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
 
 
+def _large(frame: daft.DataFrame, tokens: int = 8_000_000) -> bool:
+    """Tell whether a frame is worth processes of its own for Python functions: starting them costs most of a second."""
+    return (frame.agg(col("tokens_read").sum()).to_pydict()["tokens_read"][0] or 0) > tokens
+
+
 # --- clean and de-identify ------------------------------------------------------------------------------------------
 def transform(frame: daft.DataFrame, *changes: Callable[[dict[str, list]], None]) -> daft.DataFrame:
     """Put documents through changes, `cleaner`, `deidentifier` or `scorer`, one after another in a single pass over the text."""
-    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, batch_size=1024, use_process=True)
+    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, batch_size=1024, use_process=_large(frame))
     def changed(*series: daft.Series) -> daft.Series:
         columns = {name: values.to_pylist() for name, values in zip([*CHANGED, "source", "language"], series, strict=True)}
         for change in changes:
@@ -231,11 +236,11 @@ def _spaced(text: str) -> str:
 
 
 def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_figures: bool, seed: int) -> daft.DataFrame:
-    """Return {number, source, length, digest, keys}: a key for each band of the MinHash signature over character n-grams."""
+    """Return {number, source (its hash), length, digest, keys}: a key for each band of the MinHash signature over character n-grams."""
     weights = numpy.random.default_rng(seed).integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
     kind = DataType.struct({"length": DataType.int64(), "digest": DataType.uint64(), "keys": DataType.list(DataType.uint64())})
 
-    @daft.func.batch(return_dtype=kind, unnest=True, batch_size=1024, use_process=True)
+    @daft.func.batch(return_dtype=kind, unnest=True, batch_size=1024, use_process=_large(frame))
     def signed(text: daft.Series) -> daft.Series:
         texts = text.to_pylist()
         squeezed = [squeeze(text) for text in texts]
@@ -251,17 +256,26 @@ def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_
         return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(
             [pyarrow.array(characters(texts), pyarrow.int64()), pyarrow.array(digests, pyarrow.uint64()), lists], names=["length", "digest", "keys"]))
 
-    return frame.where(col("dropped") == "").select("number", "source", signed(col("text")))
+    return frame.where(col("dropped") == "").select("number", col("source").hash().alias("source"), signed(col("text")))
 
 
-def _pairs(signs: daft.DataFrame, by: list[str]) -> numpy.ndarray:
-    """Return candidate pairs (n, 2) of document numbers: in each bucket the first with each other one, and neighbours."""
-    buckets = signs.explode("keys").groupby("keys", *by).agg(col("number").list_agg().alias("members")).where(col("members").list_count() > 1)
-    pairs = set()
-    for members in buckets.to_pydict()["members"]:
-        members = sorted(members)
-        pairs |= {(members[0], other) for other in members[1:]} | set(zip(members, members[1:]))
-    return numpy.array(sorted(pairs), numpy.int64).reshape(-1, 2)
+def _pairs(signs: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarray:
+    """Return candidate pairs (n, 2) of document numbers: in each bucket the first with each other one, and neighbours.
+
+    A band at a time, so that memory holds one key per document.
+    """
+    found = [numpy.empty((0, 2), numpy.int64)]
+    for band in range(bands):
+        buckets = signs.select("number", col("keys").get(band).alias("key"), *by).groupby("key", *by).agg(col("number").list_agg().alias("members"))
+        lists = buckets.where(col("members").list_count() > 1).select("members").to_arrow()["members"].combine_chunks()
+        numbers, sizes = numpy.asarray(lists.flatten()), numpy.asarray(lists.value_lengths())
+        bucket = numpy.repeat(numpy.arange(len(sizes)), sizes)
+        numbers = numbers[numpy.lexsort((numbers, bucket))]
+        first = numpy.repeat(numbers[numpy.cumsum(sizes) - sizes], sizes)
+        same = numpy.flatnonzero(bucket[1:] == bucket[:-1])
+        pairs = numpy.concatenate([numpy.stack([first, numbers], 1), numpy.stack([numbers[same], numbers[same + 1]], 1)])
+        found.append(numpy.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
+    return numpy.unique(numpy.concatenate(found), axis=0)
 
 
 def shingles(text: str, ngram: int) -> set[str]:
@@ -270,9 +284,9 @@ def shingles(text: str, ngram: int) -> set[str]:
     return {squeezed[first:first + ngram] for first in range(max(1, len(squeezed) - ngram + 1))}
 
 
-def _verified(frame: daft.DataFrame, pairs: numpy.ndarray, threshold: float, ngram: int, chunk: int = 50_000) -> numpy.ndarray:
+def _verified(frame: daft.DataFrame, pairs: numpy.ndarray, threshold: float, ngram: int, chunk: int = 20_000) -> numpy.ndarray:
     """Return the pairs whose exact Jaccard similarity of character n-grams reaches the threshold."""
-    @daft.func.batch(return_dtype=DataType.bool(), batch_size=256, use_process=True)
+    @daft.func.batch(return_dtype=DataType.bool(), batch_size=256, use_process=len(pairs) > 5000)
     def alike(left: daft.Series, right: daft.Series) -> daft.Series:
         said, known = [], functools.lru_cache(512)(lambda text: shingles(text, ngram))
         for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True):
@@ -284,8 +298,10 @@ def _verified(frame: daft.DataFrame, pairs: numpy.ndarray, threshold: float, ngr
     found = []
     for first in range(0, len(pairs), chunk):
         part = daft.from_pydict({"left": pairs[first:first + chunk, 0], "right": pairs[first:first + chunk, 1]})
+        wanted = daft.from_pydict({"number": numpy.unique(pairs[first:first + chunk])})
+        texts = frame.select("number", "text").join(wanted, on="number", how="semi").collect()
         for side in ("left", "right"):
-            part = part.join(frame.select(col("number").alias(side), col("text").alias(f"text_{side}")), on=side)
+            part = part.join(texts.select(col("number").alias(side), col("text").alias(f"text_{side}")), on=side)
         kept = part.where(alike(col("text_left"), col("text_right"))).select("left", "right").to_pydict()
         found += zip(kept["left"], kept["right"], strict=True)
     return numpy.array(sorted(found), numpy.int64).reshape(-1, 2)
@@ -324,7 +340,7 @@ def duplicates(frame: daft.DataFrame, threshold: float = 0.85, ngram: int = 5, b
     lengths = dict(zip(facts.number.tolist(), facts.length.tolist(), strict=True))
     for by, reason in ((["source"], "near duplicate in its source"), ([], "near duplicate across sources")):
         gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
-        pairs = _pairs(signs.join(gone, on="number", how="anti"), by)
+        pairs = _pairs(signs.join(gone, on="number", how="anti"), by, bands)
         for members in _clusters(_verified(frame, pairs, threshold, ngram) if threshold else pairs, lengths):
             reasons |= dict.fromkeys(members[1:], reason)
             clusters.append(members)
@@ -450,7 +466,7 @@ def contamination(frame: daft.DataFrame, items: list[dict], letters: int = 100_0
     """
     exams = Exams(items)
 
-    @daft.func.batch(return_dtype=HIT, batch_size=1024, use_process=True)
+    @daft.func.batch(return_dtype=HIT, batch_size=1024, use_process=_large(frame))
     def hits(text: daft.Series) -> daft.Series:
         found, batch, size = [], [], 0
         for one in text.to_pylist():
