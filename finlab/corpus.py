@@ -209,9 +209,18 @@ SIGNS = re.compile(r"[0-9A-Za-z][0-9A-Za-z.,:/%-]*")
 NUMERALS = re.compile(r"[〇○零一二三四五六七八九十百千万亿]+(?=[年月日号元股期届次条倍成])")
 
 
+DIRECTIONS = re.compile(r"[涨跌升降增减盈亏买卖]|[上下][调行]|流[入出]|[南北]向|[看做][多空]|[不未没]|"
+                        r"\b(?:not?|up|down|rise|fall|rose|fell|increase|decrease|buy|sell)\b")
+
+
 def figures(text: str) -> list[str]:
     """Return the figures, dates and codes of a text, in order: words with a digit, then Chinese numerals before a unit."""
     return [sign.rstrip(".,:/-") for sign in SIGNS.findall(text) if not sign.isalpha()] + NUMERALS.findall(text)
+
+
+def facts(text: str) -> str:
+    """Return what two texts must share to be one document: their figures, and the words that turn a sentence round (涨 or 跌, 不)."""
+    return " ".join([*figures(text), *DIRECTIONS.findall(text.lower())])
 
 
 def squeeze(text: str) -> str:
@@ -248,7 +257,7 @@ def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_
         parts = numpy.asarray(hashes.flatten(), numpy.uint64).reshape(len(texts), bands, rows)
         keys = (parts * weights).sum(2)
         if keep_other_figures:
-            found = [hashlib.blake2b(" ".join(figures(text)).encode(), digest_size=8).digest() for text in texts]
+            found = [hashlib.blake2b(facts(text).encode(), digest_size=8).digest() for text in texts]
             keys += numpy.frombuffer(b"".join(found), numpy.uint64)[:, None]
         keys ^= keys >> numpy.uint64(31)
         lists = pyarrow.LargeListArray.from_arrays(numpy.arange(0, keys.size + 1, bands), keys.ravel())
@@ -329,8 +338,9 @@ def duplicates(frame: daft.DataFrame, threshold: float = 0.85, ngram: int = 5, b
 
     MinHash-LSH over character n-grams, first within each source, then across sources (as XuanYuan's report: local, then global);
     the longest of a connected component stays. Candidate pairs are verified: their exact Jaccard similarity must reach the
-    threshold (0 takes every candidate, as datatrove does), and with `keep_other_figures` a pair whose figures, dates or codes
-    differ is two documents, not one. A pair of similarity s is found with probability 1 - (1 - s^rows)^bands: 0.99 at 0.85.
+    threshold (0 takes every candidate, as datatrove does), and with `keep_other_figures` a pair whose figures, dates, codes or
+    directions (inflow or outflow, 涨 or 跌) differ is two documents, not one. A pair of similarity s is found with probability
+    1 - (1 - s^rows)^bands: 0.99 at 0.85.
     """
     signs = _signs(frame, ngram, bands, rows, keep_other_figures, seed)
     signs = save(signs, workspace) if workspace else signs.collect()

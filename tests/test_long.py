@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from finlab import runs, training
+from finlab import recipe, runs, training
 
 FINLAB = [sys.executable, "-m", "finlab"]
 
@@ -81,6 +81,8 @@ def test_real_tiny(data, tmp_path):
                "quantize.exam_items": "40"}
     run("real-tiny", "--run-dir", folder, *[part for key, value in smaller.items() for part in ("--set", f"{key}={value}")])
     assert metrics(folder, "corpus")["ledger_residual"] == 0
+    for path in (folder / "corpus/artifact/cards").glob("*.md"):
+        assert path.read_text() == (recipe.ROOT / "data_cards" / path.name).read_text(), f"{path.name}: run finlab with corpus.write_statistics=true"
     tokens = metrics(folder, "tokenizer")
     assert tokens["chars_per_token"]["zh_finance"]["after"] > 2 * tokens["chars_per_token"]["zh_finance"]["before"] and tokens["round_trip_failures"] == 0
     bits = metrics(folder, "pretrain")["bits_per_character"]

@@ -45,6 +45,7 @@ def test_figures_are_measured():
 
     block = README.split("<!-- results:begin -->\n")[1].split("<!-- results:end -->")[0]
     assert block == results_table.markdown()
+    assert README.split("<!-- corpus:begin -->\n")[1].split("<!-- corpus:end -->")[0] == results_table.corpus_markdown()
     for path in (recipe.NOTEBOOKS / "results").glob("*.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        assert {"command", "versions", "device", "finished", "rows"} <= set(found), path
+        assert {"command", "versions", "device", "finished"} <= set(found) and {"rows", "sizes"} & set(found), path

@@ -32,12 +32,17 @@ def test_corpus(smoke):
     assert found["ledger_residual"] == 0 and found["contaminated_documents"] == 1 and found["quarantined_rows"] == 2
     for source, tokens in found["tokens_in"].items():
         assert tokens == found["tokens_out"][source] + sum(found["dropped"].get(source, {}).values()), source
-    assert found["dropped"]["cw_news"]["exact duplicate"] > 0 and found["dropped"]["cw_encyclopaedia"]["near duplicate"] > 0
-    assert found["personal_data"] == {"身份证号": 10, "手机号": 10, "电子邮箱": 10}
+    dropped = found["dropped"]
+    assert dropped["cw_news"]["exact duplicate"] > 0 and dropped["cw_encyclopaedia"]["near duplicate in its source"] > 0
+    assert dropped["cw_news"]["disclaimers"] > 0 and dropped["cw_community"]["html remnants"] > 0 and dropped["cw_community"]["bad text"] > 0
+    assert {row["personal"]: row["count"] for row in found["personal_data"]} == {"身份证号": 10, "手机号": 10, "电子邮箱": 10}
+    assert found["exam_items"]["contaminated"] == 1 and found["exam_items"]["clean"] > 400
     for requested, realised in zip(found["mixture_requested"], found["mixture_realised"], strict=True):
         assert all(abs(requested[cell] - realised[cell]) < 0.005 for cell in requested)
-    train = pandas.read_parquet(smoke / "corpus/artifact/train.parquet")
-    assert not set(train.text) & set(pandas.read_parquet(smoke / "corpus/artifact/held_out.parquet").text)
+    train = pandas.read_parquet(smoke / "corpus/artifact/train")
+    assert not set(train.text) & set(pandas.read_parquet(smoke / "corpus/artifact/held_out").text)
+    for path in (smoke / "corpus/artifact/cards").glob("*.md"):
+        assert path.read_text() == (recipe.ROOT / "data_cards" / path.name).read_text(), f"{path.name}: run finlab with corpus.write_statistics=true"
     planted = train.id.str.contains("figures").sum()
     assert planted >= 6, f"only {planted} of 8 announcements with other figures survived"
 
@@ -129,3 +134,26 @@ def test_plain_papermill_on_a_real_notebook(smoke, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run/corpus/metrics.json").read_text())["ledger_residual"] == 0
+
+
+def test_options_of_the_corpus_notebook(smoke, tmp_path):
+    """A perplexity filter by the base, a ramp on both axes, knowledge first and an epoch cap; and a target that no supply can meet."""
+    import shutil
+    import subprocess
+    import sys
+
+    shutil.copytree(smoke / "base", tmp_path / "run/base", symlinks=True)
+    options = ("{text_cards: [cw_news, cw_encyclopaedia, cw_general_zh, cw_general_en], exam_cards: [cw_cmmlu], label_cards: [], most_bits: 5.0, tokens: 40000, "
+               "general_shares: [1.0], zh_shares: [0.3, 0.7], ramp_phases: 4, knowledge_first: true, source_epochs: {cw_general_zh: 1.0}, most_epochs: 2.0}")
+    command = [sys.executable, "-m", "papermill", str(recipe.NOTEBOOKS / "01_corpus_stats.ipynb"), str(tmp_path / "out.ipynb"), "-p", "run_dir", str(tmp_path / "run")]
+    done = subprocess.run([*command, "-y", options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "run/corpus/metrics.json").read_text())
+    assert found["dropped"]["cw_news"]["perplexity"] > 0.9 * found["tokens_in"]["cw_news"] and "perplexity" not in found["dropped"]["cw_general_en"]
+    zh = [phase["zh_general"] for phase in found["mixture_realised"]]
+    assert zh == pytest.approx([0.35, 0.45, 0.55, 0.65], abs=0.005)
+    assert json.loads((tmp_path / "run/corpus/artifact/mixture.json").read_text())["knowledge"] == ["cw_encyclopaedia"]
+    shutil.rmtree(tmp_path / "run/corpus")
+    done = subprocess.run([*command, "-y", options.replace("general_shares: [1.0]", "general_shares: [0.5]")], capture_output=True, text=True)
+    assert done.returncode != 0 and "tokens of zh_finance" in done.stderr and "lower tokens to" in done.stderr
+    assert not (tmp_path / "run/corpus/manifest.json").exists()

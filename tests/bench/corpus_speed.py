@@ -159,6 +159,20 @@ def measured(job: str, path: Path, folder: Path) -> dict:
     return json.loads(said.splitlines()[-1]) | {"peak_bytes": peak[0]}
 
 
+def tokens(path: Path, megabytes: float = 20) -> float:
+    """Return the megabytes per second at which Llama's tokenizer counts."""
+    from finlab import tokenizer
+
+    make(path, megabytes)
+    words = tokenizer.fast(Path(os.environ["FINLAB_DATA"]) / "tokenizers/llama-32000.model").backend_tokenizer
+    texts = [row["text"] for row in rows(path)]
+    path.unlink()
+    begun = time.time()
+    for first in range(0, len(texts), 2000):
+        words.encode_batch_fast(texts[first:first + 2000], add_special_tokens=False)
+    return megabytes / (time.time() - begun)
+
+
 def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
     """Return the figures of one size: the whole step, and with `peer` duplicates alone against datatrove's MinHash."""
     path = folder / f"{megabytes:g}.jsonl"
@@ -176,11 +190,15 @@ def main() -> None:
     if len(sys.argv) == 4:
         print(json.dumps({"work": work, "like_for_like": like_for_like, "datatrove": datatrove}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))
         return
+    from importlib.metadata import version
+
     from finlab import recipe, runs
+    from tests.test_cleaning import labelled, measure
 
     with tempfile.TemporaryDirectory() as folder:
+        counting = tokens(Path(folder) / "tokens.jsonl")
         sizes = [compare(megabytes, Path(folder), peer=megabytes < 1000) for megabytes in (50, 200, 800, 1000)]
-    record = {"command": "python -m tests.bench.corpus_speed", "device": f"{runs.device()}, {platform.machine()}", "versions": runs.versions(), "git_commit": runs.git_commit(),
+    record = {"datatrove": version("datatrove"), "tokens_megabytes_per_second": counting, "personal": measure(), "personal_lines": len(labelled())} | {"command": "python -m tests.bench.corpus_speed", "device": f"{runs.device()}, {platform.machine()}", "versions": runs.versions(), "git_commit": runs.git_commit(),
               "finished": time.strftime("%Y-%m-%d"), "sizes": sizes}
     path = recipe.NOTEBOOKS / "results" / "corpus.json"
     path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
