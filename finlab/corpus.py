@@ -1,13 +1,13 @@
 """Corpus: documents as Daft frames, from reading to the split, with a ledger that closes to zero.
 
     frame = corpus.read([(card, cards.stream(card, quarantined)), ...], folder / "read", count)
-    frame = corpus.save(corpus.deidentify(corpus.clean(frame, count), count), folder / "cleaned")
+    frame = corpus.save(corpus.transform(frame, corpus.cleaner(count), corpus.deidentifier(count)), folder / "cleaned")
     reasons, clusters = corpus.duplicates(frame)
     frame = corpus.mark(frame, reasons)
 
 A frame has a row per document: number (its place in the reading order), id, source, domain, language, text, tokens_read, tokens,
 `losses` (what each rule took, in tokens), `personal` (kinds replaced) and `dropped` (why the document is out, or ""). Rows are marked,
-never removed, so for each of them tokens_read = tokens + sum of losses. The same calls run in this process or on a Ray cluster.
+never removed, and for each of them tokens_read = tokens + sum of losses. The same calls run in this process or on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def characters(texts: list[str]) -> list[int]:
     return [len(text) for text in texts]
 
 
-def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: Count, rows: int = 2000) -> daft.DataFrame:
+def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: Count) -> daft.DataFrame:
     """Write each source's rows {id, text} to `folder`/<source>.parquet, a batch at a time, and return them as one frame.
 
     `sources` are pairs (card, rows); a card has a name, a domain and a language.
@@ -59,17 +59,16 @@ def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: 
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
     for card, stream in sources:
-        writer, batch = None, []
-        for row in _batches(stream, rows):
-            texts = [document["text"] for document in row]
-            tokens = count(texts)
-            batch = pyarrow.table({
-                "number": pyarrow.array(range(number, number + len(row)), pyarrow.int64()), "id": [document["id"] for document in row],
-                "source": [card.name] * len(row), "domain": [card.domain] * len(row), "language": [card.language] * len(row), "text": texts,
-                "tokens_read": pyarrow.array(tokens, pyarrow.int64())})
-            writer = writer or pyarrow.parquet.ParquetWriter(folder / f"{card.name}.parquet", batch.schema, compression="zstd")
-            writer.write_table(batch)
-            number += len(row)
+        writer = None
+        for documents in _batches(stream):
+            texts, size = [document["text"] for document in documents], len(documents)
+            table = pyarrow.table({
+                "number": pyarrow.array(range(number, number + size), pyarrow.int64()), "id": [document["id"] for document in documents],
+                "source": [card.name] * size, "domain": [card.domain] * size, "language": [card.language] * size, "text": texts,
+                "tokens_read": pyarrow.array(count(texts), pyarrow.int64())})
+            writer = writer or pyarrow.parquet.ParquetWriter(folder / f"{card.name}.parquet", table.schema, compression="zstd")
+            writer.write_table(table)
+            number += size
         if writer is None:
             raise ValueError(f"source {card.name} is empty: none of its rows could be read; see the quarantined rows, or take it out of the cards")
         writer.close()
@@ -78,13 +77,14 @@ def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: 
     return frame.with_columns({"tokens": col("tokens_read"), "dropped": daft.lit(""), **empty})
 
 
-def _batches(rows: Iterable, size: int) -> Iterator[list]:
-    batch = []
+def _batches(rows: Iterable[dict], most: int = 2000, letters: int = 2_000_000) -> Iterator[list[dict]]:
+    batch, size = [], 0
     for row in rows:
         batch.append(row)
-        if len(batch) == size:
+        size += len(row["text"])
+        if len(batch) == most or size > letters:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 
@@ -95,15 +95,18 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
 
 
-def _large(frame: daft.DataFrame, tokens: int = 8_000_000) -> bool:
-    """Tell whether a frame is worth processes of its own for Python functions: starting them costs most of a second."""
-    return (frame.agg(col("tokens_read").sum()).to_pydict()["tokens_read"][0] or 0) > tokens
+def _work(frame: daft.DataFrame, tokens: int = 8_000_000, letters: int = 1_000_000) -> dict:
+    """Return how Python functions shall work through a frame: in batches of about `letters` tokens, so that long documents fit into
+    memory too, and in processes of their own where there is enough to do: starting them costs most of a second."""
+    found = frame.agg(col("tokens_read").sum().alias("tokens"), col("tokens_read").count().alias("rows")).to_pylist()[0]
+    each = (found["tokens"] or 0) / max(found["rows"], 1)
+    return {"batch_size": int(min(1024, max(8, letters / max(each, 1)))), "use_process": (found["tokens"] or 0) > tokens}
 
 
 # --- clean and de-identify ------------------------------------------------------------------------------------------
 def transform(frame: daft.DataFrame, *changes: Callable[[dict[str, list]], None]) -> daft.DataFrame:
     """Put documents through changes, `cleaner`, `deidentifier` or `scorer`, one after another in a single pass over the text."""
-    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, batch_size=1024, use_process=_large(frame))
+    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, **_work(frame))
     def changed(*series: daft.Series) -> daft.Series:
         columns = {name: values.to_pylist() for name, values in zip([*CHANGED, "source", "language"], series, strict=True)}
         for change in changes:
@@ -249,7 +252,7 @@ def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_
     weights = numpy.random.default_rng(seed).integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
     kind = DataType.struct({"length": DataType.int64(), "digest": DataType.uint64(), "keys": DataType.list(DataType.uint64())})
 
-    @daft.func.batch(return_dtype=kind, unnest=True, batch_size=1024, use_process=_large(frame))
+    @daft.func.batch(return_dtype=kind, unnest=True, **_work(frame))
     def signed(text: daft.Series) -> daft.Series:
         texts = text.to_pylist()
         squeezed = [squeeze(text) for text in texts]
@@ -476,7 +479,7 @@ def contamination(frame: daft.DataFrame, items: list[dict], letters: int = 100_0
     """
     exams = Exams(items)
 
-    @daft.func.batch(return_dtype=HIT, batch_size=1024, use_process=_large(frame))
+    @daft.func.batch(return_dtype=HIT, **_work(frame))
     def hits(text: daft.Series) -> daft.Series:
         found, batch, size = [], [], 0
         for one in text.to_pylist():

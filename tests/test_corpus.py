@@ -158,6 +158,13 @@ def test_statistics_of_a_source(frame):
     assert found["chinese letters"] == pytest.approx(15 / 19) and found["chars per token"] == 1 and found["cell"] == "zh_finance"
 
 
+def test_batches_hold_long_documents_in_bounds(frame):
+    sizes = [len(batch) for batch in corpus._batches(iter([{"text": "长" * 900_000}] * 7 + [{"text": "短"}] * 4100))]
+    assert sizes == [3, 3, 2000, 2000, 101]
+    assert corpus._work(frame(["长" * 500_000] * 3)) == {"batch_size": 8, "use_process": False}
+    assert corpus._work(frame(["短文"] * 3))["batch_size"] == 1024
+
+
 def test_bad_runners_and_empty_sources(frame):
     with pytest.raises(ValueError, match="'native' or 'ray', not 'spark'"):
         corpus.start("spark")
