@@ -95,7 +95,7 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
 
 
-def _work(frame: daft.DataFrame, tokens: int = 8_000_000, letters: int = 1_000_000) -> dict:
+def _work(frame: daft.DataFrame, tokens: int = 20_000_000, letters: int = 1_000_000) -> dict:
     """Return how Python functions shall work through a frame: in batches of about `letters` tokens, so that long documents fit into
     memory too, and in processes of their own where there is enough to do: starting them costs most of a second."""
     found = frame.agg(col("tokens_read").sum().alias("tokens"), col("tokens_read").count().alias("rows")).to_pylist()[0]
@@ -106,7 +106,7 @@ def _work(frame: daft.DataFrame, tokens: int = 8_000_000, letters: int = 1_000_0
 # --- clean and de-identify ------------------------------------------------------------------------------------------
 def transform(frame: daft.DataFrame, *changes: Callable[[dict[str, list]], None]) -> daft.DataFrame:
     """Put documents through changes, `cleaner`, `deidentifier` or `scorer`, one after another in a single pass over the text."""
-    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, **_work(frame))
+    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, **_work(frame, tokens=8_000_000))
     def changed(*series: daft.Series) -> daft.Series:
         columns = {name: values.to_pylist() for name, values in zip([*CHANGED, "source", "language"], series, strict=True)}
         for change in changes:
