@@ -132,7 +132,7 @@ def draw(documents: list[dict], plan: list[dict], seed: int, most_epochs: float 
         cells[document["source"]] = label((document["domain"], document["language"]))
     supply = Counter({source: sum(documents[number]["tokens"] for number in found) for source, found in numbers.items()})
     limits = {source: (source_epochs or {}).get(source, most_epochs) or float("inf") for source in supply}
-    _known([*(weights or ()), *(source_epochs or ()), *knowledge], supply)
+    _known([*(weights or ()), *(source_epochs or ())], supply)  # a knowledge source may have lost all its text
     shared = {source: (weights or supply).get(source, 0.0) for source in supply}
     targets = _targets(plan, supply, cells, shared, {source: limits[source] * supply[source] for source in supply}, knowledge)
     rng, queues, used, due = random.Random(seed), defaultdict(list), Counter(), Counter()
