@@ -244,7 +244,9 @@ def _table_rows(path: Path, form: str) -> Iterator[tuple[int, object]]:
 
 def _rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[tuple[int, object]]:
     form, encoding = card.spec["format"], card.spec.get("encoding", "utf-8-sig")
-    if form == "jsonl":
+    if card.kind == "exam":
+        yield from ((0, row) for row in _exam_rows(card, path, quarantine))
+    elif form == "jsonl":
         yield from _json_lines(path, quarantine, encoding)
     elif form == "json":
         yield from _json(path, quarantine, encoding, card.spec.get("rows", "*"))
@@ -273,6 +275,8 @@ def _text_row(card: Card, row: object, where: str) -> dict:
 
 
 def _plain(card: Card, row: object, where: str) -> dict:
+    if card.kind == "exam":
+        return row
     if card.kind == "dialogue":
         domain = row.get("domain", card.domain)
         if domain not in ("finance", "general"):
@@ -322,14 +326,13 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
         paths = card.paths()
         if "sha256" in card.spec and checksum(paths) != card.spec["sha256"]:
             raise ValueError(f"card {card.name}: its files have sha256 {checksum(paths)}, the card says {card.spec['sha256']}: wrong or changed data")
-        files = [(path, _exam_rows(card, path, quarantined) if card.kind == "exam" else _rows(card, path, quarantined)) for path in paths]
+        files = [(path, _rows(card, path, quarantined)) for path in paths]
     seen = set()
     for path, rows in files:
-        for row in rows:
-            number, row = row if isinstance(row, tuple) else (0, row)
+        for number, row in rows:
             where = f"{path.parent.name}/{path.name}:{number}" if number else f"{path.parent.name}/{path.name}"
             try:
-                plain = row if card.kind == "exam" else _plain(card, row, where)
+                plain = _plain(card, row, where)
                 if plain["id"] in seen:
                     raise ValueError(f"the id {plain['id']} is used twice")
             except (ValueError, KeyError, AttributeError, TypeError) as error:

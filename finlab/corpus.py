@@ -60,7 +60,7 @@ def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: 
     number = 0
     for card, stream in sources:
         writer = None
-        for documents in _batches(stream):
+        for documents in _batches(stream, 2_000_000, lambda document: len(document["text"])):
             texts, size = [document["text"] for document in documents], len(documents)
             table = pyarrow.table({
                 "number": pyarrow.array(range(number, number + size), pyarrow.int64()), "id": [document["id"] for document in documents],
@@ -77,11 +77,12 @@ def read(sources: Iterable[tuple[object, Iterator[dict]]], folder: Path, count: 
     return frame.with_columns({"tokens": col("tokens_read"), "dropped": daft.lit(""), **empty})
 
 
-def _batches(rows: Iterable[dict], most: int = 2000, letters: int = 2_000_000) -> Iterator[list[dict]]:
+def _batches(rows: Iterable, letters: int, length: Callable[[object], int] = len, most: int = 2000) -> Iterator[list]:
+    """Yield lists of at most `most` rows, each ended by the row that brings it above so many letters."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += len(row["text"])
+        size += length(row)
         if len(batch) == most or size > letters:
             yield batch
             batch, size = [], 0
@@ -233,7 +234,11 @@ def squeeze(text: str) -> str:
 
 def digest(text: str) -> int:
     """Return a document's own hash, 64 bits, the same for texts that are equal but for white space and letter case."""
-    return int.from_bytes(hashlib.sha256(squeeze(text).encode()).digest()[:8], "big")
+    return _hash(squeeze(text))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def held_out(text: str, share: float) -> bool:
@@ -260,11 +265,10 @@ def _signs(frame: daft.DataFrame, ngram: int, bands: int, rows: int, keep_other_
         parts = numpy.asarray(hashes.flatten(), numpy.uint64).reshape(len(texts), bands, rows)
         keys = (parts * weights).sum(2)
         if keep_other_figures:
-            found = [hashlib.blake2b(facts(text).encode(), digest_size=8).digest() for text in texts]
-            keys += numpy.frombuffer(b"".join(found), numpy.uint64)[:, None]
+            keys += numpy.array([_hash(facts(text)) for text in texts], numpy.uint64)[:, None]
         keys ^= keys >> numpy.uint64(31)
         lists = pyarrow.LargeListArray.from_arrays(numpy.arange(0, keys.size + 1, bands), keys.ravel())
-        digests = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in squeezed]
+        digests = [_hash(text) for text in squeezed]
         return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(
             [pyarrow.array(characters(texts), pyarrow.int64()), pyarrow.array(digests, pyarrow.uint64()), lists], names=["length", "digest", "keys"]))
 
@@ -347,10 +351,10 @@ def duplicates(frame: daft.DataFrame, threshold: float = 0.85, ngram: int = 5, b
     """
     signs = _signs(frame, ngram, bands, rows, keep_other_figures, seed)
     signs = save(signs, workspace) if workspace else signs.collect()
-    facts = signs.select("number", "length", "digest").sort("number").to_pandas()
-    copies = facts.number[facts.digest.duplicated()]
+    documents = signs.select("number", "length", "digest").sort("number").to_pandas()
+    copies = documents.number[documents.digest.duplicated()]
     reasons, clusters = {number: "exact duplicate" for number in copies.tolist()}, []
-    lengths = dict(zip(facts.number.tolist(), facts.length.tolist(), strict=True))
+    lengths = dict(zip(documents.number.tolist(), documents.length.tolist(), strict=True))
     for by, reason in ((["source"], "near duplicate in its source"), ([], "near duplicate across sources")):
         gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
         pairs = _pairs(signs.join(gone, on="number", how="anti"), by, bands)
@@ -393,18 +397,20 @@ class Units:
     """The units of some texts, each hashed to 64 bits: Chinese characters and words in lower case, punctuation left out."""
 
     def __init__(self, texts: list[str]):
-        self.joined = "\n".join(text.lower() for text in texts)
+        lowered = [text.lower() for text in texts]
+        self.joined = "\n".join(lowered)
         chars = numpy.frombuffer(self.joined.encode("utf-32-le", "replace"), numpy.uint32)
         kinds = _kinds()[chars]
         first = (kinds == 1) | ((kinds == 2) & (numpy.concatenate([[0], kinds[:-1]]) != 2))
         inside = numpy.flatnonzero(kinds)
         unit = numpy.cumsum(first[inside]) - 1
-        self.starts = numpy.flatnonzero(first)
+        begins = numpy.flatnonzero(first[inside])
+        self.starts = inside[begins]
         place = (inside - self.starts[unit]).astype(numpy.uint64)
         values = _mix(chars[inside].astype(numpy.uint64) * FACTOR + place * numpy.uint64(0xD6E8FEB86659FD93))
-        self.codes = numpy.add.reduceat(values, numpy.flatnonzero(first[inside])) if len(inside) else values
-        self.lasts = inside[numpy.concatenate([numpy.flatnonzero(first[inside])[1:], [len(inside)]]) - 1] if len(inside) else inside
-        ends = numpy.cumsum([len(text.lower()) + 1 for text in texts])
+        self.codes = numpy.add.reduceat(values, begins) if len(inside) else values
+        self.lasts = inside[numpy.append(begins[1:], len(inside)) - 1] if len(inside) else inside
+        ends = numpy.cumsum([len(text) + 1 for text in lowered])
         self.owner = numpy.searchsorted(ends, self.starts, "right")
 
     def grams(self, size: int) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -428,9 +434,8 @@ class Exams:
     """An index of the n-grams of exam items: of the stem, or of stem and options where the stem is shorter than a gram."""
 
     def __init__(self, items: list[dict]):
-        self.items, self.sizes = items, []
+        self.sizes, self.short = [], []
         tables: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        self.short = []
         for number, item in enumerate(items):
             units = Units([item["question"]])
             self.short.append(len(units.codes) < GRAM)
@@ -481,14 +486,8 @@ def contamination(frame: daft.DataFrame, items: list[dict], letters: int = 100_0
 
     @daft.func.batch(return_dtype=HIT, **_work(frame))
     def hits(text: daft.Series) -> daft.Series:
-        found, batch, size = [], [], 0
-        for one in text.to_pylist():
-            batch.append(one)
-            size += len(one)
-            if size > letters:
-                found += exams.hits(batch)
-                batch, size = [], 0
-        return daft.Series.from_arrow(pyarrow.array(found + (exams.hits(batch) if batch else []), HIT.to_arrow_dtype()))
+        found = [hit for batch in _batches(text.to_pylist(), letters) for hit in exams.hits(batch)]
+        return daft.Series.from_arrow(pyarrow.array(found, HIT.to_arrow_dtype()))
 
     rows = frame.where(col("dropped") == "").select("number", "id", "source", hits(col("text")).alias("hit")).explode("hit").where(col("hit").not_null())
     records = []

@@ -60,6 +60,14 @@ def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> 
     return [{"tokens": tokens, "shares": dict(shares)}]
 
 
+def _by_cell(amounts: dict[str, float], cells: dict[str, str]) -> Counter:
+    """Return amounts by source as sums by cell."""
+    sums = Counter()
+    for source, amount in amounts.items():
+        sums[cells[source]] += amount
+    return sums
+
+
 def _known(named: Iterable[str], sources: Iterable[str]) -> None:
     for source in sorted(set(named) - set(sources)):
         raise ValueError(f"the mixture names source '{source}', which is not in the corpus: it holds {', '.join(sorted(sources))}")
@@ -104,9 +112,9 @@ def _targets(plan: list[dict], supply: Counter, cells: dict[str, str], weights: 
 
 
 def _check_supply(plan: list[dict], wanted: Counter, most: dict[str, float], supply: Counter, cells: dict[str, str]) -> None:
-    total = sum(phase["tokens"] for phase in plan)
+    total, held = sum(phase["tokens"] for phase in plan), _by_cell(supply, cells)
     for cell, amount in wanted.items():
-        there = sum(tokens for source, tokens in supply.items() if cells[source] == cell)
+        there = held[cell]
         if amount and not there:
             raise ValueError(f"the mixture asks for {amount:,.0f} tokens of {cell}, but no source holds any: add a card or set its share to 0")
         if amount > most[cell] * (1 + 1e-9):
@@ -149,18 +157,15 @@ def draw(documents: list[dict], plan: list[dict], seed: int, most_epochs: float 
         rng.shuffle(chosen)
         orders.append(chosen)
         total = sum(spent.values()) or 1
-        by_cell = Counter({cell: 0 for cell in phase["shares"]})
-        for source, amount in spent.items():
-            by_cell[cells[source]] += amount
-        realised = {cell: by_cell[cell] / total for cell in phase["shares"]}
+        drawn, read, held = (_by_cell(amounts, cells) for amounts in (spent, used, supply))
+        realised = {cell: drawn[cell] / total for cell in phase["shares"]}
         worst = max(realised, key=lambda cell: abs(realised[cell] - phase["shares"][cell]))
         if abs(realised[worst] - phase["shares"][worst]) > tolerance:
             longest = max(document["tokens"] for document in documents if cells[document["source"]] == worst)
             raise ValueError(f"phase {number} of {phase['tokens']:,} tokens cannot meet {phase['shares'][worst]:.1%} of {worst}: whole documents make "
                              f"{realised[worst]:.1%} (the longest has {longest:,} tokens); raise tokens or use fewer phases")
         records.append({"tokens": total, "requested": phase["shares"], "realised": realised,
-                        "epochs": {cell: sum(used[source] for source in supply if cells[source] == cell) / max(1, sum(
-                            supply[source] for source in supply if cells[source] == cell)) for cell in phase["shares"]},
+                        "epochs": {cell: read[cell] / max(held[cell], 1) for cell in phase["shares"]},
                         "sources": {source: {"tokens": spent[source], "epochs": used[source] / max(supply[source], 1)} for source in sorted(supply)}})
     return orders, records
 

@@ -149,6 +149,7 @@ def test_html_and_pdf_keep_their_tables(folder):
     pytest.importorskip("trafilatura", reason="the documents extra is not installed")
     from reportlab.lib import colors
     from reportlab.lib.pagesizes import A4
+    from reportlab.lib.styles import ParagraphStyle
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
     from reportlab.platypus import Paragraph, SimpleDocTemplate, Table
@@ -160,7 +161,7 @@ def test_html_and_pdf_keep_their_tables(folder):
 
     root = folder("mine", GOOD.replace("a.jsonl", "'*.pdf'").replace("format: jsonl", "format: pdf"))
     pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
-    style = __import__("reportlab.lib.styles", fromlist=["x"]).ParagraphStyle("zh", fontName="STSong-Light", fontSize=11, leading=16, wordWrap="CJK")
+    style = ParagraphStyle("zh", fontName="STSong-Light", fontSize=11, leading=16, wordWrap="CJK")
     grid = Table([["项目", "本期金额"], ["营业收入", "3,560,000.00"], ["净利润", "-12.5"]], style=[("FONTNAME", (0, 0), (-1, -1), "STSong-Light"), ("GRID", (0, 0), (-1, -1), 0.5, colors.black)])
     body = "报告期内公司实现营业收入稳步增长主要得益于新能源业务的快速发展以及海外市场的持续开拓同时公司加强了成本管理。" * 3
     SimpleDocTemplate(str(root / "a.pdf"), pagesize=A4).build([Paragraph("年度报告摘要", style), Paragraph(body, style), grid, Paragraph("以上数据未经审计。", style)])

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -159,7 +160,7 @@ def test_statistics_of_a_source(frame):
 
 
 def test_batches_hold_long_documents_in_bounds(frame):
-    sizes = [len(batch) for batch in corpus._batches(iter([{"text": "长" * 900_000}] * 7 + [{"text": "短"}] * 4100))]
+    sizes = [len(batch) for batch in corpus._batches(iter(["长" * 900_000] * 7 + ["短"] * 4100), 2_000_000)]
     assert sizes == [3, 3, 2000, 2000, 101]
     assert corpus._work(frame(["长" * 500_000] * 3)) == {"batch_size": 8, "use_process": False}
     assert corpus._work(frame(["短文"] * 3))["batch_size"] == 1024
@@ -224,6 +225,6 @@ def test_real_texts_keep_their_figures_and_little_is_taken_for_personal(data):
             changed += 1
             assert corpus.figures(steps[-1][1]) == corpus.figures(text) or "control characters" in dict(steps), text
     assert changed > 100
-    found = sum((cleaning.deidentify_text(text)[1] for text in texts), start=__import__("collections").Counter())
+    found = sum((cleaning.deidentify_text(text)[1] for text in texts), start=Counter())
     print(found)
     assert sum(found.values()) < 0.01 * len(texts), found
