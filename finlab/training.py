@@ -248,12 +248,12 @@ def _throughput(trainer: object, rows: object, steps: int, seconds: float) -> di
     lengths = [size for sizes in rows["seq_lengths"] for size in sizes]
     per_step = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
     tokens_per_row = sum(lengths) / len(rows)
-    tokens = trainer.state.global_step * per_step * tokens_per_row
     rate = steps * per_step * tokens_per_row / max(seconds, 1e-9)
     mean_length = sum(size * size for size in lengths) / max(sum(lengths), 1)
     flops = meter.flops_per_token(trainer.model, mean_length)
     dtype = "bfloat16" if trainer.args.bf16 else "float32"
-    return {"tokens": int(tokens), "tokens_per_second": rate, "flops_per_token": flops, "mfu": rate * flops / meter.peak_flops(dtype)}
+    tokens = round(trainer.state.epoch * sum(lengths))  # an epoch's last step may hold fewer rows than the others
+    return {"tokens": tokens, "tokens_per_second": rate, "flops_per_token": flops, "mfu": rate * flops / meter.peak_flops(dtype)}
 
 
 def eval_losses(log: Path, name: str = "eval_loss", **tag: object) -> dict[str, float]:

@@ -118,6 +118,15 @@ def test_training_learns_and_is_metered(tiny, tmp_path):
     assert account["tokens_per_second"] > 0 and 0 < account["mfu"] < 1.5 and account["step"] == 30
 
 
+def test_an_epoch_whose_last_step_is_not_full_counts_every_token_once(tiny, tmp_path):
+    words = tokenizer.load(tiny)
+    rows = rows_for(words)
+    rows = rows.select(range(len(rows) - 1 if len(rows) % 2 == 0 else len(rows)))
+    training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=model.load(tiny), args=settings(tmp_path, max_steps=-1, num_train_epochs=1, per_device_train_batch_size=2, gradient_accumulation_steps=1),
+                 train_dataset=rows, processing_class=words)
+    assert len(rows) % 2 and training.summary(tmp_path / "log.jsonl")["tokens"] == sum(map(len, rows["input_ids"]))
+
+
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_bfloat16_trains_float32_weights(tiny, tmp_path, lora):
     """Under bf16 the trained weights are float32, so that small steps are not rounded away, and the loss falls."""
