@@ -62,30 +62,72 @@ def describe(source: str | Path, sample: list[str]) -> dict:
             "chars per token": density, "context in characters": int(context * density)}
 
 
-def grow(model: object, base_tokenizer: object, grown_tokenizer: object, multiple: int = 64) -> object:
+def grow(model: object, base_tokenizer: object, grown_tokenizer: object, multiple: int = 128, rows: str = "subtokens", seed: int = 0) -> object:
     """Give the model rows for the tokens that the grown tokenizer adds; return the model.
 
-    A new row, of the embedding and of the head, is the mean of the rows of its old sub-tokens (XuanYuan-13B report); rows
-    that only pad the size to a multiple, for tensor cores, are the mean of all old rows. Rows of old tokens keep their values, and rows
-    that the base already had beyond its tokenizer are never cut away.
+    `rows` says what a new row of the embedding and of the head begins as: `subtokens`, the mean of the rows of the tokens that spelt it
+    before (XuanYuan-13B report); `mean`, the mean of all old rows; `normal`, drawn with the config's initializer_range, as
+    Chinese-LLaMA did. Rows that only pad the size to a multiple, for tensor cores, are the mean of all old rows. Rows of old tokens keep
+    their values, and rows that the base already had beyond its tokenizer (Qwen) are used first and never cut away.
+    Raises ValueError when the tokenizer is not the model's, or is not an extension of the base's.
     """
     import torch
 
     old_rows, old_size = model.get_input_embeddings().weight.shape[0], len(base_tokenizer)
-    size = max(old_rows, -(-len(grown_tokenizer) // multiple) * multiple)
-    model.resize_token_embeddings(size, mean_resizing=False)
-    backend = base_tokenizer.backend_tokenizer.model
-    new = {number: [part.id for part in backend.tokenize(grown_tokenizer.convert_ids_to_tokens(number))] for number in range(old_size, len(grown_tokenizer))}
+    if old_size > old_rows:
+        raise ValueError(f"the model has {old_rows:,} rows and the base's tokenizer {old_size:,} tokens: they do not belong together")
+    old_ids = list(range(old_size))
+    if len(grown_tokenizer) < old_size or grown_tokenizer.convert_ids_to_tokens(old_ids) != base_tokenizer.convert_ids_to_tokens(old_ids):
+        raise ValueError(f"the grown tokenizer ({len(grown_tokenizer):,} tokens) does not begin with the base's {old_size:,}: extend the base's own tokenizer")
+    if rows not in ("subtokens", "mean", "normal"):
+        raise ValueError(f"new rows can begin as subtokens, mean or normal, not as '{rows}'")
+    model.resize_token_embeddings(max(old_rows, -(-len(grown_tokenizer) // multiple) * multiple), mean_resizing=False)
+    parts = list(old_parts(base_tokenizer, grown_tokenizer).values())
+    starts = torch.tensor([0, *map(len, parts)]).cumsum(0)[:-1]
+    flat = torch.tensor([part for each in parts for part in each], dtype=torch.long)
     tables = [model.get_input_embeddings().weight]
     if not model.config.tie_word_embeddings:
         tables.append(model.get_output_embeddings().weight)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for table in tables:
-            table[old_size:] = table[:old_size].mean(0)
-            for number, parts in new.items():
-                if parts:
-                    table[number] = table[parts].mean(0)
+            old = table[:old_size].float()
+            table[old_size:] = old.mean(0)
+            if rows == "subtokens" and parts:
+                known = torch.tensor([bool(each) for each in parts], device=table.device)
+                means = torch.nn.functional.embedding_bag(flat.to(table.device), old, starts.to(table.device), mode="mean")
+                table[old_size:len(grown_tokenizer)][known] = means[known].to(table.dtype)
+            if rows == "normal":
+                drawn = torch.randn(len(parts), table.shape[1], generator=generator) * model.config.initializer_range
+                table[old_size:len(grown_tokenizer)] = drawn.to(table)
     return model
+
+
+def old_parts(base_tokenizer: object, grown_tokenizer: object) -> dict[int, list[int]]:
+    """Return {new id: ids of the base's tokens that spelt it before}, in the order of the ids."""
+    numbers = list(range(len(base_tokenizer), len(grown_tokenizer)))
+    special, cut = grown_tokenizer.get_added_vocab(), base_tokenizer.backend_tokenizer.model.tokenize
+    return {number: base_tokenizer(piece, add_special_tokens=False)["input_ids"] if piece in special  # plain text; the others are as the vocabulary has them
+            else [part.id for part in cut(piece)] for number, piece in zip(numbers, grown_tokenizer.convert_ids_to_tokens(numbers), strict=True)}
+
+
+def embedding_settings(model: object, train: str, first_new: int, size: int) -> dict:
+    """Return what a LoraConfig needs to train `full`, `new_rows` or `none` of the embedding and the head.
+
+    `full` (ZhiLu-13B) copies and trains both tables; `new_rows` trains the rows from `first_new` to `size` and saves only them;
+    tied tables stay tied. Raises ValueError for another word, and when there are no new rows.
+    """
+    tables = [model.get_input_embeddings()] + [model.get_output_embeddings()] * (not model.config.tie_word_embeddings)
+    names = [name.rpartition(".")[2] for table in tables for name, module in model.named_modules() if module is table]
+    if train == "none":
+        return {}
+    if train == "full":
+        return {"modules_to_save": names, "ensure_weight_tying": model.config.tie_word_embeddings}
+    if train != "new_rows":
+        raise ValueError(f"of the embeddings full, new_rows or none can be trained, not '{train}'")
+    if first_new >= size:
+        raise ValueError(f"there are no new rows to train: the base has {first_new:,} tokens and the tokenizer {size:,}; set train_embeddings to none or full")
+    return {"trainable_token_indices": {name: list(range(first_new, size)) for name in names}}
 
 
 def counts(model: object) -> dict[str, int]:
@@ -168,11 +210,29 @@ def merge_onto(adapted: object, source: str | Path, adapter: Path, probe: list[i
     if not isinstance(adapted, PeftModel):
         return adapted.eval().to(getattr(torch, dtype))
     adapted.save_pretrained(adapter)
-    fresh = PeftModel.from_pretrained(load(source, dtype, device_map="cpu"), str(adapter))  # the GPU may be full
+    fresh = attach(load(source, dtype, device_map="cpu"), adapter)  # the GPU may be full
     merged, difference = merge(fresh, probe)
     if difference > 1e-2:
         raise ValueError(f"merging {adapter} changed the logits by {difference}: the adapter does not belong to {source}")
     return merged.to(adapted.device)
+
+
+def attach(base: object, adapter: Path) -> object:
+    """Return a base with a saved adapter on it. Raises ValueError when the adapter was trained with another vocabulary size."""
+    import json
+
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    adapter, rows = Path(adapter), base.get_input_embeddings().weight.shape[0]
+    tokens = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("trainable_token_indices") or {}
+    needed = max((1 + max(numbers) for numbers in (tokens.values() if isinstance(tokens, dict) else [tokens])), default=0)
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        tables = [file.get_slice(name).get_shape()[0] for name in file.keys() if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
+    if needed > rows or any(size != rows for size in tables):
+        raise ValueError(f"the adapter {adapter} was trained with {max([needed, *tables]):,} rows of embeddings, the base has {rows:,}: "
+                         "load it onto the grown model that it was trained on (the tokenizer step's)")
+    return PeftModel.from_pretrained(base, str(adapter))
 
 
 def sample(model: object, tokenizer: object, count: int, new_tokens: int, seed: int) -> list[str]:

@@ -91,6 +91,20 @@ def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = 
     return figure
 
 
+def lines(values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = "") -> matplotlib.figure.Figure:
+    """Plot {label: {x: y}} as one line each, with its lowest point marked."""
+    style()
+    figure, axes = plt.subplots()
+    for label, points in values.items():
+        line, = axes.plot(list(points), list(points.values()), label=label, marker="o", markersize=3)
+        lowest = min(points, key=points.get)
+        axes.plot(lowest, points[lowest], marker="o", markersize=9, fillstyle="none", color=line.get_color())
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.legend()
+    plt.close(figure)
+    return figure
+
+
 def before_after(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chance: float | None = None) -> matplotlib.figure.Figure:
     """Draw pairs of bars {name: {before, after}}, each with its value above it."""
     return bars({name: {"before": pair["before"], "after": pair["after"]} for name, pair in values.items()}, ylabel, title, chance)

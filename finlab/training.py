@@ -220,6 +220,9 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, **argume
     for parameter in trainer.model.parameters():  # steps smaller than bfloat16 can hold would be lost
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    head = trainer.model.get_output_embeddings()
+    if not hasattr(head, "bias"):  # TRL's fused head asks for it, and PEFT's wrapper of single rows hides it
+        head.bias = None
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     writer = _Log(log, tag or {})
@@ -254,6 +257,16 @@ def _throughput(trainer: object, rows: object, steps: int, seconds: float) -> di
     dtype = "bfloat16" if trainer.args.bf16 else "float32"
     tokens = round(trainer.state.epoch * sum(lengths))  # an epoch's last step may hold fewer rows than the others
     return {"tokens": tokens, "tokens_per_second": rate, "flops_per_token": flops, "mfu": rate * flops / meter.peak_flops(dtype)}
+
+
+def footprint(trainer: object) -> dict:
+    """Return what training holds beside the model, {trainable, state_bytes, adapter_bytes}: gradients and Adam's moments, and a saved adapter."""
+    learning = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    moments = [value for state in trainer.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    folder = Path(trainer.args.output_dir) / "adapter"
+    trainer.model.save_pretrained(folder, save_embedding_layers=False)  # those that learn are saved all the same
+    return {"trainable": sum(parameter.numel() for parameter in learning), "state_bytes": sum(tensor.nbytes for tensor in [*learning, *moments]),
+            "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size}
 
 
 def eval_losses(log: Path, name: str = "eval_loss", **tag: object) -> dict[str, float]:

@@ -26,6 +26,60 @@ def test_growing_keeps_the_old_and_averages_the_new(tiny):
     assert torch.allclose(network.get_output_embeddings().weight[number], head[parts].mean(0))
 
 
+def test_old_logits_are_the_same_bits(tiny):
+    base, words, _ = grown(tiny)
+    ids = [1, 7, 9, 11, 30]
+    before = model.logits(model.load(tiny), ids)[:, : len(base)]
+    for rows in ("subtokens", "mean", "normal"):
+        after = model.logits(model.grow(model.load(tiny), base, words, 128, rows), ids)
+        assert torch.equal(after[:, : len(base)], before), rows
+        assert not torch.equal(after[:, len(base)], after[:, 0])
+
+
+def test_new_rows_begin_as_asked(tiny):
+    base, words, added = grown(tiny)
+    number, old = words.convert_tokens_to_ids(added[0]), model.load(tiny).get_input_embeddings().weight
+    mean = model.grow(model.load(tiny), base, words, 64, "mean").get_input_embeddings().weight[number]
+    assert torch.allclose(mean, old[: len(base)].mean(0))
+    first, second = (model.grow(model.load(tiny), base, words, 64, "normal", seed).get_input_embeddings().weight[number] for seed in (1, 2))
+    assert not torch.equal(first, second) and 0.3 < first.std() / model.load(tiny).config.initializer_range < 3
+    with pytest.raises(ValueError, match="not as 'zeros'"):
+        model.grow(model.load(tiny), base, words, 64, "zeros")
+
+
+def test_special_tokens_begin_as_their_text(tiny):
+    base, words, _ = grown(tiny)
+    words.add_special_tokens({"additional_special_tokens": ["<|Human|>", "<|用户|>"]})
+    network, old = model.grow(model.load(tiny), base, words), model.load(tiny).get_input_embeddings().weight
+    for token in ("<|Human|>", "<|用户|>"):
+        parts = base(token, add_special_tokens=False)["input_ids"]
+        assert len(parts) > 2 and torch.allclose(network.get_input_embeddings().weight[words.convert_tokens_to_ids(token)], old[parts].mean(0), atol=1e-6)
+
+
+def test_what_does_not_belong_together_is_refused(tiny):
+    base, words, _ = grown(tiny)
+    small = model.load(tiny)
+    small.resize_token_embeddings(100)
+    with pytest.raises(ValueError, match=r"the model has 100 rows and the base's tokenizer [0-9,]+ tokens"):
+        model.grow(small, base, words)
+    with pytest.raises(ValueError, match="does not begin with the base's"):
+        model.grow(model.load(tiny), words, base)
+    with pytest.raises(ValueError, match="there are no new rows to train: the base has 300 tokens and the tokenizer 300"):
+        model.embedding_settings(small, "new_rows", 300, 300)
+    with pytest.raises(ValueError, match="not 'some'"):
+        model.embedding_settings(small, "some", 1, 2)
+
+
+@pytest.mark.parametrize("train", ["full", "new_rows"])
+def test_an_adapter_of_another_vocabulary_is_refused(tiny, tmp_path, train):
+    base, words, _ = grown(tiny)
+    network = model.grow(model.load(tiny), base, words, 512)
+    network = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj"], **model.embedding_settings(network, train, len(base), 500)))
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"was trained with (512|500) rows of embeddings, the base has 384"):
+        model.attach(model.load(tiny), tmp_path)
+
+
 def test_padded_rows_are_never_cut(tiny):
     network = model.load(tiny)
     network.resize_token_embeddings(1024)

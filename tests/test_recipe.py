@@ -43,7 +43,7 @@ def test_stated_numbers_of_zhilu():
     pretrain = next(step for step in recipe.load("zhilu-13b").steps if step.name == "pretrain").parameters
     assert (pretrain["lora_rank"], pretrain["lora_alpha"], pretrain["lora_dropout"], pretrain["learning_rate"]) == (64, 128, 0.05, 2e-4)
     assert pretrain["batch_rows"] * pretrain["gradient_accumulation"] == 64
-    assert sorted(pretrain["modules_to_save"]) == ["embed_tokens", "lm_head"] and len(pretrain["lora_targets"]) == 7
+    assert pretrain["train_embeddings"] == "full" and len(pretrain["lora_targets"]) == 7
 
 
 def test_parameters_are_read_without_running():

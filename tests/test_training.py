@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from trl import SFTConfig, SFTTrainer
 
 from finlab import meter, mixture, model, tokenizer, training
@@ -83,7 +84,31 @@ def test_a_backend_that_cannot_isolate_is_seen(tiny, monkeypatch):
     assert [check.name for check in training.preflight(network, words, rows_for(words)) if not check.ok] == ["packed documents do not see each other"]
 
 
-def test_resume_is_bit_for_bit(tiny, tmp_path):
+NEW_ROWS = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], trainable_token_indices={"embed_tokens": [300, 301], "lm_head": [300, 301]})
+WARM_UP = LoraConfig(r=4, target_modules=DUMMY_TARGET_MODULES, modules_to_save=["embed_tokens", "lm_head"])
+
+
+def test_new_rows_learn_and_nothing_else_of_the_tables(tiny, tmp_path):
+    """The rows asked for learn as they would in a full table, the others keep their bits, and the checkpoint holds those rows alone."""
+    words = tokenizer.load(tiny)
+    rows = rows_for(words)
+    used = sorted({token for row in rows["input_ids"] for token in row})[-40:]
+    old, moved = model.load(tiny), {}
+    for name, tables in {"new_rows": {"trainable_token_indices": {"embed_tokens": used, "lm_head": used}}, "full": {"modules_to_save": ["embed_tokens", "lm_head"]}}.items():
+        lora = LoraConfig(r=4, target_modules=DUMMY_TARGET_MODULES, **tables)
+        trainer = training.fit(SFTTrainer, log=tmp_path / f"{name}.jsonl", model=model.load(tiny), args=settings(tmp_path / name, max_steps=1, save_steps=1, max_grad_norm=1e9),
+                               train_dataset=rows, peft_config=lora, processing_class=words)
+        moved[name] = model.merge_onto(trainer.model, tiny, tmp_path / f"{name}-adapter", [1, 5, 6])
+    rest = [number for number in range(old.config.vocab_size) if number not in used]
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        before, new, full = (getattr(each, get)().weight for each in (old, moved["new_rows"], moved["full"]))
+        assert torch.equal(new[rest], before[rest]) and torch.allclose(new[used], full[used], atol=1e-6) and not torch.equal(new[used], before[used])
+    sizes = {name: (tmp_path / name / "checkpoint-1/adapter_model.safetensors").stat().st_size for name in moved}
+    assert sizes["new_rows"] < 2 * 4 * len(used) * old.config.hidden_size + 2000 < sizes["full"] / 5
+
+
+@pytest.mark.parametrize("LORA", [LORA, NEW_ROWS, WARM_UP], ids=["full", "new_rows", "warm_up"])
+def test_resume_is_bit_for_bit(tiny, tmp_path, LORA):
     words = tokenizer.load(tiny)
     rows = rows_for(words)
 
