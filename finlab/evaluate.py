@@ -26,7 +26,9 @@ def bits_per_character(model: object, tokenizer: object, texts: list[str], max_l
     from finlab import tokenizer as tokenizers
 
     limit = max_length or model.config.max_position_embeddings
-    pieces = [ids[start:start + limit] for ids in tokenizers.encode(tokenizer, texts) for start in range(0, len(ids), limit)]
+    first = [tokenizer.eos_token_id] if tokenizer.bos_token_id is None else []  # Qwen has no BOS: the end of another document stands there
+    documents = [first + ids for ids in tokenizers.encode(tokenizer, texts)]
+    pieces = [ids[start:start + limit] for ids in documents for start in range(0, len(ids), limit)]
     pieces = sorted((ids for ids in pieces if len(ids) > 1), key=len)
     nats, position = 0.0, 0
     while position < len(pieces):
@@ -106,7 +108,7 @@ def exams(model: object, tokenizer: object, tasks: list[str], folder: Path, batc
     from lm_eval.tasks import TaskManager
 
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=model.config.max_position_embeddings,
-                   add_bos_token=True, softmax_dtype="float32")
+                   add_bos_token=tokenizer.bos_token_id is not None, softmax_dtype="float32")
     harness.loglikelihood = functools.partial(harness.loglikelihood, disable_tqdm=True)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     found = simple_evaluate(model=harness, tasks=tasks, num_fewshot=0, task_manager=manager, log_samples=True, verbosity="ERROR")

@@ -1,7 +1,8 @@
 """The meter: FLOPs by the 4N/6N rule, tokens per second, MFU against a measured ceiling.
 
 The rule: a training token costs 6N FLOPs when all weights learn and 4N when they are frozen under LoRA (no weight gradients),
-plus 6 per trained parameter of the adapters, plus causal attention. N counts matrices only, not the input embedding.
+plus 6 per trained parameter of the adapters and 2 per weight of single trained rows of the head, plus causal attention.
+N counts matrices only, not the input embedding.
 Recomputation in gradient checkpointing is not counted (that would be HFU).
 """
 
@@ -21,7 +22,9 @@ def flops_per_token(model: object, mean_length: float) -> float:
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or (id(parameter) in table and not tied) or "original_module" in name:
             continue
-        if parameter.requires_grad:
+        if "trainable_tokens" in name:  # single rows: a weight gradient beside the frozen table, and none where rows are looked up
+            frozen += parameter.numel() / 2 if tied or "lm_head" in name else 0
+        elif parameter.requires_grad:
             trained += parameter.numel()
         else:
             frozen += parameter.numel()

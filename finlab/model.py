@@ -192,7 +192,8 @@ def complete(model: object, tokenizer: object, text: str, new_tokens: int) -> st
     """Return what a model writes after a text, greedily."""
     import torch
 
-    ids = torch.tensor([[tokenizer.bos_token_id] + tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = torch.tensor([start + tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
     with torch.inference_mode():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
@@ -218,7 +219,7 @@ def merge_onto(adapted: object, source: str | Path, adapter: Path, probe: list[i
 
 
 def attach(base: object, adapter: Path) -> object:
-    """Return a base with a saved adapter on it. Raises ValueError when the adapter was trained with another vocabulary size."""
+    """Return a base with a saved adapter on it. Raises ValueError when it holds tables of another size, or rows that the base lacks."""
     import json
 
     from peft import PeftModel
@@ -236,11 +237,12 @@ def attach(base: object, adapter: Path) -> object:
 
 
 def sample(model: object, tokenizer: object, count: int, new_tokens: int, seed: int) -> list[str]:
-    """Return `count` texts that a model writes by itself from BOS: a stand-in for its unpublished training text."""
+    """Return `count` texts that a model writes by itself from BOS (from EOS where it has no BOS, as Qwen): a stand-in for its unpublished training text."""
     import torch
 
     torch.manual_seed(seed)
-    ids = torch.full((count, 1), tokenizer.bos_token_id, device=model.device)
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = torch.full((count, 1), start, device=model.device)
     with torch.inference_mode():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=True, top_k=0, temperature=1.0,
                              pad_token_id=tokenizer.eos_token_id)

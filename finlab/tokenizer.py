@@ -62,6 +62,8 @@ def _proto(data: bytes | Path) -> object:
     from sentencepiece import sentencepiece_model_pb2 as schema
 
     proto = schema.ModelProto()
+    if not isinstance(data, bytes) and not Path(data).is_file():
+        raise ValueError(f"there is no SentencePiece file at {data}")
     try:
         proto.ParseFromString(data if isinstance(data, bytes) else Path(data).read_bytes())
     except Exception:
@@ -102,8 +104,6 @@ def fast(data: bytes | Path) -> object:
 
     Raises ValueError for a unigram model, whose segmentation BPE merges cannot express.
     """
-    from transformers import PreTrainedTokenizerFast
-
     proto = _proto(data)
     if proto.trainer_spec.model_type != 2:
         raise ValueError("only a SentencePiece BPE model can be a base; use a unigram model as a source of new pieces")
@@ -124,7 +124,7 @@ def fast(data: bytes | Path) -> object:
         "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
                   "fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": vocabulary, "merges": _merges(vocabulary, scores)},
     }
-    return _wrap(layout, PreTrainedTokenizerFast, {})
+    return _wrap(layout, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str] = ()) -> bytes:
@@ -137,8 +137,9 @@ def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str]
     proto = _proto(base)
     known, controls = {piece.piece for piece in proto.pieces}, set(controls)
     new = [piece for piece in dict.fromkeys(new_pieces) if piece not in known]
+    top = max(0.0, *(piece.score for piece in proto.pieces))  # above those of an earlier extension, too
     for number, piece in enumerate(new):
-        proto.pieces.add(piece=piece, score=float(len(new) - number), type=proto.pieces[0].CONTROL if piece in controls else proto.pieces[0].NORMAL)
+        proto.pieces.add(piece=piece, score=top + len(new) - number, type=proto.pieces[0].CONTROL if piece in controls else proto.pieces[0].NORMAL)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     return proto.SerializeToString()
 
@@ -159,12 +160,12 @@ def agreement(model: bytes, tokenizer: object, texts: list[str]) -> float:
     return sum(one == other for one, other in zip(cut, plain(tokenizer, texts), strict=True)) / max(len(texts), 1)
 
 
-def _wrap(layout: dict, kind: type, settings: dict) -> object:
+def _wrap(layout: dict, **settings: object) -> object:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer.from_str(json.dumps(layout, ensure_ascii=False))
-    specials = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | settings
-    return kind(tokenizer_object=backend, clean_up_tokenization_spaces=False, **specials)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings)
 
 
 def byte_level(base: object) -> bool:
@@ -193,8 +194,6 @@ def extend(base: object, new: Iterable[str] | Iterable[tuple[str, str]], pad_tok
     after the base's own. Ids of the base stay.
     Raises ValueError when the base is of another kind, or its ids have gaps.
     """
-    from transformers import PreTrainedTokenizerFast
-
     layout = json.loads(base.backend_tokenizer.to_str())
     bytes_first, model = byte_level(base), layout["model"]
     vocabulary = model["vocab"]
@@ -212,9 +211,9 @@ def extend(base: object, new: Iterable[str] | Iterable[tuple[str, str]], pad_tok
     else:
         model["merges"] = _merges(vocabulary, {piece: float(-number) for number, piece in enumerate(added)}) + _with_new_splits(old, vocabulary, set(added))
     kept = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length", "padding_side")
-    extended = _wrap(layout, PreTrainedTokenizerFast, {name: getattr(base, name) for name in kept})
+    extended = _wrap(layout, **{name: getattr(base, name) for name in kept})
     extended.chat_template = base.chat_template
-    if pad_token:
+    if pad_token and extended.pad_token is None:
         extended.add_special_tokens({"pad_token": pad_token})
     return extended, added
 
@@ -225,16 +224,17 @@ def learn(base: object, texts: list[str], most_new: int, words: bool = True, cha
     First the characters that the base spells in several tokens, most frequent first until `character_coverage` of the text's
     characters are covered; then, if `words`, pairs of tokens that are Chinese through and through, by the count of BPE training
     (Sennrich et al. 2016; `tokenizers.BpeTrainer` does the counting, one private character standing for each token). No merge touches
-    other text. Raises ValueError when the texts give fewer than `most_new` pieces.
+    other text. With `words`, raises ValueError when the texts give fewer than `most_new` pieces.
     """
     merges = _characters(base, texts, most_new, character_coverage)
-    missing = most_new - len(extend(base, merges, "")[1])
-    if words and missing > 0:
-        merges += _pairs(extend(base, merges, "")[0], texts, missing)
-    found = extend(base, merges, "")[1]
-    if len(found) < most_new and words:
-        raise ValueError(f"cannot learn {most_new:,} pieces: {sum(map(len, texts)):,} characters of text give {len(found):,} that occur twice; "
-                         "lower most_new or add text")
+    grown, found = extend(base, merges, "")
+    if words and len(found) < most_new:
+        pairs = _pairs(grown, texts, most_new - len(found))
+        count = len(found) + len(set(map("".join, pairs)) - set(grown.get_vocab()))
+        if count < most_new:
+            raise ValueError(f"cannot learn {most_new:,} pieces: {sum(map(len, texts)):,} characters of text give {count:,} that occur twice; "
+                             "lower most_new or add text")
+        merges += pairs
     return merges
 
 

@@ -1,6 +1,6 @@
 """Write what a run measured to notebooks/results/, and the README's table from it.
 
-    python -m tests.results_table runs/smoke runs/real-tiny
+    python -m tests.results_table runs/smoke runs/real-tiny runs/forgetting
 """
 
 import json
@@ -52,17 +52,60 @@ def corpus_markdown() -> str:
     return text
 
 
+def tokenizer_markdown() -> str:
+    """Return the README's tables of what the tokenizer step takes, from tokenizer.json."""
+    found = json.loads((RESULTS / "tokenizer.json").read_text(encoding="utf-8"))
+    text = f"`{found['command']}` on {found['device']}, each job in a process of its own.\n\n| job | seconds | peak memory, GB |\n|---|---|---|\n"
+    text += "".join(f"| {row['pieces']:,} {kind} pieces from {found['megabytes']} MB of text | {row['seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n" for kind, row in found["pieces"].items())
+    text += "".join(f"| merge and grow tables to {row['rows'][0]:,} x {row['rows'][1]:,}, {kind} | {row['seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n" for kind, row in found["grow"].items())
+    rates = found["encode"]["llama"]["megabytes_per_second"]
+    text += f"\nEncoding Chinese with Llama and the published pieces: {rates['encode']:.1f} MB/s; the library's `encode_batch` {rates['encode_batch']:.1f}, "
+    text += f"its call {rates['call']:.1f}, SentencePiece {rates['sentencepiece']:.1f}.\n\nAt the proportions of a 7B with 23,296 new rows, on two cores:\n\n"
+    text += "| what learns of the embeddings | trainable | adapter, MB | peak memory, GB | tokens/s | slower than none, median [quartiles] |\n|---|---|---|---|---|---|\n"
+    for way, speed in ((way, found["embeddings"]["speed"][way]) for way in ("none", "new_rows", "full")):
+        row, (low, _, high) = found["embeddings"][way], speed["quartiles"]
+        text += f"| {way} | {row['trainable']:,} | {row['adapter_bytes'] / 1e6:.1f} | {row['peak_bytes'] / 1e9:.2f} | {speed['tokens_per_second']:.0f} | {speed['slower_than_none']:+.1%} [{low:+.1%}, {high:+.1%}] |\n"
+    return text
+
+
+def write_forgetting(run_dir: Path) -> None:
+    """Write what each way of pretraining in a run of the recipe `forgetting` gained and forgot."""
+    steps = [(manifest, metrics) for manifest, metrics, _ in report._steps(run_dir) if manifest["notebook"] == "03_lora_pretraining"]
+    last = steps[-1][0]
+    rows = [{"step": manifest["step"], "bits_per_character": found["bits_per_character"], "trainable_parameters": found["trainable_parameters"],
+             "tokens_per_second": found["tokens_per_second"], "seconds": manifest["seconds"]} for manifest, found in steps]
+    record = {"command": "finlab run forgetting", **{name: last[name] for name in ("device", "versions", "git_commit", "finished")}, "rows": rows}
+    (RESULTS / "forgetting.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def forgetting_markdown() -> str:
+    """Return the README's table of gain and forgetting, from forgetting.json."""
+    found = json.loads((RESULTS / "forgetting.json").read_text(encoding="utf-8"))
+    corners = ("zh_finance", "zh_general", "en_finance", "en_general", "own")
+    text = f"`{found['command']}` on {found['device']}, bits per character of held-out text.\n\n| | {' | '.join(corners)} | trained |\n|---{'|---' * (len(corners) + 1)}|\n"
+    text += f"| before | {' | '.join(format(found['rows'][0]['bits_per_character'][corner]['before'], '.2f') for corner in corners)} | |\n"
+    for row in found["rows"]:
+        text += f"| {row['step']} | {' | '.join(format(row['bits_per_character'][corner]['after'], '.2f') for corner in corners)} | {row['trainable_parameters']:,} |\n"
+    return text
+
+
 def replace(text: str, name: str, table: str) -> str:
     """Return a text with a table put between its markers."""
     head, rest = text.split(f"<!-- {name}:begin -->\n")
     return f"{head}<!-- {name}:begin -->\n{table}<!-- {name}:end -->{rest.split(f'<!-- {name}:end -->')[1]}"
 
 
+TABLES = {"results": markdown, "corpus": corpus_markdown, "tokenizer": tokenizer_markdown, "forgetting": forgetting_markdown}
+
+
 def main() -> None:
     for folder in sys.argv[1:]:
-        write(recipe.ROOT / folder)
+        (write_forgetting if Path(folder).name == "forgetting" else write)(recipe.ROOT / folder)
     path = recipe.ROOT / "README.md"
-    path.write_text(replace(replace(path.read_text(encoding="utf-8"), "results", markdown()), "corpus", corpus_markdown()), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        text = replace(text, name, table())
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

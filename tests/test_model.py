@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trl import SFTConfig, SFTTrainer
 
-from finlab import model, tokenizer
+from finlab import chat, evaluate, mixture, model, tokenizer, training
+from tests.test_tokenizer import CHINESE, ENGLISH, byte_level_base
 
 
 def grown(tiny, pieces=("临江市", "董事长")):
@@ -34,6 +38,30 @@ def test_old_logits_are_the_same_bits(tiny):
         after = model.logits(model.grow(model.load(tiny), base, words, 128, rows), ids)
         assert torch.equal(after[:, : len(base)], before), rows
         assert not torch.equal(after[:, len(base)], after[:, 0])
+
+
+def test_tied_tables_stay_tied(tiny, tmp_path):
+    base, words, added = grown(tiny)
+    torch.manual_seed(2)
+    LlamaForCausalLM(LlamaConfig(vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True)).save_pretrained(tmp_path / "tied")
+    ids, number = [1, 7, 9, 11, 30], words.convert_tokens_to_ids(added[0])
+    before = model.logits(model.load(tmp_path / "tied"), ids)[:, : len(base)]
+    network = model.grow(model.load(tmp_path / "tied"), base, words)
+    assert torch.equal(model.logits(network, ids)[:, : len(base)], before) and network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    network.save_pretrained(tmp_path / "grown")
+    for train in ("new_rows", "full"):
+        settings = model.embedding_settings(network, train, len(base), len(words))
+        adapted = get_peft_model(model.load(tmp_path / "grown"), LoraConfig(r=2, target_modules=["q_proj"], **settings))
+        adapted.get_output_embeddings().bias = None
+        loss = adapted(input_ids=torch.tensor([[1, number, 7, number]]), labels=torch.tensor([[1, number, 7, number]])).loss
+        loss.backward()
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                parameter -= parameter.grad if parameter.grad is not None else 0
+        merged = model.merge_onto(adapted, tmp_path / "grown", tmp_path / train, ids)
+        table = merged.get_input_embeddings().weight
+        assert torch.equal(merged.get_output_embeddings().weight, table) and not torch.equal(table[number], network.get_input_embeddings().weight[number])
+        assert torch.equal(table[: len(base)], network.get_input_embeddings().weight[: len(base)]) == (train == "new_rows")
 
 
 def test_new_rows_begin_as_asked(tiny):
@@ -85,6 +113,36 @@ def test_padded_rows_are_never_cut(tiny):
     network.resize_token_embeddings(1024)
     base, words, _ = grown(tiny)
     assert model.grow(network, base, words, 64).get_input_embeddings().weight.shape[0] == 1024
+
+
+def test_a_byte_level_model_without_bos(tmp_path):
+    """A Qwen2 in small: byte-level, tied, padded beyond its tokenizer, no BOS. Extended, grown, its new rows trained, read and asked."""
+    base = byte_level_base(ENGLISH + CHINESE[:5])
+    torch.manual_seed(3)
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                                 max_position_embeddings=128, tie_word_embeddings=True)).save_pretrained(tmp_path / "base")
+    words, added = tokenizer.extend(base, tokenizer.learn(base, CHINESE, 300), "")
+    network, old = model.load(tmp_path / "base"), model.load(tmp_path / "base")
+    ids = tokenizer.plain(base, ENGLISH[:1])[0][:40]
+    before = model.logits(network, ids)[:, : len(base)]
+    network = model.grow(network, base, words)
+    table, number = network.get_input_embeddings().weight, words.convert_tokens_to_ids(added[-1])
+    assert table.shape[0] == 768 and torch.equal(model.logits(network, ids)[:, : len(base)], before)
+    parts = tokenizer.plain(base, [words.decode([number])])[0]
+    assert len(parts) > 1 and torch.allclose(table[number], old.get_input_embeddings().weight[parts].mean(0), atol=1e-6)
+    network.save_pretrained(tmp_path / "grown")
+    rows = Dataset.from_list(mixture.pack(tokenizer.encode(words, CHINESE[:40]), 64))
+    lora = LoraConfig(r=4, target_modules=["q_proj"], **model.embedding_settings(network, "new_rows", len(base), len(words)))
+    bits = evaluate.bits_per_character(network, words, CHINESE[:20])
+    args = SFTConfig(output_dir=str(tmp_path / "out"), max_steps=20, learning_rate=1e-2, report_to="none", max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, bf16=False)
+    trainer = training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=network, args=args, train_dataset=rows, peft_config=lora, processing_class=words)
+    merged = model.merge_onto(trainer.model, tmp_path / "grown", tmp_path / "adapter", ids)
+    assert evaluate.bits_per_character(merged, words, CHINESE[:20]) < 0.9 * bits
+    assert torch.equal(merged.get_input_embeddings().weight[: len(base)], old.get_input_embeddings().weight[: len(base)])
+    assert model.sample(merged, words, 2, 8, 1) and isinstance(model.complete(merged, words, "证券", 4), str)
+    for name in ("plain", "xuanyuan", "zhilu", "cornucopia"):
+        words.chat_template = chat.template(name)
+        assert "None" not in words.apply_chat_template([{"role": "user", "content": "你好"}], tokenize=False, add_generation_prompt=True)
 
 
 def adapter(tiny, **settings):

@@ -43,9 +43,8 @@ def test_figures_are_measured():
     """The results block is what `tests/results_table.py` makes of notebooks/results/*.json."""
     from tests import results_table
 
-    block = README.split("<!-- results:begin -->\n")[1].split("<!-- results:end -->")[0]
-    assert block == results_table.markdown()
-    assert README.split("<!-- corpus:begin -->\n")[1].split("<!-- corpus:end -->")[0] == results_table.corpus_markdown()
+    for name, table in results_table.TABLES.items():
+        assert README.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0] == table(), name
     for path in (recipe.NOTEBOOKS / "results").glob("*.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        assert {"command", "versions", "device", "finished"} <= set(found) and {"rows", "sizes"} & set(found), path
+        assert {"command", "versions", "device", "finished"} <= set(found) and {"rows", "sizes", "embeddings"} & set(found), path

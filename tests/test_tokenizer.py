@@ -39,7 +39,9 @@ def test_extension(base, tmp_path):
     grown.save_pretrained(tmp_path)
     again = tokenizer.load(tmp_path)
     assert [again(text)["input_ids"] for text in TEXTS[:50]] == [grown(text)["input_ids"] for text in TEXTS[:50]]
+    file = tokenizer.merge(tokenizer.train(ENGLISH + CHINESE[:40], 900), [*added, "<pad>"], ["<pad>"])
     twice, more = tokenizer.extend(again, ["证券监察署条例"])
+    assert tokenizer.agreement(tokenizer.merge(file, more), twice, [*TEXTS, "证券监察署条例"]) == 1
     assert more == ["证券监察署条例"] and twice.convert_tokens_to_ids("证券监察署条例") == len(again)
 
 
@@ -76,8 +78,8 @@ def byte_level_base(texts, size=420, cut=None, **settings):
     backend = Tokenizer(models.BPE(**settings))
     backend.pre_tokenizer, backend.decoder = cut or pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-                                                           special_tokens=["<|endoftext|>"]))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+                                                           special_tokens=["<|endoftext|>", "<|pad|>"]))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|pad|>")
 
 
 LLAMA3_CUT = pre_tokenizers.Sequence([
@@ -90,7 +92,7 @@ def test_byte_level_base_learns_on(settings, tmp_path):
     base = byte_level_base(ENGLISH + CHINESE[:5], **settings)
     merges = tokenizer.learn(base, CHINESE, 500)
     grown, added = tokenizer.extend(base, merges)
-    assert len(added) == 500 and len(grown) == len(base) + 501 and grown.eos_token == "<|endoftext|>"
+    assert len(added) == 500 and len(grown) == len(base) + 500 and grown.pad_token == base.pad_token and grown.eos_token == "<|endoftext|>"
     assert grown.convert_ids_to_tokens(list(range(len(base)))) == base.convert_ids_to_tokens(list(range(len(base))))
     others = [*ENGLISH, "emoji 😀 naïve — “quoted” 12,345", "カタカナ 한국어 ЖЖ"]
     assert tokenizer.plain(grown, others) == tokenizer.plain(base, others), "no merge may touch what is not Chinese"
@@ -153,7 +155,7 @@ def test_memory_is_bounded_by_a_sample():
     some = list(tokenizer.sampled(TEXTS, 2000, 1))
     assert 1000 < sum(map(len, some)) < 3000 and some == list(tokenizer.sampled(TEXTS, 2000, 1)) != list(tokenizer.sampled(TEXTS, 2000, 2))
     assert list(tokenizer.sampled(TEXTS, 0)) == list(tokenizer.sampled(TEXTS, 10**9)) == TEXTS
-    long = "".join(CHINESE)[:20000] + "鑫鑫鑫鑫"  # behind the length at which SentencePiece leaves a sentence out
+    long = ("".join(CHINESE) * 3)[:40000] + "鑫鑫鑫鑫"  # behind the length at which SentencePiece leaves a sentence out
     assert "鑫" in tokenizer.pieces(tokenizer.train([long], 1500, character_coverage=1.0))
 
 
