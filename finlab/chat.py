@@ -120,6 +120,17 @@ def shares(rows: list[dict], end_id: int) -> dict[str, float]:
     return {"supervised_token_share": supervised / max(total, 1), "eos_supervised_share": ended / max(answers, 1)}
 
 
+def same_prompt(tokenizer: object) -> bool:
+    """Tell whether a prompt as it is given in use begins a dialogue as it is trained, token by token.
+
+    Whatever stands between them (a space, a newline, a special token) the model has never seen (LLaMA-Factory #8720).
+    """
+    question = [{"role": "user", "content": "什么是A股？"}]
+    trained = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": "人民币普通股票。"}], tokenize=True, return_dict=True)["input_ids"]
+    used = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    return trained[:len(used)] == used
+
+
 def answer(model: object, tokenizer: object, turns: list[dict], **generation: object) -> tuple[str, bool]:
     """Let a chat model answer; return the text and whether it ended by itself (with its end token).
 

@@ -23,13 +23,8 @@ def bits_per_character(model: object, tokenizer: object, texts: list[str], max_l
     """
     import torch
 
-    from finlab import tokenizer as tokenizers
-
     limit = max_length or model.config.max_position_embeddings
-    first = [tokenizer.eos_token_id] if tokenizer.bos_token_id is None else []  # Qwen has no BOS: the end of another document stands there
-    documents = [first + ids for ids in tokenizers.encode(tokenizer, texts)]
-    pieces = [ids[start:start + limit] for ids in documents for start in range(0, len(ids), limit)]
-    pieces = sorted((ids for ids in pieces if len(ids) > 1), key=len)
+    pieces = sorted((ids for row in documents(tokenizer, texts) for ids in _cut(row, limit)), key=len)
     nats, position = 0.0, 0
     while position < len(pieces):
         count = 1
@@ -45,6 +40,45 @@ def bits_per_character(model: object, tokenizer: object, texts: list[str], max_l
         nats += (losses * real[:, 1:]).sum().item()
         position += count
     return nats / math.log(2) / max(sum(map(len, texts)), 1)
+
+
+def documents(tokenizer: object, texts: list[str]) -> list[list[int]]:
+    """Return the ids of texts as documents to be measured: every character is predicted from something.
+
+    Qwen has no BOS, so the end of another document stands there.
+    """
+    from finlab import tokenizer as tokenizers
+
+    first = [tokenizer.eos_token_id] if tokenizer.bos_token_id is None else []
+    return [first + ids for ids in tokenizers.encode(tokenizer, texts)]
+
+
+def _cut(ids: list[int], limit: int) -> list[list[int]]:
+    pieces = [ids[start:start + limit] for start in range(0, len(ids), limit)]
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def by_position(model: object, tokenizer: object, texts: list[str], length: int, parts: int = 8, most: int = 32) -> dict[int, float]:
+    """Return {last position of a part: perplexity per token} of long texts, in `parts` equal parts of `length` tokens.
+
+    Texts are joined, each with its BOS and EOS, into up to `most` sequences of `length` tokens that attend to all that stands before: a model
+    that uses its context reads later positions at least as well as early ones, and one beyond its trained context worse.
+    Raises ValueError when the texts fill no such sequence.
+    """
+    import torch
+
+    stream = [token for ids in documents(tokenizer, texts) for token in ids]
+    rows = [stream[start:start + length] for start in range(0, len(stream) - length + 1, length)][:most]
+    if not rows:
+        raise ValueError(f"the held-out texts hold {len(stream):,} tokens, fewer than one sequence of {length:,}: raise held_out_texts or lower the context")
+    nats = torch.zeros(length - 1, dtype=torch.float64)
+    for row in rows:
+        ids = torch.tensor([row], device=model.device)
+        with torch.inference_mode():
+            scores = model(ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1].float()
+        nats += torch.nn.functional.cross_entropy(scores, ids[0, 1:], reduction="none").double().cpu()
+    edges = [round(number * (length - 1) / parts) for number in range(parts + 1)]
+    return {last: math.exp(nats[first:last].mean().item() / len(rows)) for first, last in zip(edges, edges[1:])}
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------

@@ -2,15 +2,16 @@
 
     phases = mixture.phases(tokens=300_000, general_shares=[0.9, 0.8], zh_shares=[0.75], ramp=4)
     order, realised = mixture.draw(documents, phases, seed=17)
-    rows = mixture.pack([ids for each document in order], length=512)
+    plan = mixture.pack(sizes, length=512)                 # which document goes into which row: sizes only, so it is quick
+    rows = mixture.write(folder / "rows.arrow", plan, tokens)  # a datasets.Dataset on disk
 """
 
 from __future__ import annotations
 
-import bisect
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 CELLS = [(domain, language) for domain in ("general", "finance") for language in ("zh", "en")]
 
@@ -197,33 +198,117 @@ def account(documents: list[dict], orders: list[list[int]]) -> list[dict]:
     return [{"source": source, "reason": reason, **counts} for source, reasons in sorted(rows.items()) for reason, counts in reasons.items()]
 
 
-def pack(sequences: list[list[int]], length: int, labels: list[list[int]] | None = None, seed: int = 0) -> list[dict]:
-    """Pack token sequences into rows of at most `length` by best fit decreasing over the whole set, then shuffle the rows.
+Piece = tuple[int, int, int]  # a document's number, where the piece begins in it, how many tokens it has
 
-    Documents stay whole where they fit; longer ones are cut into pieces of `length`, every token kept. Rows are {input_ids,
-    labels, seq_lengths}; documents are told apart by seq_lengths (position ids restart). Pack each phase of a schedule by itself.
+
+def bins(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Return groups of item numbers whose sizes sum to at most `length`: best fit decreasing, ties in order.
+
+    Rooms are whole numbers, so the open groups with one room left are a stack, and the rooms that exist are the bits of one integer: the
+    smallest room that fits is its lowest bit from the size on. Time is linear in items, times length / 64.
     """
-    pieces = []
-    for number, ids in enumerate(sequences):
-        marks = labels[number] if labels else ids
-        pieces += [(ids[start:start + length], marks[start:start + length]) for start in range(0, len(ids), length)]
-    rooms: list[tuple[int, int]] = []  # (room left, row), sorted
-    bins: list[list[tuple[list[int], list[int]]]] = []
-    for ids, marks in sorted(pieces, key=lambda piece: -len(piece[0])):
-        place = bisect.bisect_left(rooms, (len(ids), -1))
-        if place < len(rooms):
-            room, index = rooms.pop(place)
+    import numpy
+
+    stacks: list[list[int]] = [[] for _ in range(length + 1)]
+    rooms, groups = 0, []
+    for item in numpy.argsort(-numpy.asarray(sizes, dtype=numpy.int64), kind="stable").tolist():
+        size = int(sizes[item])
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            group = stacks[room].pop()
+            if not stacks[room]:
+                rooms ^= 1 << room
+            groups[group].append(item)
         else:
-            room, index = length, len(bins)
-            bins.append([])
-        bins[index].append((ids, marks))
-        if room > len(ids):
-            bisect.insort(rooms, (room - len(ids), index))
-    random.Random(seed).shuffle(bins)
-    return [{"input_ids": [token for ids, _ in row for token in ids], "labels": [token for _, marks in row for token in marks],
-             "seq_lengths": [len(ids) for ids, _ in row]} for row in bins]
+            room, group = length, len(groups)
+            groups.append([item])
+        if room > size:
+            stacks[room - size].append(group)
+            rooms |= 1 << (room - size)
+    return groups
 
 
-def fill(rows: list[dict], length: int) -> float:
+def pack(sizes: Sequence[int], length: int, seed: int = 0, buckets: Sequence[int] = (), step_rows: int = 1, begin: int = 0) -> list[list[Piece]]:
+    """Pack documents of `sizes` tokens into rows of at most `length` by best fit decreasing over the whole set, then shuffle the rows.
+
+    Documents stay whole where they fit; longer ones are cut into pieces of `length`, every token kept. A row is a list of pieces (document
+    number, start, size), the longest first. Pack each phase of a schedule by itself. With `buckets` (XuanYuan2: 2048, 4096, 8192, 16384)
+    each step of `step_rows` rows draws one bucket, which is the smallest that holds a row's longest document, so that all devices of a
+    step do equal work; `begin` rows came before. Rows that fill no whole step of their bucket stand at the phase's ends.
+    """
+    pieces: list[Piece] = [(number, start, min(length, size - start)) for number, size in enumerate(sizes) for start in range(0, size, length)]
+    rows, rng = [[pieces[item] for item in group] for group in bins([size for _, _, size in pieces], length)], random.Random(seed)
+    rng.shuffle(rows)
+    if not buckets:
+        return rows
+    steps, rest, kinds = [], [], defaultdict(list)
+    for row in rows:
+        kinds[bucket(row, buckets)].append(row)
+    for kind in sorted(kinds):
+        whole = len(kinds[kind]) - len(kinds[kind]) % step_rows
+        steps += [kinds[kind][start:start + step_rows] for start in range(0, whole, step_rows)]
+        rest += kinds[kind][whole:]
+    rng.shuffle(steps)
+    ordered = [row for step in steps for row in step]
+    head = min(-begin % step_rows, len(rows))
+    while len(rest) < head:
+        rest.append(ordered.pop())
+    return rest[:head] + ordered + rest[head:]
+
+
+def bucket(row: list[Piece], buckets: Sequence[int]) -> int:
+    """Return the smallest of `buckets` that holds a row's longest document, 0 where none does."""
+    longest = max(size for _, _, size in row)
+    return min((limit for limit in buckets if limit >= longest), default=0)
+
+
+def fill(plan: list[list[Piece]], length: int) -> float:
     """Return the share of row places that hold tokens."""
-    return sum(len(row["input_ids"]) for row in rows) / max(len(rows) * length, 1)
+    return sum(size for row in plan for _, _, size in row) / max(len(plan) * length, 1)
+
+
+def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] | None = None,
+          sources: Sequence[str] | None = None, buckets: Sequence[int] = ()) -> object:
+    """Write packed rows to an Arrow file, a thousand at a time, and return it as a memory-mapped datasets.Dataset.
+
+    `tokens` (and `labels`, by default the tokens) are indexed by document; a datasets column will do, so a corpus need not fit in memory.
+    Rows are {input_ids, labels, seq_lengths}: documents are told apart by seq_lengths (position ids restart). `sources` names the
+    source of each document: rows then carry it per piece, as class labels, and training reports the loss of each. With `buckets` a row
+    also carries the length of its bucket.
+    """
+    import pyarrow
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
+    if sources is not None:
+        features["sources"] = List(ClassLabel(names=sorted(set(sources))))
+        numbers = {name: number for number, name in enumerate(features["sources"].feature.names)}
+    if buckets:
+        features["bucket"] = Value("int32")
+    features = Features(features)
+
+    def cut(values: Sequence[Sequence[int]], row: list[Piece]) -> list[int]:
+        return [value for number, start, size in row for value in values[number][start:start + size]]
+
+    def batches() -> Iterator[dict]:
+        for first in range(0, len(plan), 1000):
+            part = plan[first:first + 1000]
+            batch = {"input_ids": [cut(tokens, row) for row in part], "seq_lengths": [[size for _, _, size in row] for row in part]}
+            batch["labels"] = [cut(labels, row) for row in part] if labels is not None else batch["input_ids"]
+            if sources is not None:
+                batch["sources"] = [[numbers[sources[number]] for number, _, _ in row] for row in part]
+            if buckets:
+                batch["bucket"] = [bucket(row, buckets) for row in part]
+            yield batch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, features.arrow_schema) as stream:
+        for batch in batches():
+            stream.write_table(pyarrow.table(batch, schema=features.arrow_schema))
+    return Dataset.from_file(str(path))
+
+
+def packed(path: Path, tokens: Sequence[Sequence[int]], length: int, labels: Sequence[Sequence[int]] | None = None, seed: int = 0) -> object:
+    """Pack token lists (see `pack`) and write the rows (see `write`): for sets that fit in memory."""
+    return write(path, pack([len(ids) for ids in tokens], length, seed), tokens, labels)

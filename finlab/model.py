@@ -1,7 +1,11 @@
-"""Models: choose the attention, load, describe, grow the vocabulary, merge LoRA."""
+"""Models: choose the attention, load, lengthen the context, describe, grow the vocabulary, merge LoRA."""
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
+import os
 from pathlib import Path
 
 
@@ -18,15 +22,88 @@ def attention(dtype: str = "float32") -> str:
     return "flash_attention_2"
 
 
-def load(source: str | Path, dtype: str = "float32", **settings: object) -> object:
+def packed_attention(network: object) -> str:
+    """Return the attention that packed rows are trained with: the model's own, or `varlen` for SDPA in 16 bits on CUDA.
+
+    SDPA keeps documents apart with a mask that is quadratic in the row; PyTorch's `varlen_attn` (2.10 and later) takes the documents' bounds
+    instead, as flash-attn does.
+    """
+    chosen = network.config._attn_implementation
+    if chosen != "sdpa" or network.device.type != "cuda" or network.dtype.itemsize != 2:
+        return chosen
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+    except ImportError:
+        return chosen
+    return register_varlen()
+
+
+def register_varlen() -> str:
+    """Make PyTorch's variable-length attention known to transformers as `varlen`, and return that name.
+
+    It takes one joined row (1, heads, tokens, width) and its documents' bounds `cu_seq_lens_q`; each document attends causally to itself alone.
+    """
+    from torch.nn.attention import varlen
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
+
+    def forward(module, query, key, value, attention_mask, cu_seq_lens_q=None, max_length_q=None, scaling=None, **rest):
+        if cu_seq_lens_q is None:
+            raise ValueError("varlen attention needs packed rows with their documents' bounds: for anything else use sdpa")
+        joined = [part[0].transpose(0, 1).contiguous() for part in (query, key, value)]
+        out = varlen.varlen_attn(*joined, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=(-1, 0),
+                                 enable_gqa=query.shape[1] != key.shape[1])
+        return out[None], None
+
+    AttentionInterface.register("varlen", forward)
+    AttentionMaskInterface.register("varlen", flash_attention_mask)
+    return "varlen"
+
+
+def longer(source: str | Path, context: int = 0, rope_type: str = "", rope_base: float = 0.0) -> object:
+    """Return the config of the model at `source` with a longer context: give it to `load` as `config`.
+
+    `context` in tokens (0 keeps it). `rope_base` replaces the base of the rotary frequencies (0 keeps it; raising it slows them). `rope_type`
+    is a scaling of transformers: `linear` (position interpolation, Chen et al. 2023), `yarn` (Peng et al. 2023) or `dynamic`; its factor is the
+    new context over the old. XuanYuan-70B went to 8k and 16k within pretraining.
+    Raises ValueError for another type, a shorter context, and for scaling without a longer one.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source))
+    old = config.max_position_embeddings
+    if context and context < old:
+        raise ValueError(f"the context of {source} is {old:,} tokens: {context:,} would shorten it; set context to 0 to keep it")
+    if rope_type not in ("", "linear", "yarn", "dynamic"):
+        raise ValueError(f"rope_type can be linear, yarn, dynamic or empty, not '{rope_type}'")
+    if rope_type and context <= old:
+        raise ValueError(f"rope_type {rope_type} stretches positions to a longer context: set context above {old:,}")
+    parameters = dict(config.rope_parameters)
+    if rope_base:
+        parameters["rope_theta"] = rope_base
+    if rope_type:
+        parameters |= {"rope_type": rope_type, "factor": context / old}
+        parameters |= {} if rope_type == "linear" else {"original_max_position_embeddings": old}
+    config.rope_parameters, config.max_position_embeddings = parameters, context or old
+    return config
+
+
+def load(source: str | Path, dtype: str = "float32", place: bool = True, **settings: object) -> object:
     """Load a causal language model from a folder or a hub id with this machine's attention.
 
-    `settings` go to `from_pretrained` (quantization_config, device_map, ...). Without a device_map the model goes to the GPU
-    where there is one. Raises ValueError when there is no model at `source`.
+    A folder that holds an adapter is loaded as its base with the adapter on it. `settings` go to `from_pretrained` (config,
+    quantization_config, device_map, ...). Without a device_map the model goes to the GPU where there is one, unless `place` is false.
+    Raises ValueError when there is no model at `source`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if (Path(source) / "adapter_config.json").exists():
+        record = json.loads((Path(source) / "base.json").read_text(encoding="utf-8")) if (Path(source) / "base.json").exists() else {}
+        base = (Path(source) / record.get("base", "nowhere")).resolve()
+        if not base.is_dir():
+            raise ValueError(f"the adapter {source} does not say where its base is (base.json): load the base, then model.attach(base, adapter)")
+        return attach(load(base, dtype, place, **settings), Path(source)).eval()
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
         raise ValueError(f"no model at '{source}': the folder holds no config.json")
     try:
@@ -34,7 +111,7 @@ def load(source: str | Path, dtype: str = "float32", **settings: object) -> obje
     except OSError as error:
         raise ValueError(f"no model at '{source}': give a folder with config.json and weights, or a hub id you can reach "
                          f"({str(error).strip().splitlines()[0][:150]})") from None
-    if torch.cuda.is_available() and "device_map" not in settings:
+    if place and torch.cuda.is_available() and "device_map" not in settings:
         model = model.to("cuda")
     for module in model.modules():  # bitsandbytes' packed CPU kernel stops at other widths; its plain path takes them
         if getattr(module, "support_avx512bf16_for_cpu", False) and (module.out_features % 32 or module.in_features % 64):
@@ -199,29 +276,76 @@ def complete(model: object, tokenizer: object, text: str, new_tokens: int) -> st
     return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
 
 
-def merge_onto(adapted: object, source: str | Path, adapter: Path, probe: list[int], dtype: str = "float32") -> object:
-    """Save a trained adapter and merge it into the full-precision base at `source`; return the merged model.
+def fingerprint(folder: str | Path) -> str:
+    """Return the SHA-256 of a model folder's weights: of every tensor's name, type, shape and bytes, however they are sharded."""
+    files = sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")])
+    return _fingerprint(Path(folder), tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
-    A model trained in full is returned as it is. A quantised base is left aside: the adapter is loaded onto the full one.
-    Raises ValueError when merging changes the logits on `probe` by more than rounding.
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(folder: Path, stamp: tuple) -> str:
+    import hashlib
+
+    import torch
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    if not any(folder.glob("*.safetensors")):  # an older base: its files as they are
+        for name, _, _ in stamp:
+            with open(folder / name, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+    held = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            held |= {name: file for name in tensors.keys()}
+    for name in sorted(held):
+        with safe_open(held[name], "pt") as tensors:
+            tensor = tensors.get_tensor(name).contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def merge_onto(adapted: object, source: str | Path, adapter: Path, probe: list[int], dtype: str = "float32", initial: Path | None = None) -> object:
+    """Save a trained adapter with its base's fingerprint, and merge it into the full-precision base at `source`; return the merged model.
+
+    A model trained in full is returned as it is. A quantised base is left aside: the adapter is loaded onto the full one. `initial` is the
+    adapter as it was before training, where its start had changed the base (PiSSA, OLoRA): what is saved then is the difference, which fits the
+    base as it is on disk (PEFT). Raises ValueError when the merged logits on `probe` are not those of the trained model within
+    the rounding of its type, or when merging itself changes them.
     """
     import torch
     from peft import PeftModel
 
     if not isinstance(adapted, PeftModel):
         return adapted.eval().to(getattr(torch, dtype))
-    adapted.save_pretrained(adapter)
-    fresh = attach(load(source, dtype, device_map="cpu"), adapter)  # the GPU may be full
+    adapted = adapted.eval()
+    plain = not (getattr(adapted, "hf_quantizer", None) or getattr(adapted.get_base_model(), "hf_quantizer", None))
+    trained = logits(adapted, probe).cpu()
+    changed = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
+    adapted.save_pretrained(adapter, save_embedding_layers=False, **changed)  # those that learn are saved all the same
+    folder = fetch(str(source))
+    record = {"base": os.path.relpath(folder.resolve(), Path(adapter).resolve()), "sha256": fingerprint(folder)}
+    (Path(adapter) / "base.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    config = copy.deepcopy(adapted.get_base_model().config)  # its context may have been lengthened
+    config.__dict__.pop("quantization_config", None)
+    fresh = attach(load(source, dtype, device_map="cpu", config=config), adapter)  # the GPU may be full
     merged, difference = merge(fresh, probe)
     if difference > 1e-2:
         raise ValueError(f"merging {adapter} changed the logits by {difference}: the adapter does not belong to {source}")
+    far, allowed = (logits(merged, probe) - trained).abs().max().item(), max(trained.abs().max().item(), 1) * (1e-3 if dtype == "float32" else 6e-2)
+    if plain and far > allowed:
+        raise ValueError(f"the merged model's logits are {far:.3g} from those of the model that was trained (allowed {allowed:.3g}): was {source} its base?")
     return merged.to(adapted.device)
 
 
 def attach(base: object, adapter: Path) -> object:
-    """Return a base with a saved adapter on it. Raises ValueError when it holds tables of another size, or rows that the base lacks."""
-    import json
+    """Return a base with a saved adapter on it.
 
+    Raises ValueError when the adapter holds tables of another size, or rows that the base lacks, or was trained on another base (by the
+    fingerprint that `merge_onto` saved with it).
+    """
     from peft import PeftModel
     from safetensors import safe_open
 
@@ -233,6 +357,11 @@ def attach(base: object, adapter: Path) -> object:
     if needed > rows or any(size != rows for size in tables):
         raise ValueError(f"the adapter {adapter} was trained with {max([needed, *tables]):,} rows of embeddings, the base has {rows:,}: "
                          "load it onto the grown model that it was trained on (the tokenizer step's)")
+    if (adapter / "base.json").exists() and base.name_or_path:
+        record = json.loads((adapter / "base.json").read_text(encoding="utf-8"))
+        if fingerprint(fetch(base.name_or_path)) != record["sha256"]:
+            raise ValueError(f"the adapter {adapter} was trained on another base than {base.name_or_path}: its weights have another SHA-256; "
+                             f"load it onto {record['base']} (seen from the adapter)")
     return PeftModel.from_pretrained(base, str(adapter))
 
 

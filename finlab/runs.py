@@ -23,7 +23,6 @@ import logging
 import os
 import platform
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -35,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finlab import cards, recipe
+from finlab.meter import peak_bytes
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "gptqmodel", "lm_eval", "daft", "numpy", "papermill")
 _locks: dict[Path, object] = {}
@@ -188,14 +188,6 @@ def device() -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
-def peak_bytes() -> int:
-    """Return the peak memory of this process in bytes: of the GPU where there is one, else of the host."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def git_commit() -> str:
     """Return the commit of the repository, marked `+changes` when the work tree differs from it; `unknown` outside git."""
     command = ["git", "-C", str(recipe.ROOT)]
@@ -245,6 +237,7 @@ class Run:
             "key": self.key, "notebook": self.notebook, "step": self.step, "parameters": self.parameters,
             "inputs": {"steps": {name: found["key"] for name, found in self.upstream.items()}, "data": data_fingerprints(self.parameters)},
             "versions": versions(), "python": platform.python_version(), "git_commit": git_commit(), "device": device(),
+            "attention": metrics.get("attention"),
             "seconds": round(time.time() - self.started, 1), "peak_bytes": peak_bytes(), "seed": self.parameters.get("seed"),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
@@ -416,8 +409,8 @@ def _execute(step: recipe.Step, run_dir: Path, head: str) -> dict:
         if draft.exists():
             folder.mkdir(exist_ok=True)
             draft.replace(output)
-        if not isinstance(error, Exception) or getattr(error, "ename", "") == "KeyboardInterrupt":
-            raise KeyboardInterrupt from None
+        if not isinstance(error, Exception) or getattr(error, "ename", "") == "KeyboardInterrupt" or _stopping:
+            raise KeyboardInterrupt(getattr(error, "evalue", "")) from None
         raise StepFailed(_failure(output, error)) from None
     draft.replace(output)
     found = manifest(folder)
@@ -507,16 +500,27 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     except StepFailed as error:
         print(f"{error}\n  resume: {resume}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"stopped; finished steps are kept, resume: {resume}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{error or 'stopped'}; finished steps are kept, resume: {resume}", file=sys.stderr)
         return 130
     page = report.write(run_dir)
     print(f"\n{report.text_table(run_dir)}\nreport: {page}")
     return 0
 
 
-def _terminated(*_: object) -> None:
-    raise KeyboardInterrupt
+_stopping: list[int] = []  # signals received
+
+
+def _terminated(number: int, _: object) -> None:
+    """Pass SIGTERM on to the kernel, where training saves a checkpoint at the end of its step and anything else ends; the second time, stop at once."""
+    import psutil
+
+    _stopping.append(number)
+    kernels = [child for child in psutil.Process().children() if "ipykernel" in " ".join(child.cmdline())]
+    if len(_stopping) > 1 or not kernels:
+        raise KeyboardInterrupt
+    for kernel in kernels:
+        kernel.terminate()
 
 
 def main(arguments: list[str] | None = None) -> int:

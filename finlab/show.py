@@ -91,16 +91,18 @@ def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = 
     return figure
 
 
-def lines(values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = "") -> matplotlib.figure.Figure:
-    """Plot {label: {x: y}} as one line each, with its lowest point marked."""
+def lines(values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = "", least: bool = True) -> matplotlib.figure.Figure:
+    """Plot {label: {x: y}} as one line each, with its lowest point marked if `least`."""
     style()
     figure, axes = plt.subplots()
     for label, points in values.items():
         line, = axes.plot(list(points), list(points.values()), label=label, marker="o", markersize=3)
+        if not least:
+            continue
         lowest = min(points, key=points.get)
         axes.plot(lowest, points[lowest], marker="o", markersize=9, fillstyle="none", color=line.get_color())
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.legend()
+    axes.legend(**({} if len(values) <= 4 else {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": 8}))
     plt.close(figure)
     return figure
 

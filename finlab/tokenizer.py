@@ -329,6 +329,26 @@ def encode(tokenizer: object, texts: list[str]) -> list[list[int]]:
     return [bos + ids + eos for ids in plain(tokenizer, texts)]
 
 
+def encoded(tokenizer: object, folder: Path, cache: Path) -> object:
+    """Return the documents of a corpus step's Parquet folder, in their order, as a datasets.Dataset on disk in `cache`.
+
+    Columns: source, domain, language, tokens (a count) and input_ids (int32, with BOS and EOS). Encoded a batch at a time, once.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    kept = {"source": Value("string"), "domain": Value("string"), "language": Value("string")}
+
+    def cut(batch: dict) -> dict:
+        ids = encode(tokenizer, batch["text"])
+        return {"tokens": [len(row) for row in ids], "input_ids": ids}
+
+    cache.mkdir(parents=True, exist_ok=True)
+    texts = Dataset.from_parquet([str(file) for file in sorted(folder.rglob("*.parquet"))], cache_dir=str(cache)).sort("number")
+    texts = texts.remove_columns([name for name in texts.column_names if name not in (*kept, "text")])
+    features = Features(kept | {"tokens": Value("int64"), "input_ids": List(Value("int32"))})
+    return texts.map(cut, batched=True, batch_size=BATCH, remove_columns=["text"], features=features, cache_file_name=str(cache / "tokens.arrow"))
+
+
 def plain(tokenizer: object, texts: list[str]) -> list[list[int]]:
     """Return the ids of each text without special tokens, on all cores, a batch at a time."""
     return [row.ids for start in range(0, len(texts), BATCH)

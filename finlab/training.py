@@ -1,27 +1,47 @@
-"""Training over TRL: packed rows, preflight, a log on disk, resume. The config objects stay TRL's and PEFT's own.
+"""Training over TRL: packed rows, preflight, a log on disk, resume, the loss of each source. The config objects stay TRL's and PEFT's own.
 
     trainer = training.fit(SFTTrainer, log=run.log, model=base, args=SFTConfig(...), train_dataset=rows, peft_config=LoraConfig(...))
-    training.summary(run.log)      # {tokens, seconds, tokens_per_second, mfu, ...}
+    training.summary(run.log)      # {tokens, seconds, tokens_per_second, mfu, hfu, peak_bytes, ...}
+
+With `launch` the same objects are written to a job file and `accelerate launch` runs the same function in several processes (see launch.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from finlab import chat, meter
+from finlab import chat, meter, mixture, recipe
+from finlab import model as models
+
+CONFIGS = recipe.NOTEBOOKS / "accelerate"
 
 
 class Refused(ValueError):
     """A preflight check failed, so training does not start."""
+
+
+# --- rows to batches ------------------------------------------------------------------------------------------------
+def _by_token(example: dict) -> list[int]:
+    return [source for source, size in zip(example["sources"], example["seq_lengths"], strict=True) for _ in range(size)]
 
 
 @dataclass
@@ -29,13 +49,16 @@ class PackedRows:
     """Collate packed rows without letting documents see each other, under SDPA.
 
     input_ids (rows, length) int64; position_ids restart at each document, and there is no attention mask: transformers then
-    builds a block-diagonal mask per row. Labels of first tokens are -100, since what stands before them is another document.
-    TRL's own padding-free collator joins all rows into one, which flash-attn wants and which costs SDPA quadratic time.
+    builds a block-diagonal mask per row. Labels of first tokens are -100, since what stands before them is another document. Rows of
+    one bucket are folded to that bucket's length first, since the mask is quadratic in it. `sources`, where rows have them, come per token.
     """
 
     pad_token_id: int
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        width = max(example.get("bucket", 0) for example in examples)
+        if 0 < width < max(len(example["input_ids"]) for example in examples):
+            examples = _fold(examples, width)
         length = max(len(example["input_ids"]) for example in examples)
 
         def padded(values: list[int], filler: int) -> list[int]:
@@ -49,7 +72,52 @@ class PackedRows:
         position_ids = torch.tensor(positions)
         labels[position_ids == 0] = chat.IGNORE
         ids = torch.tensor([padded(example["input_ids"], self.pad_token_id) for example in examples])
-        return {"input_ids": ids, "labels": labels, "position_ids": position_ids}
+        batch = {"input_ids": ids, "labels": labels, "position_ids": position_ids}
+        if "sources" in examples[0]:
+            batch["sources"] = torch.tensor([padded(_by_token(example), 0) for example in examples])
+        return batch
+
+
+def _fold(examples: list[dict], width: int) -> list[dict]:
+    """Return the documents of rows, packed anew into rows of `width` tokens."""
+    documents = []
+    for example in examples:
+        for number, (start, size) in enumerate(_spans(example)):
+            document = {name: example[name][start:start + size] for name in ("input_ids", "labels")} | {"seq_lengths": [size]}
+            documents.append(document | ({"sources": [example["sources"][number]]} if "sources" in example else {}))
+    groups = mixture.bins([document["seq_lengths"][0] for document in documents], width)
+    return [{name: [value for item in group for value in documents[item][name]] for name in documents[0]} for group in groups]
+
+
+@dataclass
+class JoinedRows(DataCollatorForLanguageModeling):
+    """TRL's padding-free collator, which joins the rows of a batch into one and gives their documents' bounds; `sources` come along per token."""
+
+    padding_free: bool = True
+
+    def torch_call(self, examples: list[dict]) -> dict:
+        batch = super().torch_call(examples)
+        if "sources" in examples[0]:
+            batch["sources"] = torch.tensor([[source for example in examples for source in _by_token(example)]])
+        return batch
+
+
+def collator(network: object, pad_token_id: int) -> Callable:
+    """Return what makes batches of packed rows for a model's attention: joined rows where it takes documents' bounds, else rows apart."""
+    return PackedRows(pad_token_id) if network.config._attn_implementation in ("sdpa", "eager") else JoinedRows(pad_token_id)
+
+
+@contextlib.contextmanager
+def packing(network: object) -> Iterator[str]:
+    """Let a model use the attention for packed rows meanwhile; give its name (see `model.packed_attention`)."""
+    own, chosen = network.config._attn_implementation, models.packed_attention(network)
+    if chosen != own:
+        network.set_attn_implementation(chosen)
+    try:
+        yield chosen
+    finally:
+        if chosen != own:
+            network.set_attn_implementation(own)
 
 
 # --- preflight ------------------------------------------------------------------------------------------------------
@@ -62,20 +130,25 @@ class Check:
     found: str
 
 
-def isolation_error(model: object, first: list[int], second: list[int]) -> float:
-    """Return the largest difference between a document's logits packed behind another and alone: 0 means isolated."""
-    was_training = model.training
-    model.eval()
-    ids = torch.tensor([first + second], device=model.device)
-    positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=model.device)
+def isolation_error(network: object, first: list[int], second: list[int]) -> float:
+    """Return the largest difference between a document's logits packed behind another and alone: 0 means isolated.
+
+    Packed goes through the collator and the attention that training uses, alone through the model as it is.
+    """
+    was_training = network.training
+    network.eval()
+    row = {"input_ids": first + second, "labels": first + second, "seq_lengths": [len(first), len(second)]}
     with torch.inference_mode():
-        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, len(first):].float()
-        alone = model(input_ids=torch.tensor([second], device=model.device), use_cache=False).logits[0].float()
-    model.train(was_training)
+        alone = network(input_ids=torch.tensor([second], device=network.device), use_cache=False).logits[0].float()
+        with packing(network):
+            batch = collator(network, 0)([row])
+            batch = {name: value.to(network.device) if torch.is_tensor(value) else value for name, value in batch.items() if name != "labels"}
+            packed = network(**batch, use_cache=False).logits[0, len(first):].float()
+    network.train(was_training)
     return (packed - alone).abs().max().item()
 
 
-def preflight(model: object, tokenizer: object, rows: list[dict], limit: int = 2000) -> list[Check]:
+def preflight(network: object, tokenizer: object, rows: list[dict], limit: int = 2000) -> list[Check]:
     """Check what others found out too late; rows are {input_ids, labels, seq_lengths}. Looks at the first `limit` rows.
 
     The checks and the threads they come from are listed in the README.
@@ -87,24 +160,33 @@ def preflight(model: object, tokenizer: object, rows: list[dict], limit: int = 2
     def check(name: str, ok: bool, found: object) -> None:
         checks.append(Check(name, bool(ok), str(found)))
 
-    check("weights are float32 or bfloat16", model.dtype in (torch.float32, torch.bfloat16), model.dtype)
+    check("weights are float32 or bfloat16", network.dtype in (torch.float32, torch.bfloat16), network.dtype)
     check("the pad token is not the end token", pad is not None and pad != eos, f"pad {pad}, end {eos}")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    check("the model has a row for every token", vocabulary >= len(tokenizer), f"{vocabulary} rows, {len(tokenizer)} tokens")
-    longest, context = max(len(row["input_ids"]) for row in rows), model.config.max_position_embeddings
+    table, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+    check("the model has a row for every token", table.shape[0] >= len(tokenizer), f"{table.shape[0]} rows, {len(tokenizer)} tokens")
+    tied = bool(network.config.tie_word_embeddings)
+    check("tied tables are one table", not tied or head is table, ("tied" if head is table else "apart") + f", the config says {'tied' if tied else 'untied'}")
+    longest, context = max(len(row["input_ids"]) for row in rows), network.config.max_position_embeddings
     check("rows fit the context", max(max(row["seq_lengths"]) for row in rows) <= context, f"longest row {longest}, context {context}")
     check("row lengths add up", all(sum(row["seq_lengths"]) == len(row["input_ids"]) == len(row["labels"]) for row in rows), f"{len(rows)} rows")
+    highest = max(max(row["input_ids"]) for row in rows)
+    check("every token has a row", highest < table.shape[0], f"highest token {highest}, {table.shape[0]} rows")
     empty = sum(all(label == chat.IGNORE for label in row["labels"]) for row in rows)
     check("every row has a supervised token", empty == 0, f"{empty} rows without")
     documents = [(row["input_ids"][start:start + size], row["labels"][start:start + size]) for row in rows for start, size in _spans(row)]
-    whole = [{"labels": labels} for ids, labels in documents if eos in ids]
-    ended = chat.shares(whole, eos)["eos_supervised_share"]
-    check("every end token is supervised", whole and ended == 1, f"{ended:.1%} of the answers in {len(whole)} documents")
+    ended = chat.shares([{"labels": labels} for ids, labels in documents if eos in ids], eos)["eos_supervised_share"]
+    whole = sum(eos in ids for ids, _ in documents)
+    check("every end token is supervised", whole and ended == 1, f"{ended:.1%} of the answers in {whole} documents")
+    dialogues = [ids for ids, labels in documents if chat.IGNORE in labels[1:]]
+    cut = sum(eos not in ids[-4:] for ids in dialogues)
+    check("no answer's end is cut away", cut == 0, f"{cut} of {len(dialogues)} dialogues")
+    if dialogues and tokenizer.chat_template:
+        check("a prompt has the same tokens in training and in use", chat.same_prompt(tokenizer), "the template's generation prompt")
     doubled = sum(len(ids) > 1 and ids[0] == ids[1] == bos for ids, _ in documents)
     check("no document begins with two BOS", doubled == 0, f"{doubled} documents")
     pair = sorted((ids for ids, _ in documents if len(ids) > 3), key=len)[:2]
-    if len(pair) == 2:
-        error, allowed = isolation_error(model, *pair), 1e-3 if model.dtype == torch.float32 else 0.25
+    if len(pair) == 2 and highest < table.shape[0]:
+        error, allowed = isolation_error(network, *pair), 1e-3 if network.dtype == torch.float32 else 0.25
         check("packed documents do not see each other", error <= allowed, f"logits differ by {error:.1e}, allowed {allowed}")
     return checks
 
@@ -142,121 +224,437 @@ def summary(log: Path) -> dict:
     return next(record for record in reversed(read_log(log)) if record.get("event") == "summary")
 
 
-class _Log(TrainerCallback):
-    """Write each logged step as a JSON line, and keep one line of progress under the cell."""
+def eval_losses(log: Path, name: str = "eval_loss", **tag: object) -> dict[str, float]:
+    """Return {before, after} of an evaluated quantity from a log, for lines that carry `tag`."""
+    values = [record[name] for record in read_log(log) if name in record and all(record.get(key) == value for key, value in tag.items())]
+    if len(values) < 2:
+        raise ValueError(f"{log} holds {len(values)} values of {name}: one before and one after training are needed")
+    return {"before": values[0], "after": values[-1]}
 
-    def __init__(self, log: Path, tag: dict):
-        self.log, self.tag, self.handle = Path(log), tag, None
+
+def by_source(log: Path, name: str = "sources") -> dict[str, dict[int, float]]:
+    """Return {source: {step: nats per supervised token}} from a log: of training (`sources`) or of evaluation (`eval_sources`)."""
+    found: dict[str, dict[int, float]] = {}
+    for record in read_log(log):
+        for source, (nats, tokens) in record.get(name, {}).items():
+            found.setdefault(source, {})[record["step"]] = nats / tokens
+    return found
+
+
+def show_progress(text: str, handle: list) -> None:
+    """Keep one line of progress under a notebook's cell; `handle` is an empty list that this fills."""
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:
+        return
+    bundle = {"text/plain": text}
+    if handle:
+        handle[0].update(bundle, raw=True)
+    else:
+        handle.append(display(bundle, raw=True, display_id=True))
+
+
+class _Tally:
+    """Sum the loss of each source on the device, without a pass of its own: the fused head gives log-probabilities by token.
+
+    It stands in front of the model's forward and takes `sources` (rows, length) out of the batch. Sums are {train, eval} tensors (sources, 2)
+    of nats and supervised tokens since they were last taken.
+    """
+
+    def __init__(self, trainer: object):
+        base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+        sets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
+        self.names = {mode: rows.features["sources"].feature.names for mode, rows in sets.items() if rows is not None and "sources" in rows.column_names}
+        self.sums = {mode: torch.zeros(len(names), 2, dtype=torch.float64, device=trainer.args.device) for mode, names in self.names.items()}
+        self.step = torch.zeros_like(self.sums["train"]) if "train" in self.sums else None  # of this step alone
+        self.trainer, forward = trainer, base.forward
+
+        @functools.wraps(forward)
+        def tallied(*arguments, sources=None, **keywords):
+            out = forward(*arguments, **keywords)
+            if sources is not None and getattr(out, "log_probs", None) is not None:
+                self.add("train" if base.training else "eval", sources[:, 1:].reshape(-1), out)
+            return out
+
+        base.forward = tallied
+
+    @torch.no_grad()
+    def add(self, mode: str, sources: torch.Tensor, out: object) -> None:
+        pairs = torch.stack([-out.log_probs.detach().reshape(-1), out.label_mask.reshape(-1)], 1).double()
+        part = torch.zeros_like(self.sums[mode]).index_add_(0, sources, pairs)
+        self.sums[mode] += part
+        if mode == "train":
+            self.step += part
+
+    def take(self, mode: str) -> dict[str, list[float]]:
+        """Return {source: [nats, tokens]} over all processes, sources without tokens left out, and begin anew."""
+        if mode not in self.sums:
+            return {}
+        total = self.trainer.accelerator.reduce(self.sums[mode].clone(), "sum").tolist()
+        self.sums[mode].zero_()
+        return {name: pair for name, pair in zip(self.names[mode], total, strict=True) if pair[1]}
+
+
+def row_sizes(rows: object) -> tuple[object, object]:
+    """Return the tokens of each packed row and of each document, as NumPy arrays, without reading the tokens."""
+    import numpy
+
+    column = rows.with_format("arrow")[:]["seq_lengths"].combine_chunks()
+    bounds, sizes = column.offsets.to_numpy(), column.flatten().to_numpy()
+    sums = numpy.concatenate([[0], sizes.cumsum()])
+    bounds = bounds - bounds[0]
+    return sums[bounds[1:]] - sums[bounds[:-1]], sizes
+
+
+class _Meter:
+    """Tokens, FLOPs and memory of the steps done: tokens are those of the rows, padding is not counted."""
+
+    def __init__(self, trainer: object):
+        self.trainer = trainer
+        self.rows, sizes = row_sizes(trainer.train_dataset)
+        mean_length = float((sizes.astype(float) ** 2).sum() / max(sizes.sum(), 1))
+        self.flops = meter.flops_per_token(trainer.model, mean_length)
+        self.hardware = meter.flops_per_token(trainer.model, mean_length, recompute=trainer.args.gradient_checkpointing)
+        self.peak = meter.peak_flops("bfloat16" if trainer.args.bf16 else "float32") * trainer.args.world_size
+        self.sums = self.rows.cumsum()
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens of all steps up to `step`; exact where rows are read in order, and at the end of every epoch."""
+        state, args = self.trainer.state, self.trainer.args
+        steps = max(1, -(-len(self.rows) // self.per_step()))
+        epochs, rest = divmod(step, steps)
+        if args.max_steps <= 0 and step >= state.max_steps:
+            return round(state.max_steps / steps * int(self.sums[-1]))
+        return int(epochs * self.sums[-1] + (self.sums[min(rest * self.per_step(), len(self.rows)) - 1] if rest else 0))
+
+    def per_step(self) -> int:
+        args = self.trainer.args
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def measure(self, tokens: int, seconds: float) -> dict:
+        """Return {tokens_per_second, mfu, hfu, peak_bytes} of so many tokens in so many seconds."""
+        rate = tokens / max(seconds, 1e-9)
+        return {"tokens_per_second": rate, "mfu": rate * self.flops / self.peak, "hfu": rate * self.hardware / self.peak, "peak_bytes": meter.peak_bytes()}
+
+
+TIMES = ("seconds", "seconds_left", "train_seconds", "wall_seconds", "tokens_per_second", "mfu", "hfu", "peak_bytes")  # what a rerun measures anew
+
+
+class _Keeper(TrainerCallback):
+    """Write each logged step as a JSON line, stop on a loss that is not finite or on SIGTERM, and save what makes a resume exact."""
+
+    def __init__(self, trainer: object, log: Path, tag: dict, job: dict, stop: _Stop):
+        self.trainer, self.log, self.tag, self.job, self.stop, self.handle = trainer, Path(log), tag, job, stop, []
+        packed = "seq_lengths" in trainer.train_dataset.column_names
+        self.tally, self.meter = (_Tally(trainer), _Meter(trainer)) if packed else (None, None)
+        self.began = self.first = self.evaluated = None
+        self.evaluating, evaluate = 0.0, trainer.evaluate
+
+        def timed(*arguments: object, **keywords: object) -> dict:
+            began = time.perf_counter()
+            try:
+                return evaluate(*arguments, **keywords)
+            finally:
+                self.evaluating += time.perf_counter() - began
+
+        trainer.evaluate = timed
 
     def write(self, record: dict) -> None:
+        if not self.trainer.args.should_save:
+            return
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(self.tag | record, ensure_ascii=False) + "\n")
 
-    def show(self, text: str) -> None:
-        from IPython import get_ipython
-        from IPython.display import display
-
-        if get_ipython() is None:
-            return
-        bundle = {"text/plain": text}
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
-        else:
-            self.handle.update(bundle, raw=True)
-
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.began, self.first = time.perf_counter(), state.global_step
-        kept = [record for record in read_log(self.log) if {k: record.get(k) for k in self.tag} != self.tag or record.get("step", 0) <= state.global_step]
-        self.log.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+        if state.global_step:
+            self.restore(json.loads((Path(args.output_dir) / f"checkpoint-{state.global_step}" / "finlab.json").read_text(encoding="utf-8")))
+        if args.should_save:
+            kept = [record for record in read_log(self.log) if {k: record.get(k) for k in self.tag} != self.tag or record.get("step", 0) <= state.global_step]
+            self.log.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        logs = logs or {}
         record = {"step": state.global_step, "total_steps": state.max_steps}
-        record |= {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float)) and math.isfinite(value)}
-        bad = [name for name, value in (logs or {}).items() if name == "loss" and not math.isfinite(value)]
-        done = state.global_step - getattr(self, "first", 0)
-        if done > 0 and "loss" in record:
-            elapsed = time.perf_counter() - self.began
+        record |= {name: value for name, value in logs.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+        if self.tally and "loss" in logs and (sources := self.tally.take("train")):
+            record["sources"] = sources
+        if "eval_loss" in logs:
+            self.evaluated = state.global_step
+            if self.tally and (sources := self.tally.take("eval")):
+                record["eval_sources"] = sources
+        done = state.global_step - (self.first or 0)
+        if self.began and done > 0 and "loss" in record:
+            elapsed = time.perf_counter() - self.began - self.evaluating
             record |= {"seconds": elapsed, "seconds_left": elapsed / done * (state.max_steps - state.global_step)}
-            self.show(f"step {state.global_step}/{state.max_steps} · loss {record['loss']:.3f} · {elapsed:.0f} s, {record['seconds_left']:.0f} s left")
+            text = f"step {state.global_step}/{state.max_steps} · loss {record['loss']:.3f} · {elapsed:.0f} s, {record['seconds_left']:.0f} s left"
+            if self.meter:
+                tokens = self.meter.tokens(state.global_step)
+                record |= {"tokens": tokens} | self.meter.measure(tokens - self.meter.tokens(self.first), elapsed)
+                text += f" · {record['tokens_per_second']:,.0f} tokens/s, MFU {record['mfu']:.0%}"
+            show_progress(text, self.handle)
         self.write(record)
-        if bad:
-            raise FloatingPointError(f"the loss is not finite at step {state.global_step}: lower the learning rate; "
-                                     f"the last checkpoint is in {args.output_dir}")
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if not torch.isfinite(self.trainer._tr_loss):
+            raise FloatingPointError(f"the loss is not finite at step {state.global_step}{self.sources_of_step()}: lower the learning rate or look at "
+                                     f"these rows; {self.last()}")
+        if self.tally and self.tally.step is not None:
+            self.tally.step.zero_()
+        if self.stop.asked(self.trainer):
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            learning = [(name, parameter.data) for name, parameter in self.trainer.model.named_parameters() if parameter.requires_grad]
+            local = [(name, values.to_local() if hasattr(values, "to_local") else values) for name, values in learning]  # FSDP2 shares parameters out
+            bad = [name for name, values in local if not torch.isfinite(values).all()]
+            if bad:
+                raise FloatingPointError(f"{len(bad)} trained weights are not finite after step {state.global_step} (the first: {bad[0]}): lower the "
+                                         f"learning rate or max_grad_norm; {self.last()}")
+
+    def sources_of_step(self) -> str:
+        if not self.tally or self.tally.step is None:
+            return ""
+        pairs = {name: pair for name, pair in zip(self.tally.names["train"], self.tally.step.tolist(), strict=True) if pair[1] or not math.isfinite(pair[0])}
+        bad = [name for name, pair in pairs.items() if not math.isfinite(pair[0])]
+        return f", in {', '.join(bad)} (the batch holds {', '.join(pairs)})" if bad else ""
+
+    def last(self) -> str:
+        found = last_checkpoint(self.trainer.args.output_dir)
+        return f"the last good checkpoint is {found}" if found else "no checkpoint was saved yet"
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Save what the trainer does not: what it has summed up since its last log line. Written last, so that it marks a whole checkpoint."""
+        sums = {mode: self.trainer.accelerator.reduce(values.clone(), "sum").tolist() for mode, values in (self.tally.sums if self.tally else {}).items()}
+        loss = self.trainer.accelerator.reduce(self.trainer._tr_loss.detach().clone(), "mean").item()
+        self.trainer.accelerator.wait_for_everyone()
+        if not args.should_save:
+            return
+        record = {"job": self.job, "loss": loss, "last_logged": self.trainer._globalstep_last_logged, "sums": sums,
+                  "metrics": dict(getattr(self.trainer, "_metrics", {}).get("train", {})), "total_tokens": getattr(self.trainer, "_total_train_tokens", 0)}
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "finlab.json.draft").write_text(json.dumps(record), encoding="utf-8")
+        (folder / "finlab.json.draft").rename(folder / "finlab.json")
+
+    def restore(self, record: dict) -> None:
+        trainer = self.trainer
+        trainer._tr_loss.fill_(record["loss"])
+        trainer._globalstep_last_logged = record["last_logged"]
+        if record["metrics"]:
+            trainer._metrics["train"].update({name: list(values) for name, values in record["metrics"].items()})
+        trainer._total_train_tokens = record["total_tokens"]
+        if trainer.accelerator.is_main_process:
+            for mode, values in record["sums"].items():
+                self.tally.sums[mode] += torch.tensor(values, dtype=torch.float64, device=trainer.args.device)
+
+
+class _Stop:
+    """Take SIGTERM during training as a wish to stop at the next step's end; `file`, where it appears, says the same to every process."""
+
+    def __init__(self, file: Path | None = None):
+        self.wanted, self.file = False, file
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self.want)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.before)
+
+    def want(self, *_: object) -> None:
+        self.wanted = True
+        if self.file:
+            self.file.touch()
+
+    def asked(self, trainer: object) -> bool:
+        wanted = self.wanted or bool(self.file and self.file.exists())
+        if trainer.args.world_size > 1:  # signals reach processes at different steps; all must stop at the same one
+            wanted = bool(trainer.accelerator.reduce(torch.tensor(float(wanted), device=trainer.args.device), "sum").item())
+        self.wanted = wanted
+        return wanted
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest complete checkpoint of a trainer, or None; one that a kill cut short is passed over.
-
-    transformers writes trainer_state.json last.
-    """
+    """Return the newest complete checkpoint of `fit`, or None; one that a kill cut short is passed over (finlab.json is written last)."""
     found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        except (OSError, ValueError):
-            continue
-    return None
+    return next((str(path) for path in found if (path / "finlab.json").exists()), None)
 
 
-def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, **arguments: object) -> object:
+SAME = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "num_train_epochs",
+        "max_steps", "seed", "bf16", "gradient_accumulation_steps", "per_device_train_batch_size", "world_size")
+
+
+def _job(trainer: object, embedding_learning_rate: float) -> dict:
+    """Return what makes a job the same: model, rows, adapter and the arguments that decide the steps. Written into every checkpoint."""
+    import hashlib
+
+    def plain(item: object) -> object:
+        return sorted(map(str, item)) if isinstance(item, set) else str(item)
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=plain).encode()).hexdigest()[:16]
+
+    rows, config = trainer.train_dataset, trainer.model.config
+    places = sorted({round(number * (len(rows) - 1) / 15) for number in range(16)})
+    adapter = [each.to_dict() for each in getattr(trainer.model, "peft_config", {}).values()]
+    text = [rows[place].get("input_ids", rows[place]) for place in places]
+    shape = f"{config.model_type} {config.hidden_size} x {config.num_hidden_layers}, {config.vocab_size} tokens"
+    return {"model": shape, "rows": f"{len(rows)} rows {digest(text)}", "adapter": digest(adapter),
+            "embedding_learning_rate": embedding_learning_rate, **{name: str(getattr(trainer.args, name)) for name in SAME}}
+
+
+def _same_job(checkpoint: str, job: dict) -> None:
+    before = json.loads((Path(checkpoint) / "finlab.json").read_text(encoding="utf-8"))["job"]
+    other = [f"{name} was {before.get(name)}, is {value}" for name, value in job.items() if before.get(name) != value]
+    if other:
+        raise ValueError(f"{checkpoint} belongs to another job ({'; '.join(other)}): set these back to go on with it, "
+                         f"or remove {Path(checkpoint).parent} to begin anew")
+
+
+def _fill_up(rows: object, multiple: int) -> object:
+    """Return rows made up to a multiple with rows that teach nothing, so that several processes share them without repeating any."""
+    from datasets import Dataset, concatenate_datasets
+
+    missing = -len(rows) % multiple
+    if not missing:
+        return rows
+    silent = {"input_ids": [0, 0], "labels": [chat.IGNORE] * 2, "seq_lengths": [2], "sources": [0], "bucket": 0}
+    more = Dataset.from_list([{name: silent[name] for name in rows.column_names}] * missing, features=rows.features)
+    return concatenate_datasets([rows, more])
+
+
+def _own_rate(trainer: object, rate: float) -> None:
+    """Give the embedding and the head a learning rate of their own; the scheduler scales both alike."""
+    create = trainer.create_optimizer
+
+    def with_rate(*arguments: object) -> object:
+        optimizer = create(*arguments)
+        network = trainer.model
+        tables = {id(parameter) for table in (network.get_input_embeddings(), network.get_output_embeddings()) for parameter in table.parameters()}
+        for group in list(optimizer.param_groups):
+            chosen = [parameter for parameter in group["params"] if id(parameter) in tables]
+            if chosen:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in tables]
+                optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
+    trainer.create_optimizer = with_rate
+
+
+@contextlib.contextmanager
+def _enough_memory(args: object, rows: object) -> Iterator[None]:
+    """Turn an out-of-memory error into a sentence that says what was used and what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)):
+            raise
+        longest = max(map(len, rows[: min(len(rows), 64)]["input_ids"])) if "input_ids" in rows.column_names else 0
+        tokens = f", {args.per_device_train_batch_size * longest:,} tokens," if longest else ""
+        how = "" if args.gradient_checkpointing else ", or set gradient_checkpointing"
+        peak, batch = meter.peak_bytes() / 1e9, args.per_device_train_batch_size
+        raise MemoryError(f"out of memory at a measured peak of {peak:.1f} GB with {batch} rows{tokens} in a micro-batch: halve the batch and double "
+                          f"gradient_accumulation, or shorten the rows{how}; finished checkpoints stay") from error
+
+
+def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embedding_learning_rate: float = 0.0, launch: str = "", processes: int = 0,
+        stop_file: Path | None = None, **arguments: object) -> object:
     """Build the trainer, resume it where it stopped, train, log to disk; return the trainer.
 
     `arguments` go to the trainer as they are (model, args, train_dataset, eval_dataset, peft_config, ...). Rows with
-    `seq_lengths` are kept apart by position ids. Trained weights are kept in float32 (bf16 computes under autocast). `tag` is added
-    to each log line. With an eval_dataset the loss before and after training is logged too. Raises FloatingPointError when the loss
-    is not finite, ValueError when there is nothing to evaluate on.
+    `seq_lengths` are kept apart by position ids, and the loss of each of their `sources` is logged. Trained weights are kept in float32 (bf16
+    computes under autocast). `tag` is added to each log line. With an eval_dataset the loss before and after training is logged too, and
+    between as `args.eval_strategy` says. `embedding_learning_rate` is that of the embedding and the head (0: the same). SIGTERM, or
+    `stop_file` when it appears, saves a checkpoint at the step's end and raises KeyboardInterrupt. `launch` names an accelerate config in
+    notebooks/accelerate: the job then runs in `processes` processes on each machine (0: one for each GPU), and what is returned holds
+    the trained model, the arguments and the trainer's state.
+
+    Raises FloatingPointError when the loss is not finite, MemoryError when memory does not suffice, Refused when nothing learns, and
+    ValueError when there is nothing to evaluate on or the checkpoints are another job's.
     """
-    rows = arguments["train_dataset"]
+    rows, args, network = arguments["train_dataset"], arguments["args"], arguments["model"]
     packed = "seq_lengths" in rows.column_names
     if arguments.get("eval_dataset") is not None and not len(arguments["eval_dataset"]):
         raise ValueError("there are no held-out rows to evaluate on: raise held_out_share, or give more data")
-    if packed:  # flash-attn wants one joined row, SDPA rows apart; both know documents by their position ids
-        pad = arguments["processing_class"].pad_token_id
-        flash = arguments["model"].config._attn_implementation != "sdpa"
-        arguments["data_collator"] = DataCollatorForLanguageModeling(pad, padding_free=True) if flash else PackedRows(pad)
-    arguments["args"].logging_nan_inf_filter = False  # else transformers hides a loss that is not finite
-    trainer = trainer_class(**arguments)
-    for parameter in trainer.model.parameters():  # steps smaller than bfloat16 can hold would be lost
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    head = trainer.model.get_output_embeddings()
-    if not hasattr(head, "bias"):  # TRL's fused head asks for it, and PEFT's wrapper of single rows hides it
-        head.bias = None
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    writer = _Log(log, tag or {})
-    trainer.add_callback(writer)
-    checkpoint = last_checkpoint(trainer.args.output_dir)
-    began, before = time.perf_counter(), 0
-    if trainer.eval_dataset is not None and checkpoint is None:
-        trainer.evaluate()
-    if checkpoint:
-        before = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    if args.use_liger_kernel and not torch.cuda.is_available():
+        raise ValueError("liger-kernel's layers run on a GPU only: set liger to false here")
+    if launch:
+        settings = {"log": Path(log).resolve(), "tag": tag, "embedding_learning_rate": embedding_learning_rate}
+        return _launched(trainer_class, launch, processes, settings, arguments)
+    args.logging_nan_inf_filter = False  # else transformers hides a loss that is not finite
+    with contextlib.ExitStack() as stack:
+        if packed:
+            stack.enter_context(packing(network))
+            arguments["data_collator"] = collator(network, arguments["processing_class"].pad_token_id)
+            args.remove_unused_columns = False  # else the sources of the rows are dropped
+            arguments["train_dataset"] = _fill_up(rows, args.world_size * args.per_device_train_batch_size if args.world_size > 1 else 1)
+            if arguments.get("eval_dataset") is not None:
+                arguments["eval_dataset"] = _fill_up(arguments["eval_dataset"], args.world_size * args.per_device_eval_batch_size if args.world_size > 1 else 1)
+        trainer = trainer_class(**arguments)
+        if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
+            raise Refused("training does not start: it must hold that something learns (no parameter requires a gradient)")
+        for parameter in trainer.model.parameters():  # steps smaller than bfloat16 can hold would be lost (DeepSpeed keeps float32 copies itself)
+            if parameter.requires_grad and not trainer.is_deepspeed_enabled:
+                parameter.data = parameter.data.float()
+        head = trainer.model.get_output_embeddings()
+        if not hasattr(head, "bias"):  # TRL's fused head asks for it, and PEFT's wrapper of single rows hides it
+            head.bias = None
+        if embedding_learning_rate:
+            _own_rate(trainer, embedding_learning_rate)
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        stop = stack.enter_context(_Stop(stop_file))
+        keeper = _Keeper(trainer, log, tag or {}, _job(trainer, embedding_learning_rate), stop)
+        trainer.add_callback(keeper)
+        checkpoint = last_checkpoint(args.output_dir)
+        if checkpoint:
+            _same_job(checkpoint, keeper.job)
+        elif getattr(trainer.model, "peft_config", None) and args.should_save:
+            _save_initial(trainer)
+        stack.enter_context(_enough_memory(args, rows))
+        return _train(trainer, keeper, checkpoint)
+
+
+def _train(trainer: object, keeper: _Keeper, checkpoint: str | None) -> object:
+    began = time.perf_counter()
+    trainer.args.eval_on_start = trainer.eval_dataset is not None and checkpoint is None
+    before = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
-    if trainer.eval_dataset is not None:
+    seconds = time.perf_counter() - started - keeper.evaluating
+    step = trainer.state.global_step
+    if keeper.stop.wanted and step < trainer.state.max_steps:
+        raise KeyboardInterrupt(f"stopped by SIGTERM after step {step} of {trainer.state.max_steps}; the checkpoint is saved, run it again to go on")
+    if trainer.eval_dataset is not None and keeper.evaluated != step:
         trainer.evaluate()
-    steps = trainer.state.global_step - before
-    record = {"event": "summary", "step": trainer.state.global_step, "steps_here": steps, "resumed_at": before, "train_seconds": seconds,
-              "wall_seconds": time.perf_counter() - began}
-    if packed:
-        record |= _throughput(trainer, rows, steps, seconds)
-    writer.write(record)
+    record = {"event": "summary", "attention": trainer.model.config._attn_implementation, "processes": trainer.args.world_size, "step": step,
+              "steps_here": step - before, "resumed_at": before, "train_seconds": seconds, "wall_seconds": time.perf_counter() - began}
+    if keeper.meter:
+        tokens = keeper.meter.tokens(step)
+        record |= {"tokens": tokens, "flops_per_token": keeper.meter.flops, **keeper.meter.measure(tokens - keeper.meter.tokens(before), seconds)}
+    keeper.write(record)
     return trainer
 
 
-def _throughput(trainer: object, rows: object, steps: int, seconds: float) -> dict:
-    lengths = [size for sizes in rows["seq_lengths"] for size in sizes]
-    per_step = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
-    tokens_per_row = sum(lengths) / len(rows)
-    rate = steps * per_step * tokens_per_row / max(seconds, 1e-9)
-    mean_length = sum(size * size for size in lengths) / max(sum(lengths), 1)
-    flops = meter.flops_per_token(trainer.model, mean_length)
-    dtype = "bfloat16" if trainer.args.bf16 else "float32"
-    tokens = round(trainer.state.epoch * sum(lengths))  # an epoch's last step may hold fewer rows than the others
-    return {"tokens": tokens, "tokens_per_second": rate, "flops_per_token": flops, "mfu": rate * flops / meter.peak_flops(dtype)}
+def _save_initial(trainer: object) -> None:
+    """Keep the adapter as it begins where its start changes the base (PiSSA and its kind): without it the trained one fits no base on disk."""
+    for config in trainer.model.peft_config.values():
+        start = str(getattr(config, "init_lora_weights", True))
+        if start in ("True", "False", "gaussian"):
+            continue
+        if config.modules_to_save or config.trainable_token_indices:
+            raise ValueError(f"a LoRA that begins as {start} cannot train embeddings beside it (PEFT's conversion to a plain LoRA would drop them): "
+                             "set train_embeddings to none, or leave the start out")
+        trainer.model.save_pretrained(Path(trainer.args.output_dir) / "initial", save_embedding_layers=False)
+
+
+def initial_adapter(trainer: object) -> Path | None:
+    """Return the folder of the adapter as it began, where `fit` had to keep it, for `model.merge_onto`; else None."""
+    folder = Path(trainer.args.output_dir) / "initial"
+    return folder if folder.is_dir() else None
 
 
 def footprint(trainer: object) -> dict:
@@ -269,9 +667,95 @@ def footprint(trainer: object) -> dict:
             "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size}
 
 
-def eval_losses(log: Path, name: str = "eval_loss", **tag: object) -> dict[str, float]:
-    """Return {before, after} of an evaluated quantity from a log, for lines that carry `tag`."""
-    values = [record[name] for record in read_log(log) if name in record and all(record.get(key) == value for key, value in tag.items())]
-    if len(values) < 2:
-        raise ValueError(f"{log} holds {len(values)} values of {name}: one before and one after training are needed")
-    return {"before": values[0], "after": values[-1]}
+# --- many processes -------------------------------------------------------------------------------------------------
+def _launched(trainer_class: Callable, launch: str, processes: int, settings: dict, arguments: dict) -> object:
+    """Run a job in several processes and return {model, args, state}; its errors are raised here as they were there."""
+    from finlab import runs
+
+    config, args, network = CONFIGS / f"{launch}.yaml", arguments["args"], arguments["model"]
+    if not config.exists():
+        raise ValueError(f"there is no accelerate config '{launch}': choose one of {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}")
+    lora = arguments.get("peft_config")
+    if lora is not None and isinstance(lora.init_lora_weights, str) and lora.init_lora_weights != "gaussian":
+        raise ValueError(f"a LoRA that begins as {lora.init_lora_weights} changes its base: train it in one process, or begin with zeros")
+    folder = Path(args.output_dir).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stop", "failed.json"):
+        (folder / name).unlink(missing_ok=True)
+    fields = {name: value for name, value in vars(args).items() if name in args.__dataclass_fields__ and args.__dataclass_fields__[name].init}
+    if not torch.cuda.is_available():
+        fields["ddp_backend"] = "gloo"
+    job = {"trainer_class": trainer_class, "settings": settings, "args": (type(args), fields), "source": network.name_or_path,
+           "dtype": str(network.dtype).rpartition(".")[2], "config": network.config,
+           "learning": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
+           "data": {name: value for name, value in arguments.items() if name not in ("args", "model")}}
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    network.to("cpu") if network.device.type == "cuda" and not getattr(network, "hf_quantizer", None) else None
+    torch.cuda.empty_cache()
+    command = [*shlex.split(os.environ.get("FINLAB_LAUNCH", "")), sys.executable, "-m", "finlab.launch", str(folder), str(config), str(processes)]
+    hidden = ("CUDA_VISIBLE_DEVICES", "FINLAB_ONE_GPU") if os.environ.get("FINLAB_ONE_GPU") else ()
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"FINLAB_JOB": str(folder)}
+    began, handle = time.time(), []
+    with open(folder / "launch.log", "w", encoding="utf-8") as said, _Stop(folder / "stop"):
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=recipe.ROOT)
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                show_progress(f"{launch} · {runs.progress_text(settings['log'], time.time() - began)}", handle)
+        finally:
+            child.terminate()  # after an interrupt; one that has ended does not mind
+            child.wait()
+    if (folder / "failed.json").exists():
+        failed = json.loads((folder / "failed.json").read_text(encoding="utf-8"))
+        kinds = {kind.__name__: kind for kind in (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)}
+        raise kinds.get(failed["kind"], RuntimeError)(failed["message"])
+    if child.returncode:
+        lines = [line for line in (folder / "launch.log").read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise RuntimeError(f"{launch} ended with status {child.returncode}: {' | '.join(lines[-3:])[:600]} (all of it: {folder / 'launch.log'})")
+    return _result(folder / "trained", network, args, job)
+
+
+def _result(trained: Path, network: object, args: object, job: dict) -> object:
+    from peft import PeftModel
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(trained / "trainer_state.json"))
+    if (trained / "adapter_config.json").exists():
+        network = PeftModel.from_pretrained(network, str(trained), is_trainable=True)
+    else:
+        network = models.load(trained, job["dtype"])
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in job["learning"])
+    return SimpleNamespace(model=network, args=args, state=state)
+
+
+def _run_rank(folder: Path) -> None:
+    """Run one process of a job; the first that fails says why in failed.json, and rank 0 leaves the result in `trained`."""
+    from finlab import runs
+
+    runs.quiet()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        job = pickle.loads((folder / "job.pickle").read_bytes())
+        kind, fields = job["args"]
+        args = kind(**fields)
+        network = models.load(job["source"], job["dtype"], place=False, config=job["config"])
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in job["learning"])
+        trainer = fit(job["trainer_class"], **job["settings"], stop_file=folder / "stop", model=network, args=args, **job["data"])
+        trainer.save_model(str(folder / "trained"))
+        if args.should_save:
+            trainer.state.save_to_json(str(folder / "trained" / "trainer_state.json"))
+    except (Exception, KeyboardInterrupt) as error:
+        with contextlib.suppress(FileExistsError), open(folder / "failed.json", "x", encoding="utf-8") as file:
+            json.dump({"kind": type(error).__name__, "message": str(error)}, file)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+
+
+if __name__ == "__main__":  # one process of a job, started by accelerate; the functions are those of the module, not of this script
+    from finlab import launch, training
+
+    launch.die_with_parent()
+    training._run_rank(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -131,7 +130,7 @@ def test_a_byte_level_model_without_bos(tmp_path):
     parts = tokenizer.plain(base, [words.decode([number])])[0]
     assert len(parts) > 1 and torch.allclose(table[number], old.get_input_embeddings().weight[parts].mean(0), atol=1e-6)
     network.save_pretrained(tmp_path / "grown")
-    rows = Dataset.from_list(mixture.pack(tokenizer.encode(words, CHINESE[:40]), 64))
+    rows = mixture.packed(tmp_path / "rows.arrow", tokenizer.encode(words, CHINESE[:40]), 64)
     lora = LoraConfig(r=4, target_modules=["q_proj"], **model.embedding_settings(network, "new_rows", len(base), len(words)))
     bits = evaluate.bits_per_character(network, words, CHINESE[:20])
     args = SFTConfig(output_dir=str(tmp_path / "out"), max_steps=20, learning_rate=1e-2, report_to="none", max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, bf16=False)
@@ -163,6 +162,67 @@ def test_merged_equals_adapted_and_loads_plainly(tiny, tmp_path):
     merged.save_pretrained(tmp_path / "model")
     assert torch.allclose(model.logits(model.load(tmp_path / "model"), ids), expected, atol=1e-4)
     assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_size > 384 * 64 * 2 * 4, "trained embeddings must be in the adapter"
+
+
+def test_an_adapter_knows_its_base(tiny, tmp_path):
+    """Loaded by its folder it brings its base along; a base with other weights is refused by hash, the same weights in other files are not."""
+    network = adapter(tiny)
+    expected = model.logits(network, [1, 5, 6])
+    model.merge_onto(network, tiny, tmp_path / "adapter", [1, 5, 6])
+    loaded = model.load(tmp_path / "adapter")
+    assert torch.allclose(model.logits(loaded, [1, 5, 6]), expected, atol=1e-5)
+    copied = model.load(tiny)
+    copied.save_pretrained(tmp_path / "copy", max_shard_size="50KB")
+    assert len(list((tmp_path / "copy").glob("*.safetensors"))) > 1 and model.fingerprint(tmp_path / "copy") == model.fingerprint(tiny)
+    model.attach(model.load(tmp_path / "copy"), tmp_path / "adapter")
+    with torch.no_grad():
+        copied.lm_head.weight[0, 0] += 1e-3
+    copied.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="was trained on another base than .*other: its weights have another SHA-256"):
+        model.attach(model.load(tmp_path / "other"), tmp_path / "adapter")
+    with torch.no_grad():
+        copied.lm_head.weight.mul_(5)
+        copied.model.layers[0].mlp.up_proj.weight.mul_(5)
+    copied.save_pretrained(tmp_path / "wrong")
+    with pytest.raises(ValueError, match="from those of the model that was trained"):
+        model.merge_onto(adapter(tiny), tmp_path / "wrong", tmp_path / "new", [1, 5, 6])
+    (tmp_path / "adapter/base.json").unlink()
+    with pytest.raises(ValueError, match="does not say where its base is"):
+        model.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("rope", [{}, {"rope_type": "linear"}, {"rope_type": "yarn"}, {"rope_type": "dynamic"}, {"rope_base": 80000.0}], ids=str)
+def test_a_longer_context_is_read_trained_and_saved(tiny, tmp_path, rope):
+    config = model.longer(tiny, 512, **rope)
+    network = model.load(tiny, config=config)
+    assert network.config.max_position_embeddings == 512
+    words = tokenizer.load(tiny)
+    before = evaluate.by_position(network, words, CHINESE * 30, 512, parts=4)
+    assert list(before) == [128, 256, 383, 511] and all(value > 1 for value in before.values())
+    if rope.get("rope_type") in ("linear", "yarn") or "rope_base" in rope:
+        assert not torch.allclose(model.logits(network, list(range(3, 90))), model.logits(model.load(tiny), list(range(3, 90))), atol=1e-4), "positions must have changed"
+    lora = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    merged = model.merge_onto(lora, tiny, tmp_path / "adapter", list(range(3, 90)))  # refused if the merged model forgot the new positions
+    merged.save_pretrained(tmp_path / "model")
+    again = model.load(tmp_path / "model")
+    assert again.config.max_position_embeddings == 512 and again.config.rope_parameters == config.rope_parameters
+    assert torch.allclose(model.logits(again, list(range(3, 90))), model.logits(lora, list(range(3, 90))), atol=1e-4)
+
+
+def test_contexts_that_make_no_sense_are_refused(tiny):
+    for settings, message in (({"context": 64}, "64 would shorten it"), ({"rope_type": "yarn"}, "set context above 128"), ({"context": 256, "rope_type": "alibi"}, "not 'alibi'")):
+        with pytest.raises(ValueError, match=message):
+            model.longer(tiny, **settings)
+
+
+def test_by_position_is_the_models_own_loss(tiny):
+    words, network = tokenizer.load(tiny), model.load(tiny)
+    found = evaluate.by_position(network, words, CHINESE * 5, 64, parts=1, most=1)
+    row = torch.tensor([[token for ids in evaluate.documents(words, CHINESE * 5) for token in ids][:64]])
+    with torch.inference_mode():
+        assert found == {63: pytest.approx(network(row, labels=row).loss.exp().item(), rel=1e-4)}
+    with pytest.raises(ValueError, match="fewer than one sequence of 9,000"):
+        evaluate.by_position(network, words, CHINESE[:1], 9000)
 
 
 def test_quantised_base_is_not_merged_into(tiny):
