@@ -277,8 +277,7 @@ def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], 
     source of each document: rows then carry it per piece, as class labels, and training reports the loss of each. With `buckets` a row
     also carries the length of its bucket.
     """
-    import pyarrow
-    from datasets import ClassLabel, Dataset, Features, List, Value
+    from datasets import ClassLabel, Features, List, Value
 
     features = {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
     if sources is not None:
@@ -302,10 +301,18 @@ def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], 
                 batch["bucket"] = [bucket(row, buckets) for row in part]
             yield batch
 
+    return stream(path, features, batches())
+
+
+def stream(path: Path, features: object, batches: Iterable[dict]) -> object:
+    """Write batches {column: values} to an Arrow file as they come, and return it as a memory-mapped datasets.Dataset."""
+    import pyarrow
+    from datasets import Dataset
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, features.arrow_schema) as stream:
-        for batch in batches():
-            stream.write_table(pyarrow.table(batch, schema=features.arrow_schema))
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, features.arrow_schema) as sink:
+        for batch in batches:
+            sink.write_table(pyarrow.table(batch, schema=features.arrow_schema))
     return Dataset.from_file(str(path))
 
 

@@ -334,19 +334,24 @@ def encoded(tokenizer: object, folder: Path, cache: Path) -> object:
 
     Columns: source, domain, language, tokens (a count) and input_ids (int32, with BOS and EOS). Encoded a batch at a time, once.
     """
-    from datasets import Dataset, Features, List, Value
+    import numpy
+    import pyarrow.dataset
+    from datasets import Features, List, Value
 
-    kept = {"source": Value("string"), "domain": Value("string"), "language": Value("string")}
+    from finlab import mixture
 
-    def cut(batch: dict) -> dict:
-        ids = encode(tokenizer, batch["text"])
-        return {"tokens": [len(row) for row in ids], "input_ids": ids}
+    features = Features({"number": Value("int64"), "source": Value("string"), "domain": Value("string"), "language": Value("string"), "tokens": Value("int64"),
+                         "input_ids": List(Value("int32"))})
+    found = pyarrow.dataset.dataset(str(folder), partitioning="hive")
 
-    cache.mkdir(parents=True, exist_ok=True)
-    texts = Dataset.from_parquet([str(file) for file in sorted(folder.rglob("*.parquet"))], cache_dir=str(cache)).sort("number")
-    texts = texts.remove_columns([name for name in texts.column_names if name not in (*kept, "text")])
-    features = Features(kept | {"tokens": Value("int64"), "input_ids": List(Value("int32"))})
-    return texts.map(cut, batched=True, batch_size=BATCH, remove_columns=["text"], features=features, cache_file_name=str(cache / "tokens.arrow"))
+    def batches() -> Iterator[dict]:
+        for batch in found.to_batches(columns=["number", "source", "domain", "language", "text"], batch_size=BATCH):
+            columns = batch.to_pydict()
+            ids = encode(tokenizer, columns.pop("text"))
+            yield columns | {"tokens": [len(row) for row in ids], "input_ids": ids}
+
+    rows = mixture.stream(cache / "tokens.arrow", features, batches())
+    return rows.select(numpy.argsort(rows["number"][:], kind="stable")).remove_columns("number")
 
 
 def plain(tokenizer: object, texts: list[str]) -> list[list[int]]:

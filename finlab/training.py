@@ -310,9 +310,9 @@ def row_sizes(rows: object) -> tuple[object, object]:
 class _Meter:
     """Tokens, FLOPs and memory of the steps done: tokens are those of the rows, padding is not counted."""
 
-    def __init__(self, trainer: object):
+    def __init__(self, trainer: object, rows: object):
         self.trainer = trainer
-        self.rows, sizes = row_sizes(trainer.train_dataset)
+        self.rows, sizes = row_sizes(rows)  # without the silent rows of `_fill_up`
         mean_length = float((sizes.astype(float) ** 2).sum() / max(sizes.sum(), 1))
         self.flops = meter.flops_per_token(trainer.model, mean_length)
         self.hardware = meter.flops_per_token(trainer.model, mean_length, recompute=trainer.args.gradient_checkpointing)
@@ -322,7 +322,7 @@ class _Meter:
     def tokens(self, step: int) -> int:
         """Return the tokens of all steps up to `step`; exact where rows are read in order, and at the end of every epoch."""
         state, args = self.trainer.state, self.trainer.args
-        steps = max(1, -(-len(self.rows) // self.per_step()))
+        steps = -(-len(self.rows) // self.per_step())
         epochs, rest = divmod(step, steps)
         if args.max_steps <= 0 and step >= state.max_steps:
             return round(state.max_steps / steps * int(self.sums[-1]))
@@ -344,10 +344,9 @@ TIMES = ("seconds", "seconds_left", "train_seconds", "wall_seconds", "tokens_per
 class _Keeper(TrainerCallback):
     """Write each logged step as a JSON line, stop on a loss that is not finite or on SIGTERM, and save what makes a resume exact."""
 
-    def __init__(self, trainer: object, log: Path, tag: dict, job: dict, stop: _Stop):
+    def __init__(self, trainer: object, rows: object, log: Path, tag: dict, job: dict, stop: _Stop):
         self.trainer, self.log, self.tag, self.job, self.stop, self.handle = trainer, Path(log), tag, job, stop, []
-        packed = "seq_lengths" in trainer.train_dataset.column_names
-        self.tally, self.meter = (_Tally(trainer), _Meter(trainer)) if packed else (None, None)
+        self.tally, self.meter = (_Tally(trainer), _Meter(trainer, rows)) if "seq_lengths" in rows.column_names else (None, None)
         self.began = self.first = self.evaluated = None
         self.evaluating, evaluate = 0.0, trainer.evaluate
 
@@ -525,6 +524,35 @@ def _fill_up(rows: object, multiple: int) -> object:
     return concatenate_datasets([rows, more])
 
 
+def _whole_head(trainer: object) -> None:
+    """Gather the head before each forward under FSDP2, where it is shared out by itself (as PEFT's wrappers make it).
+
+    TRL's fused head multiplies by the weight from outside the head: shared out it fails, or its gradients stay those of one process
+    without a word (trl 1.16, add_fused_lm_head). Raises ValueError for adapters on tied tables, which accelerate would take apart.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    adapted = hasattr(trainer.model, "get_base_model")
+    base = trainer.model.get_base_model() if adapted else trainer.model
+    tables = adapted and any(config.modules_to_save or getattr(config, "trainable_token_indices", None) for config in trainer.model.peft_config.values())
+    if tables and base.config.tie_word_embeddings:
+        raise ValueError("under FSDP2 PEFT cannot train tied embeddings: set train_embeddings to none, train in full (lora_rank 0), "
+                         "or launch with ddp or zero2")
+    forward = base.forward
+
+    @functools.wraps(forward)
+    def gathered(*arguments, **keywords):
+        head = base.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()
+        out = forward(*arguments, **keywords)
+        if isinstance(head, FSDPModule) and not torch.is_grad_enabled():
+            head.reshard()
+        return out
+
+    base.forward = gathered
+
+
 def _own_rate(trainer: object, rate: float) -> None:
     """Give the embedding and the head a learning rate of their own; the scheduler scales both alike."""
     create = trainer.create_optimizer
@@ -602,12 +630,14 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
         head = trainer.model.get_output_embeddings()
         if not hasattr(head, "bias"):  # TRL's fused head asks for it, and PEFT's wrapper of single rows hides it
             head.bias = None
+        if trainer.is_fsdp_enabled:
+            _whole_head(trainer)
         if embedding_learning_rate:
             _own_rate(trainer, embedding_learning_rate)
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         stop = stack.enter_context(_Stop(stop_file))
-        keeper = _Keeper(trainer, log, tag or {}, _job(trainer, embedding_learning_rate), stop)
+        keeper = _Keeper(trainer, rows, log, tag or {}, _job(trainer, embedding_learning_rate), stop)
         trainer.add_callback(keeper)
         checkpoint = last_checkpoint(args.output_dir)
         if checkpoint:
@@ -683,8 +713,10 @@ def _launched(trainer_class: Callable, launch: str, processes: int, settings: di
     for name in ("stop", "failed.json"):
         (folder / name).unlink(missing_ok=True)
     fields = {name: value for name, value in vars(args).items() if name in args.__dataclass_fields__ and args.__dataclass_fields__[name].init}
-    if not torch.cuda.is_available():
-        fields["ddp_backend"] = "gloo"
+    fields["ddp_find_unused_parameters"] = False
+    gpu, deepspeed = torch.cuda.is_available(), "DEEPSPEED" in config.read_text(encoding="utf-8")
+    if not gpu:
+        fields |= {"ddp_backend": "gloo", "use_cpu": not deepspeed}
     job = {"trainer_class": trainer_class, "settings": settings, "args": (type(args), fields), "source": network.name_or_path,
            "dtype": str(network.dtype).rpartition(".")[2], "config": network.config,
            "learning": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
@@ -695,6 +727,8 @@ def _launched(trainer_class: Callable, launch: str, processes: int, settings: di
     command = [*shlex.split(os.environ.get("FINLAB_LAUNCH", "")), sys.executable, "-m", "finlab.launch", str(folder), str(config), str(processes)]
     hidden = ("CUDA_VISIBLE_DEVICES", "FINLAB_ONE_GPU") if os.environ.get("FINLAB_ONE_GPU") else ()
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"FINLAB_JOB": str(folder)}
+    environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(processes, 1)))}
+    environment |= {} if gpu or deepspeed else {"ACCELERATE_USE_CPU": "true"}  # else accelerate's processes would not see each other
     began, handle = time.time(), []
     with open(folder / "launch.log", "w", encoding="utf-8") as said, _Stop(folder / "stop"):
         child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=recipe.ROOT)
@@ -729,6 +763,17 @@ def _result(trained: Path, network: object, args: object, job: dict) -> object:
     return SimpleNamespace(model=network, args=args, state=state)
 
 
+def _see_each_other(args: object) -> None:
+    """Raise RuntimeError where accelerate did not take the processes together: it would train as many models, each alone."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and PartialState().distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # accelerate 1.15 leaves FSDP out on a CPU
+    if args.world_size != int(os.environ["WORLD_SIZE"]):
+        raise RuntimeError(f"of {os.environ['WORLD_SIZE']} processes {args.world_size} see each other: check the accelerate config")
+
+
 def _run_rank(folder: Path) -> None:
     """Run one process of a job; the first that fails says why in failed.json, and rank 0 leaves the result in `trained`."""
     from finlab import runs
@@ -740,6 +785,7 @@ def _run_rank(folder: Path) -> None:
         job = pickle.loads((folder / "job.pickle").read_bytes())
         kind, fields = job["args"]
         args = kind(**fields)
+        _see_each_other(args)
         network = models.load(job["source"], job["dtype"], place=False, config=job["config"])
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in job["learning"])

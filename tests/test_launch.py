@@ -1,0 +1,151 @@
+"""Several processes on a CPU: the same job under DDP and FSDP2 has the one-process loss curve, stops, resumes and says what failed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from finlab import launch, mixture, model, recipe, tokenizer, training
+
+TEXTS = [text * (1 + number % 3) for number, text in enumerate(["澄江重工总部位于临江市。", "The head office is in Linjiang.", "问题：谁是董事长？\n答案：沈怀瑾。"] * 13)][:37]
+ADAPTERS = {"full": {"modules_to_save": ["embed_tokens", "lm_head"]}, "new_rows": {"trainable_token_indices": {"embed_tokens": [300, 301, 310], "lm_head": [300, 301, 310]}}}
+
+
+def job(tiny, folder, way, name, processes=2, learn="full", **more):
+    """Train on rows whose number is odd and whose lengths differ; the global batch is four rows, however many processes share it."""
+    words = tokenizer.load(tiny)
+    tokens = tokenizer.encode(words, TEXTS)
+    rows = mixture.write(folder / f"{name}.arrow", mixture.pack(list(map(len, tokens)), 48), tokens, sources=[("a", "b", "c")[number % 3] for number in range(len(tokens))])
+    rows = rows.select(range(len(rows) - 1 + len(rows) % 2))  # odd: no two processes can share them evenly
+    args = SFTConfig(**{"output_dir": str(folder / name), "num_train_epochs": 1, "per_device_train_batch_size": 1 if way else 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2,
+                        "logging_steps": 1, "save_steps": 3, "save_total_limit": 3, "seed": 3, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "max_length": None,
+                        "per_device_eval_batch_size": 2, "train_sampling_strategy": "sequential", "dataloader_pin_memory": False, "dataset_kwargs": {"skip_prepare_dataset": True}, **more})
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **ADAPTERS[learn]) if learn != "all" else None
+    log = folder / f"{name}.jsonl"
+    trainer = training.fit(SFTTrainer, log=log, model=model.load(tiny), args=args, train_dataset=rows, eval_dataset=rows, peft_config=lora, processing_class=words, launch=way, processes=processes)
+    return trainer, log
+
+
+def curve(log):
+    return [(record["loss"], record["grad_norm"], record["sources"]) for record in training.read_log(log) if "sources" in record]
+
+
+def agree(one, other, ours, theirs):
+    """Losses, gradient norms, sums by source and what was read held out agree to 1e-4; weights too, up to what Adam makes of gradients near zero."""
+    first, second = curve(one), curve(other)
+    assert len(first) == len(second) >= 5
+    for (loss, norm, sources), (loss_, norm_, sources_) in zip(first, second, strict=True):
+        assert loss_ == pytest.approx(loss, rel=1e-4) and norm_ == pytest.approx(norm, rel=1e-3) and set(sources) == set(sources_)
+        assert all(sources_[name] == pytest.approx(pair, rel=1e-4) for name, pair in sources.items())
+    reads = [[record["eval_sources"] for record in training.read_log(log) if "eval_sources" in record] for log in (one, other)]
+    assert len(reads[0]) == len(reads[1]) == 2 and all(b[name] == pytest.approx(a[name], rel=1e-4) for a, b in zip(*reads) for name in a)
+    for (name, weight), (_, weight_) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert torch.allclose(weight, weight_, atol=2e-3), name
+
+
+@pytest.mark.parametrize(("way", "learn"), [("ddp", "full"), ("fsdp2", "full"), ("fsdp2", "new_rows"), ("fsdp2", "all")])
+def test_two_processes_have_the_curve_of_one(tiny, tmp_path, way, learn):
+    one, log = job(tiny, tmp_path, "", "one", learn=learn)
+    two, other = job(tiny, tmp_path, way, "two", learn=learn)
+    agree(log, other, one.model, two.model)
+    account = training.summary(other)
+    assert account["processes"] == 2 and account["tokens"] == training.summary(log)["tokens"] and two.state.global_step == one.state.global_step
+    if learn == "all":
+        assert model.counts(two.model)["trainable"] == model.counts(one.model)["trainable"]
+    else:
+        merged = model.merge_onto(two.model, tiny, tmp_path / "adapter", [1, 5, 6, 7])
+        assert merged.lm_head.weight.shape == (384, 64)
+
+
+@pytest.mark.parametrize("way", ["zero2", "zero3"])
+def test_deepspeed(tiny, tmp_path, way):
+    """Both ZeRO configs against one process where DeepSpeed is installed (`pip install -e '.[cluster]'`); it compiles its kernels the first time."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    one, log = job(tiny, tmp_path, "", "one")
+    two, other = job(tiny, tmp_path, way, "two")
+    agree(log, other, one.model, two.model)
+
+
+def test_the_configs_are_whole():
+    import yaml
+
+    for name in ("ddp", "fsdp2", "zero2", "zero3"):
+        config = yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text())
+        if "deepspeed_config" in config:
+            file = recipe.ROOT / config["deepspeed_config"]["deepspeed_config_file"]
+            found = json.loads(file.read_text())["zero_optimization"]
+            assert found["stage"] == int(name[-1]) and config["deepspeed_config"]["zero3_init_flag"] is (name == "zero3")
+            assert found.get("stage3_gather_16bit_weights_on_model_save", name == "zero2"), "else one process could not load what was saved"
+
+
+def test_two_machines_find_each_other(tiny, tmp_path, monkeypatch):
+    """A stand-in for srun starts the job once for each machine, with Slurm's variables; one process on each."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nSLURM_NODEID=1 "$@" & \nSLURM_NODEID=0 "$@"; status=$?\nwait\nexit $status\n')
+    srun.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    one, log = job(tiny, tmp_path, "", "one")
+    for name, value in {"FINLAB_LAUNCH": str(srun), "SLURM_NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    two, other = job(tiny, tmp_path, "ddp", "two", processes=1)
+    agree(log, other, one.model, two.model)
+    assert training.summary(other)["processes"] == 2
+
+
+def test_machines_that_cannot_find_each_other_are_told(monkeypatch):
+    monkeypatch.setenv("SLURM_NNODES", "4")
+    with pytest.raises(ValueError, match="4 machines need to find each other: export MASTER_ADDR"):
+        launch.rendezvous(8)
+    for name, value in {"SLURM_NODEID": "3", "MASTER_ADDR": "node-1", "MASTER_PORT": "29511"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch.rendezvous(8) == ["--num_processes", "32", "--num_machines", "4", "--machine_rank", "3", "--main_process_ip", "node-1", "--main_process_port", "29511"]
+    monkeypatch.delenv("SLURM_NNODES")
+    assert launch.rendezvous(3)[:4] == ["--num_processes", "3", "--num_machines", "1"]
+
+
+def test_what_fails_there_is_said_here(tiny, tmp_path):
+    with pytest.raises(ValueError, match="no accelerate config 'horovod': choose one of ddp, fsdp2, zero2, zero3"):
+        job(tiny, tmp_path, "horovod", "none")
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite at step \d, in a, b, c \(the batch holds a, b, c\)"):
+        job(tiny, tmp_path, "ddp", "wild", learning_rate=1e30, max_grad_norm=0.0)
+
+
+STARTED = """
+import sys
+from pathlib import Path
+from tests.test_launch import job
+job(Path(sys.argv[1]), Path(sys.argv[2]), "ddp", "two", max_steps=150, save_steps=40)
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_job_leaves_no_process_and_goes_on(tiny, tmp_path, kill):
+    """The process that began the job gets the signal: its ranks save at the step's end and stop, and the rerun has the curve of one go."""
+    command = [sys.executable, "-c", STARTED, str(tiny), str(tmp_path)]
+    begun = subprocess.Popen(command, cwd=recipe.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "two.jsonl", time.time() + 120
+    while len(training.read_log(log)) < 4:
+        assert time.time() < deadline and begun.poll() is None, begun.stderr.read()[-2000:]
+        time.sleep(0.1)
+    os.kill(begun.pid, kill)
+    _, said = begun.communicate(timeout=60)
+    assert kill == signal.SIGKILL or "stopped by SIGTERM after step" in said
+    while any(str(tmp_path / "two") in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
+        assert time.time() < deadline, "processes outlived the job"
+        time.sleep(0.2)
+    assert training.last_checkpoint(tmp_path / "two") and not (tmp_path / "two/trained").exists()
+    job(tiny, tmp_path, "ddp", "two", max_steps=150, save_steps=40)
+    assert training.summary(log)["resumed_at"] > 0
+    _, whole = job(tiny, tmp_path, "", "whole", max_steps=150, save_steps=40)
+    assert [loss for loss, _, _ in curve(log)] == pytest.approx([loss for loss, _, _ in curve(whole)], rel=1e-3)
