@@ -58,27 +58,37 @@ def _cut(ids: list[int], limit: int) -> list[list[int]]:
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def by_position(model: object, tokenizer: object, texts: list[str], length: int, parts: int = 8, most: int = 32) -> dict[int, float]:
-    """Return {last position of a part: perplexity per token} of long texts, in `parts` equal parts of `length` tokens.
+def held_out_rows(tokenizer: object, corners: dict[str, list[str]], length: int, path: Path, parts: int = 8, most: int = 32) -> object:
+    """Return held-out texts as packed rows of `length` tokens whose loss `training.fit` reports by corner, and by position in the context.
 
-    Texts are joined, each with its BOS and EOS, into up to `most` sequences of `length` tokens that attend to all that stands before: a model
-    that uses its context reads later positions at least as well as early ones, and one beyond its trained context worse.
+    Each corner's documents are packed under its name. For the positions all texts are joined, each with its BOS and EOS, into up to `most`
+    sequences of `length` tokens that attend to all that stands before; their tokens belong to `parts` equal parts, named `position N` by the last.
+    A model that uses its context reads later positions at least as well as early ones, and one beyond its trained context worse.
     Raises ValueError when the texts fill no such sequence.
     """
-    import torch
+    from datasets import Dataset, concatenate_datasets
 
-    stream = [token for ids in documents(tokenizer, texts) for token in ids]
-    rows = [stream[start:start + length] for start in range(0, len(stream) - length + 1, length)][:most]
-    if not rows:
+    from finlab import mixture
+
+    tokens = {name: documents(tokenizer, texts) for name, texts in corners.items()}
+    flat = [ids for part in tokens.values() for ids in part]
+    stream = [token for ids in flat for token in ids]
+    long = [stream[start:start + length] for start in range(0, len(stream) - length + 1, length)][:most]
+    if not long:
         raise ValueError(f"the held-out texts hold {len(stream):,} tokens, fewer than one sequence of {length:,}: raise held_out_texts or lower the context")
-    nats = torch.zeros(length - 1, dtype=torch.float64)
-    for row in rows:
-        ids = torch.tensor([row], device=model.device)
-        with torch.inference_mode():
-            scores = model(ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1].float()
-        nats += torch.nn.functional.cross_entropy(scores, ids[0, 1:], reduction="none").double().cpu()
-    edges = [round(number * (length - 1) / parts) for number in range(parts + 1)]
-    return {last: math.exp(nats[first:last].mean().item() / len(rows)) for first, last in zip(edges, edges[1:])}
+    edges = [round(number * length / parts) for number in range(1, parts + 1)]
+    places = [next(f"position {edge}" for edge in edges if place < edge) for place in range(length)]
+    sources = [name for name, part in tokens.items() for _ in part]
+    rows = mixture.write(path, mixture.pack(list(map(len, flat)), length), flat, sources=sources, names=[*corners, *dict.fromkeys(places)])
+    numbers = rows.features["sources"].feature.str2int(places)
+    joined = [{"input_ids": row, "labels": row, "seq_lengths": [length], "sources": numbers} for row in long]
+    return concatenate_datasets([rows, Dataset.from_list(joined, features=rows.features)])
+
+
+def by_position(read: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    """Return {before, after: {last position of a part: perplexity per token}} from `training.by_source(log, "eval_sources")`."""
+    parts = {int(name.removeprefix("position ")): steps for name, steps in read.items() if name.startswith("position ")}
+    return {when: {position: math.exp(steps[choose(steps)]) for position, steps in sorted(parts.items())} for when, choose in (("before", min), ("after", max))}
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------

@@ -9,10 +9,68 @@ every machine of a Slurm job. The job folder lies on a file system that all mach
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import shlex
 import signal
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from finlab import recipe
+
+CONFIGS = recipe.NOTEBOOKS / "accelerate"
+
+
+def find(name: str) -> Path:
+    """Return an accelerate config by name. Raises ValueError for another name, and for a Slurm job of several machines without FINLAB_LAUNCH."""
+    path = CONFIGS / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(f"there is no accelerate config '{name}': choose one of {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}")
+    if int(os.environ.get("SLURM_NNODES", 1)) > 1 and not os.environ.get("FINLAB_LAUNCH"):
+        raise ValueError(f"this Slurm job has {os.environ['SLURM_NNODES']} machines: export FINLAB_LAUNCH='srun --kill-on-bad-exit=1' to train on all of them")
+    return path
+
+
+def deepspeed(config: Path) -> bool:
+    """Tell whether an accelerate config is one of DeepSpeed's."""
+    return "distributed_type: DEEPSPEED" in config.read_text(encoding="utf-8")
+
+
+def run(folder: Path, config: Path, processes: int, meanwhile: Callable) -> dict | None:
+    """Run the job in `folder` in several processes, calling `meanwhile` twice a second; return None, or {kind, message} of what failed.
+
+    A process that fails leaves failed.json; what they print is in launch.log.
+    """
+    import torch
+
+    for name in ("stop", "failed.json"):
+        (folder / name).unlink(missing_ok=True)
+    command = [*shlex.split(os.environ.get("FINLAB_LAUNCH", "")), sys.executable, "-m", "finlab.launch", str(folder), str(config), str(processes)]
+    hidden = ("CUDA_VISIBLE_DEVICES", "FINLAB_ONE_GPU") if os.environ.get("FINLAB_ONE_GPU") else ()
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"FINLAB_JOB": str(folder)}
+    environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(processes, 1)))}
+    if not (torch.cuda.is_available() or deepspeed(config)):
+        environment["ACCELERATE_USE_CPU"] = "true"  # else accelerate's processes would not see each other
+    with open(folder / "launch.log", "w", encoding="utf-8") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=recipe.ROOT)
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                meanwhile()
+        finally:
+            child.terminate()  # after an interrupt; one that has ended does not mind
+            child.wait()
+    if (folder / "failed.json").exists():
+        return json.loads((folder / "failed.json").read_text(encoding="utf-8"))
+    if child.returncode:
+        lines = [line for line in (folder / "launch.log").read_text(encoding="utf-8").splitlines() if line.strip()]
+        said = f"{config.stem} ended with status {child.returncode}: {' | '.join(lines[-3:])[:600]} (all of it: {folder / 'launch.log'})"
+        return {"kind": "RuntimeError", "message": said}
+    return None
 
 
 def die_with_parent() -> None:

@@ -269,19 +269,19 @@ def fill(plan: list[list[Piece]], length: int) -> float:
 
 
 def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] | None = None,
-          sources: Sequence[str] | None = None, buckets: Sequence[int] = ()) -> object:
+          sources: Sequence[str] | None = None, buckets: Sequence[int] = (), names: Sequence[str] = ()) -> object:
     """Write packed rows to an Arrow file, a thousand at a time, and return it as a memory-mapped datasets.Dataset.
 
     `tokens` (and `labels`, by default the tokens) are indexed by document; a datasets column will do, so a corpus need not fit in memory.
     Rows are {input_ids, labels, seq_lengths}: documents are told apart by seq_lengths (position ids restart). `sources` names the
-    source of each document: rows then carry it per piece, as class labels, and training reports the loss of each. With `buckets` a row
-    also carries the length of its bucket.
+    source of each document: rows then carry it per piece, as class labels (of `names`, by default the sources), and training reports the loss
+    of each. With `buckets` a row also carries the length of its bucket.
     """
     from datasets import ClassLabel, Features, List, Value
 
     features = {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
     if sources is not None:
-        features["sources"] = List(ClassLabel(names=sorted(set(sources))))
+        features["sources"] = List(ClassLabel(names=list(names) or sorted(set(sources))))
         numbers = {name: number for number, name in enumerate(features["sources"].feature.names)}
     if buckets:
         features["bucket"] = Value("int32")

@@ -9,14 +9,13 @@ With `launch` the same objects are written to a job file and `accelerate launch`
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import math
 import os
 import pickle
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,10 +28,8 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from finlab import chat, meter, mixture, recipe
+from finlab import chat, launch, meter, mixture, runs
 from finlab import model as models
-
-CONFIGS = recipe.NOTEBOOKS / "accelerate"
 
 
 class Refused(ValueError):
@@ -41,6 +38,9 @@ class Refused(ValueError):
 
 # --- rows to batches ------------------------------------------------------------------------------------------------
 def _by_token(example: dict) -> list[int]:
+    """Return the source of each token of a row, whose `sources` are given by document or by token."""
+    if len(example["sources"]) == len(example["input_ids"]):
+        return example["sources"]
     return [source for source, size in zip(example["sources"], example["seq_lengths"], strict=True) for _ in range(size)]
 
 
@@ -698,54 +698,31 @@ def footprint(trainer: object) -> dict:
 
 
 # --- many processes -------------------------------------------------------------------------------------------------
-def _launched(trainer_class: Callable, launch: str, processes: int, settings: dict, arguments: dict) -> object:
+def _launched(trainer_class: Callable, way: str, processes: int, settings: dict, arguments: dict) -> object:
     """Run a job in several processes and return {model, args, state}; its errors are raised here as they were there."""
-    from finlab import runs
-
-    config, args, network = CONFIGS / f"{launch}.yaml", arguments["args"], arguments["model"]
-    if not config.exists():
-        raise ValueError(f"there is no accelerate config '{launch}': choose one of {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}")
-    lora = arguments.get("peft_config")
+    args, network, lora = arguments["args"], arguments["model"], arguments.get("peft_config")
+    config = launch.find(way)
     if lora is not None and isinstance(lora.init_lora_weights, str) and lora.init_lora_weights != "gaussian":
         raise ValueError(f"a LoRA that begins as {lora.init_lora_weights} changes its base: train it in one process, or begin with zeros")
     folder = Path(args.output_dir).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("stop", "failed.json"):
-        (folder / name).unlink(missing_ok=True)
     fields = {name: value for name, value in vars(args).items() if name in args.__dataclass_fields__ and args.__dataclass_fields__[name].init}
     fields["ddp_find_unused_parameters"] = False
-    gpu, deepspeed = torch.cuda.is_available(), "DEEPSPEED" in config.read_text(encoding="utf-8")
-    if not gpu:
-        fields |= {"ddp_backend": "gloo", "use_cpu": not deepspeed}
+    if not torch.cuda.is_available():
+        fields |= {"ddp_backend": "gloo", "use_cpu": not launch.deepspeed(config)}
     job = {"trainer_class": trainer_class, "settings": settings, "args": (type(args), fields), "source": network.name_or_path,
-           "dtype": str(network.dtype).rpartition(".")[2], "config": network.config,
+           "dtype": str(network.dtype).rpartition(".")[2], "config": copy.deepcopy(network.config),
+           "quantised": {"quantization_config": network.config.quantization_config} if getattr(network, "hf_quantizer", None) else {},
            "learning": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
            "data": {name: value for name, value in arguments.items() if name not in ("args", "model")}}
+    job["config"].__dict__.pop("quantization_config", None)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
-    network.to("cpu") if network.device.type == "cuda" and not getattr(network, "hf_quantizer", None) else None
-    torch.cuda.empty_cache()
-    command = [*shlex.split(os.environ.get("FINLAB_LAUNCH", "")), sys.executable, "-m", "finlab.launch", str(folder), str(config), str(processes)]
-    hidden = ("CUDA_VISIBLE_DEVICES", "FINLAB_ONE_GPU") if os.environ.get("FINLAB_ONE_GPU") else ()
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"FINLAB_JOB": str(folder)}
-    environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(processes, 1)))}
-    environment |= {} if gpu or deepspeed else {"ACCELERATE_USE_CPU": "true"}  # else accelerate's processes would not see each other
-    began, handle = time.time(), []
-    with open(folder / "launch.log", "w", encoding="utf-8") as said, _Stop(folder / "stop"):
-        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=recipe.ROOT)
-        try:
-            while child.poll() is None:
-                time.sleep(0.5)
-                show_progress(f"{launch} · {runs.progress_text(settings['log'], time.time() - began)}", handle)
-        finally:
-            child.terminate()  # after an interrupt; one that has ended does not mind
-            child.wait()
-    if (folder / "failed.json").exists():
-        failed = json.loads((folder / "failed.json").read_text(encoding="utf-8"))
+    handle, began = [], time.time()
+    with _Stop(folder / "stop"):
+        failed = launch.run(folder, config, processes, lambda: show_progress(f"{way} · {runs.progress_text(settings['log'], time.time() - began)}", handle))
+    if failed:
         kinds = {kind.__name__: kind for kind in (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)}
         raise kinds.get(failed["kind"], RuntimeError)(failed["message"])
-    if child.returncode:
-        lines = [line for line in (folder / "launch.log").read_text(encoding="utf-8").splitlines() if line.strip()]
-        raise RuntimeError(f"{launch} ended with status {child.returncode}: {' | '.join(lines[-3:])[:600]} (all of it: {folder / 'launch.log'})")
     return _result(folder / "trained", network, args, job)
 
 
@@ -757,7 +734,7 @@ def _result(trained: Path, network: object, args: object, job: dict) -> object:
     if (trained / "adapter_config.json").exists():
         network = PeftModel.from_pretrained(network, str(trained), is_trainable=True)
     else:
-        network = models.load(trained, job["dtype"])
+        network = models.load(trained, job["dtype"], place=False)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in job["learning"])
     return SimpleNamespace(model=network, args=args, state=state)
@@ -770,23 +747,23 @@ def _see_each_other(args: object) -> None:
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and PartialState().distributed_type == DistributedType.MULTI_CPU:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # accelerate 1.15 leaves FSDP out on a CPU
-    if args.world_size != int(os.environ["WORLD_SIZE"]):
-        raise RuntimeError(f"of {os.environ['WORLD_SIZE']} processes {args.world_size} see each other: check the accelerate config")
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if args.world_size != started:
+        raise RuntimeError(f"of {started} processes {args.world_size} see each other: check the accelerate config")
 
 
 def _run_rank(folder: Path) -> None:
     """Run one process of a job; the first that fails says why in failed.json, and rank 0 leaves the result in `trained`."""
-    from finlab import runs
-
     runs.quiet()
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try:
         job = pickle.loads((folder / "job.pickle").read_bytes())
         kind, fields = job["args"]
         args = kind(**fields)
         _see_each_other(args)
-        network = models.load(job["source"], job["dtype"], place=False, config=job["config"])
+        here = {"device_map": {"": torch.cuda.current_device()}} if job["quantised"] and torch.cuda.is_available() else {}
+        network = models.load(job["source"], job["dtype"], place=False, config=job["config"], **job["quantised"], **here)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in job["learning"])
         trainer = fit(job["trainer_class"], **job["settings"], stop_file=folder / "stop", model=network, args=args, **job["data"])
@@ -801,7 +778,7 @@ def _run_rank(folder: Path) -> None:
 
 
 if __name__ == "__main__":  # one process of a job, started by accelerate; the functions are those of the module, not of this script
-    from finlab import launch, training
+    from finlab import training
 
     launch.die_with_parent()
     training._run_rank(Path(sys.argv[1]))

@@ -196,9 +196,6 @@ def test_a_longer_context_is_read_trained_and_saved(tiny, tmp_path, rope):
     config = model.longer(tiny, 512, **rope)
     network = model.load(tiny, config=config)
     assert network.config.max_position_embeddings == 512
-    words = tokenizer.load(tiny)
-    before = evaluate.by_position(network, words, CHINESE * 30, 512, parts=4)
-    assert list(before) == [128, 256, 383, 511] and all(value > 1 for value in before.values())
     if rope.get("rope_type") in ("linear", "yarn") or "rope_base" in rope:
         assert not torch.allclose(model.logits(network, list(range(3, 90))), model.logits(model.load(tiny), list(range(3, 90))), atol=1e-4), "positions must have changed"
     lora = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
@@ -213,16 +210,6 @@ def test_contexts_that_make_no_sense_are_refused(tiny):
     for settings, message in (({"context": 64}, "64 would shorten it"), ({"rope_type": "yarn"}, "set context above 128"), ({"context": 256, "rope_type": "alibi"}, "not 'alibi'")):
         with pytest.raises(ValueError, match=message):
             model.longer(tiny, **settings)
-
-
-def test_by_position_is_the_models_own_loss(tiny):
-    words, network = tokenizer.load(tiny), model.load(tiny)
-    found = evaluate.by_position(network, words, CHINESE * 5, 64, parts=1, most=1)
-    row = torch.tensor([[token for ids in evaluate.documents(words, CHINESE * 5) for token in ids][:64]])
-    with torch.inference_mode():
-        assert found == {63: pytest.approx(network(row, labels=row).loss.exp().item(), rel=1e-4)}
-    with pytest.raises(ValueError, match="fewer than one sequence of 9,000"):
-        evaluate.by_position(network, words, CHINESE[:1], 9000)
 
 
 def test_quantised_base_is_not_merged_into(tiny):

@@ -76,9 +76,10 @@ def test_functions_are_not_finlabs_again(name):
 
 def test_the_package_stays_small_and_imports_one_way():
     files = list((recipe.ROOT / "finlab").glob("*.py"))
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 4350
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 5280
     below = {"recipe": set(), "cards": {"chat", "cleaning", "closed_world", "pages", "recipe"}, "cleaning": set(), "pages": set(), "corpus": {"cleaning"}, "mixture": set(), "chat": set(), "closed_world": set(), "meter": set(),
-             "tokenizer": set(), "show": set(), "report": set(), "quantize": set(), "training": {"chat", "meter"}}
+             "tokenizer": {"mixture"}, "show": set(), "report": set(), "quantize": set(), "launch": {"recipe"}, "evaluate": {"mixture", "tokenizer"},
+             "training": {"chat", "launch", "meter", "mixture", "model", "runs", "training"}}  # itself, as the module that a launched process runs
     for file in files:
         if file.stem in below:
             found = {alias.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.module == "finlab" for alias in node.names}

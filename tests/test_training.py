@@ -358,16 +358,27 @@ def test_the_loss_of_each_source_is_that_of_its_documents(tiny, tmp_path, rows_f
     assert sorted(training.by_source(tmp_path / "log.jsonl", "eval_sources")["a"]) == [0, 2]
 
 
-def test_held_out_reads_are_bits_per_character(tiny, tmp_path, rows_for):
+def test_held_out_reads_are_bits_per_character_and_perplexity_by_position(tiny, tmp_path, rows_for):
     words, network = tokenizer.load(tiny), model.load(tiny)
     corners = {"zh": TEXTS[:1] + TEXTS[2:3], "en": [TEXTS[1] * 20]}  # the English text is longer than the context and read in pieces
     bits = {name: evaluate.bits_per_character(network, words, texts) for name, texts in corners.items()}
-    tokens = [ids for texts in corners.values() for ids in evaluate.documents(words, texts)]
-    unread = mixture.write(tmp_path / "unread.arrow", mixture.pack(list(map(len, tokens)), 128), tokens, sources=["zh", "zh", "en"])
+    unread = evaluate.held_out_rows(words, corners, 128, tmp_path / "unread.arrow", parts=4, most=2)
+    joined = [token for texts in corners.values() for ids in evaluate.documents(words, texts) for token in ids]
+    nats = torch.zeros(127)
+    for start in (0, 128):
+        ids = torch.tensor([joined[start:start + 128]])
+        with torch.inference_mode():
+            nats += torch.nn.functional.cross_entropy(network(ids).logits[0, :-1], ids[0, 1:], reduction="none")
     training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=network, args=settings(tmp_path / "out", max_steps=1), train_dataset=rows_for(words), eval_dataset=unread, processing_class=words)
     read = training.read_log(tmp_path / "log.jsonl")[0]["eval_sources"]
     for name, texts in corners.items():
         assert read[name][0] / math.log(2) / sum(map(len, texts)) == pytest.approx(bits[name], rel=1e-4)
+    positions = evaluate.by_position(training.by_source(tmp_path / "log.jsonl", "eval_sources"))
+    assert list(positions["before"]) == [32, 64, 96, 128] and positions["before"] != positions["after"]
+    for last, first in ((32, 0), (64, 31), (128, 95)):  # token 0 is read from nothing
+        assert positions["before"][last] == pytest.approx(math.exp(nats[first:last - 1].mean().item() / 2), rel=1e-4)
+    with pytest.raises(ValueError, match="fewer than one sequence of 9,000"):
+        evaluate.held_out_rows(words, corners, 9000, tmp_path / "long.arrow")
 
 
 def test_buckets_fold_to_shorter_rows_and_the_same_loss(tiny, tmp_path, rows_for):
