@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 from matplotlib import font_manager
 
 COLOURS = {"before": "#9aa5b1", "after": "#c0392b", "finance": "#c0392b", "general": "#2c6e9b"}
@@ -91,17 +92,22 @@ def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = 
     return figure
 
 
-def lines(values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = "", least: bool = True) -> matplotlib.figure.Figure:
-    """Plot {label: {x: y}} as one line each, with its lowest point marked if `least`."""
+def lines(values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = "", least: bool = True,
+          scale: str = "linear") -> matplotlib.figure.Figure:
+    """Plot {label: {x: y}} as one line each, with its lowest point marked if `least`; `scale` is that of y, linear or log."""
     style()
     figure, axes = plt.subplots()
     for label, points in values.items():
-        line, = axes.plot(list(points), list(points.values()), label=label, marker="o", markersize=3)
+        line, = axes.plot(list(points), list(points.values()), label=label, marker="o" if len(points) < 40 else "", markersize=3)
         if not least:
             continue
         lowest = min(points, key=points.get)
         axes.plot(lowest, points[lowest], marker="o", markersize=9, fillstyle="none", color=line.get_color())
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale=scale)
+    if scale == "log":  # plain numbers, and enough of them on a short axis
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.legend(**({} if len(values) <= 4 else {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": 8}))
     plt.close(figure)
     return figure

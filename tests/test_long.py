@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 
+import psutil
+import pytest
+
 from finlab import recipe, runs, training
 
 FINLAB = [sys.executable, "-m", "finlab"]
@@ -23,29 +26,84 @@ def metrics(folder, step):
     return json.loads((folder / step / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_killed_pretraining_resumes_and_repeats_nothing(smoke, tmp_path):
-    """SIGKILL in the middle of training: the rerun keeps finished steps and goes on from a checkpoint, to the same loss curve."""
+SMALL = {"corpus.tokens": "120000", "tokenizer.trial_steps": "0", "pretrain.held_out_texts": "20", "pretrain.lora_dropout": "0.05", "pretrain.batch_rows": "4",
+         "pretrain.gradient_accumulation": "2", "pretrain.save_steps": "10", "pretrain.log_steps": "4", "pretrain.warmup_steps": "5"}
+SIZES = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def whole(smoke, tmp_path_factory):
+    """A small pretraining in one go: two phases of the mixture, LoRA with dropout and trained embeddings, two micro-batches in a step."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    shutil.copytree(smoke / "base", folder / "base", symlinks=True)
+    for step in ("corpus", "tokenizer", "pretrain"):
+        run("smoke", *SIZES, "--only", step, "--run-dir", folder)
+    return folder
+
+
+def kill_all(finlab):
+    os.killpg(finlab.pid, signal.SIGKILL)  # the kernel notices that its parent is gone
+
+
+def kill_kernel(finlab):
+    next(child for child in psutil.Process(finlab.pid).children() if "ipykernel" in " ".join(child.cmdline())).kill()
+
+
+def terminate(finlab):
+    finlab.terminate()
+
+
+@pytest.mark.parametrize("kill", [kill_all, kill_kernel, terminate])
+def test_a_killed_pretraining_ends_as_if_it_had_not_been(whole, tmp_path, kill):
+    """SIGKILL to everything, a dead kernel under papermill, SIGTERM: the rerun goes on from a checkpoint, over the phase boundary, to the very same weights and log."""
     folder = tmp_path / "killed"
     for step in ("base", "corpus", "tokenizer"):
-        shutil.copytree(smoke / step, folder / step, symlinks=True)
-    sizes = ["--set", "pretrain.phases=[0]", "--set", "pretrain.save_steps=20", "--only", "pretrain", "--run-dir", str(folder)]
-    first = subprocess.Popen([*FINLAB, "run", "smoke", *sizes], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.time() + 120
-    while not (folder / "pretrain/checkpoints/checkpoint-40/trainer_state.json").exists():
+        shutil.copytree(whole / step, folder / step, symlinks=True)
+    command = ["smoke", *SIZES, "--only", "pretrain", "--run-dir", str(folder)]
+    first = subprocess.Popen([*FINLAB, "run", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    deadline = time.time() + 180
+    while not (folder / "pretrain/checkpoints/checkpoint-10/finlab.json").exists():
         assert time.time() < deadline and first.poll() is None
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+        time.sleep(0.05)
+    kill(first)
+    _, said = first.communicate(timeout=60)
     assert runs.manifest(folder / "pretrain") is None
-    early = {record["step"]: record["loss"] for record in training.read_log(folder / "pretrain/log.jsonl") if "loss" in record}
-    done = run("smoke", *sizes)
-    assert "failed" not in done.stdout
+    if kill is terminate:
+        assert first.returncode == 130 and "stopped by SIGTERM after step" in said and "resume: finlab run smoke" in said
+    if kill is kill_kernel:
+        assert first.returncode == 1 and "the kernel died" in said and "resume: finlab run smoke" in said
+    assert "failed" not in run(*command).stdout
     found = metrics(folder, "pretrain")
-    assert found["resumed_at"] >= 40
-    late = {record["step"]: record["loss"] for record in training.read_log(folder / "pretrain/log.jsonl") if "loss" in record}
-    assert all(late[step] == early[step] for step in early) and sorted(late) == list(range(10, max(late) + 1, 10))[: len(late)]
-    again = run("smoke", *sizes)
-    assert "unchanged, kept" in again.stdout
+    assert found["resumed_at"] >= 10 and len(found["mixture_realised"]) == 2
+
+    def log(where):
+        return [{name: value for name, value in record.items() if name not in training.TIMES and not name.endswith(("_runtime", "_per_second"))}
+                for record in training.read_log(where / "pretrain/log.jsonl") if record.get("event") != "summary" and "train_runtime" not in record]
+
+    assert log(folder) == log(whole) and len(log(whole)) > 15
+    for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        assert (folder / "pretrain/artifact" / name).read_bytes() == (whole / "pretrain/artifact" / name).read_bytes()
+    if kill is terminate:
+        assert "unchanged, kept" in run(*command).stdout
+
+
+def test_pretraining_is_launched_and_lengthened(whole, tmp_path):
+    """The notebook under two processes with a longer context, buckets and QLoRA's base; and a wrong launch is one sentence."""
+    folder = tmp_path / "launched"
+    for step in ("base", "corpus", "tokenizer"):
+        shutil.copytree(whole / step, folder / step, symlinks=True)
+    more = {"launch": "ddp", "processes": "2", "batch_rows": "2", "context": "1024", "rope_type": "yarn", "buckets": "[64, 256]", "lora_variants": "[rslora]", "embedding_learning_rate": "1e-3",
+            "held_out_texts": "60"}
+    command = ["smoke", *SIZES, "--only", "pretrain", "--run-dir", str(folder), *[part for name, value in more.items() for part in ("--set", f"pretrain.{name}={value}")]]
+    run(*command)
+    found, before = metrics(folder, "pretrain"), metrics(whole, "pretrain")
+    assert found["processes"] == 2 and found["attention"] == "sdpa" and found["tokens"] == before["tokens"]
+    assert found["bits_per_character"]["zh_finance"]["after"] < 0.5 * found["bits_per_character"]["zh_finance"]["before"]
+    assert list(found["perplexity_by_position"]["after"])[-1] == "1024"
+    config = json.loads((folder / "pretrain/artifact/model/config.json").read_text())
+    assert config["max_position_embeddings"] == 1024 and config["rope_parameters"]["rope_type"] == "yarn" and config["rope_parameters"]["factor"] == 2.0
+    done = subprocess.run([*FINLAB, "run", *command, "--set", "pretrain.launch=horovod"], capture_output=True, text=True)
+    assert done.returncode == 1 and "there is no accelerate config 'horovod'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_base_without_tokenizer_is_named(tiny, tmp_path):
