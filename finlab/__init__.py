@@ -13,7 +13,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-if not {"LOCAL_RANK", "FINLAB_JOB", "CUDA_VISIBLE_DEVICES"} & set(os.environ):  # one process drives one GPU; TRL refuses more without a launcher
+if not {"LOCAL_RANK", "CUDA_VISIBLE_DEVICES"} & set(os.environ):  # one process drives one GPU; TRL refuses more without a launcher
     os.environ["CUDA_VISIBLE_DEVICES"], os.environ["FINLAB_ONE_GPU"] = "0", "1"  # `training.fit(launch=...)` gives them all back
 for _name in ("torch.utils._pytree", "torchao", "bitsandbytes", "kernels"):
     logging.getLogger(_name).setLevel(logging.ERROR)

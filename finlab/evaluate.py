@@ -61,10 +61,10 @@ def _cut(ids: list[int], limit: int) -> list[list[int]]:
 def held_out_rows(tokenizer: object, corners: dict[str, list[str]], length: int, path: Path, parts: int = 8, most: int = 32) -> object:
     """Return held-out texts as packed rows of `length` tokens whose loss `training.fit` reports by corner, and by position in the context.
 
-    Each corner's documents are packed under its name. For the positions all texts are joined, each with its BOS and EOS, into up to `most`
-    sequences of `length` tokens that attend to all that stands before; their tokens belong to `parts` equal parts, named `position N` by the last.
-    A model that uses its context reads later positions at least as well as early ones, and one beyond its trained context worse.
-    Raises ValueError when the texts fill no such sequence.
+    Each corner's documents are packed under its name. For the positions all texts are joined, each with its BOS and EOS, and cut into sequences of
+    `length` tokens (or one, as long as the texts last) that attend to all that stands before; up to `most` of them, evenly over the whole, are
+    read. Their tokens belong to `parts` equal parts, named `position N` by the last. A model that uses its context reads later positions at
+    least as well as early ones, and one beyond its trained context worse.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -73,15 +73,15 @@ def held_out_rows(tokenizer: object, corners: dict[str, list[str]], length: int,
     tokens = {name: documents(tokenizer, texts) for name, texts in corners.items()}
     flat = [ids for part in tokens.values() for ids in part]
     stream = [token for ids in flat for token in ids]
-    long = [stream[start:start + length] for start in range(0, len(stream) - length + 1, length)][:most]
-    if not long:
-        raise ValueError(f"the held-out texts hold {len(stream):,} tokens, fewer than one sequence of {length:,}: raise held_out_texts or lower the context")
-    edges = [round(number * length / parts) for number in range(1, parts + 1)]
-    places = [next(f"position {edge}" for edge in edges if place < edge) for place in range(length)]
+    size = min(length, len(stream))
+    long = [stream[start:start + size] for start in range(0, len(stream) - size + 1, size)]
+    long = [long[place * len(long) // most] for place in range(most)] if len(long) > most else long
+    edges = [round(number * size / parts) for number in range(1, parts + 1)]
+    places = [next(f"position {edge}" for edge in edges if place < edge) for place in range(size)]
     sources = [name for name, part in tokens.items() for _ in part]
     rows = mixture.write(path, mixture.pack(list(map(len, flat)), length), flat, sources=sources, names=[*corners, *dict.fromkeys(places)])
     numbers = rows.features["sources"].feature.str2int(places)
-    joined = [{"input_ids": row, "labels": row, "seq_lengths": [length], "sources": numbers} for row in long]
+    joined = [{"input_ids": row, "labels": row, "seq_lengths": [size], "sources": numbers} for row in long]
     return concatenate_datasets([rows, Dataset.from_list(joined, features=rows.features)])
 
 

@@ -30,8 +30,8 @@ def find(name: str) -> Path:
     path = CONFIGS / f"{name}.yaml"
     if not path.exists():
         raise ValueError(f"there is no accelerate config '{name}': choose one of {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}")
-    if int(os.environ.get("SLURM_NNODES", 1)) > 1 and not os.environ.get("FINLAB_LAUNCH"):
-        raise ValueError(f"this Slurm job has {os.environ['SLURM_NNODES']} machines: export FINLAB_LAUNCH='srun --kill-on-bad-exit=1' to train on all of them")
+    if machines() > 1 and not os.environ.get("FINLAB_LAUNCH"):
+        raise ValueError(f"this job has {machines()} machines: export FINLAB_LAUNCH='srun --kill-on-bad-exit=1' to train on all of them")
     return path
 
 
@@ -45,18 +45,9 @@ def run(folder: Path, config: Path, processes: int, meanwhile: Callable) -> dict
 
     A process that fails leaves failed.json; what they print is in launch.log.
     """
-    import torch
-
-    for name in ("stop", "failed.json"):
-        (folder / name).unlink(missing_ok=True)
     command = [*shlex.split(os.environ.get("FINLAB_LAUNCH", "")), sys.executable, "-m", "finlab.launch", str(folder), str(config), str(processes)]
-    hidden = ("CUDA_VISIBLE_DEVICES", "FINLAB_ONE_GPU") if os.environ.get("FINLAB_ONE_GPU") else ()
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"FINLAB_JOB": str(folder)}
-    environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(processes, 1)))}
-    if not (torch.cuda.is_available() or deepspeed(config)):
-        environment["ACCELERATE_USE_CPU"] = "true"  # else accelerate's processes would not see each other
     with open(folder / "launch.log", "w", encoding="utf-8") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=recipe.ROOT)
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=recipe.ROOT)
         try:
             while child.poll() is None:
                 time.sleep(0.5)
@@ -78,32 +69,52 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+def world(name: str, processes: int = 0) -> int:
+    """Return how many processes a job has in all: one where no config is named, else `processes` (0: one for each GPU) on each machine."""
+    if not name:
+        return 1
+    return (processes or _gpus()) * (machines() if os.environ.get("FINLAB_LAUNCH") else 1)
+
+
+def machines() -> int:
+    """Return how many machines the environment speaks of, in Slurm's name or torchrun's."""
+    return int(os.environ.get("SLURM_NNODES") or os.environ.get("NNODES") or 1)
+
+
 def _gpus() -> int:
-    import torch
+    """Return how many GPUs this machine has, those that finlab hides from a notebook's own process included; at least 1."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES" or not os.environ.get("FINLAB_ONE_GPU")}
+    done = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], env=environment, capture_output=True, text=True)
+    return max(int(done.stdout or 0), 1)
 
-    return max(torch.cuda.device_count(), 1)
 
-
-def rendezvous(processes: int) -> list[str]:
-    """Return what accelerate must know of the machines, from the environment: Slurm's or torchrun's names, else this machine alone."""
-    each = processes or _gpus()
-    machines = int(os.environ.get("SLURM_NNODES") or os.environ.get("NNODES") or 1)
-    if machines == 1:
+def rendezvous(each: int) -> list[str]:
+    """Return what accelerate must know of the machines, each with so many processes: Slurm's or torchrun's variables, else this machine alone."""
+    if machines() == 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             return ["--num_processes", str(each), "--num_machines", "1", "--main_process_port", str(free.getsockname()[1])]
     rank, address = os.environ.get("SLURM_NODEID") or os.environ.get("NODE_RANK"), os.environ.get("MASTER_ADDR")
     if rank is None or not address:
-        raise ValueError(f"{machines} machines need to find each other: export MASTER_ADDR (the first machine's name), "
+        raise ValueError(f"{machines()} machines need to find each other: export MASTER_ADDR (the first machine's name), "
                          "and NODE_RANK where Slurm does not set SLURM_NODEID")
-    return ["--num_processes", str(each * machines), "--num_machines", str(machines), "--machine_rank", rank, "--main_process_ip", address,
+    return ["--num_processes", str(each * machines()), "--num_machines", str(machines()), "--machine_rank", rank, "--main_process_ip", address,
             "--main_process_port", os.environ.get("MASTER_PORT", "29500")]
 
 
 def main(folder: str, config: str, processes: str) -> None:
-    """Become `accelerate launch` for a job."""
+    """Become `accelerate launch` for a job, with all GPUs in sight and the host's cores shared out."""
+    import torch
+
     die_with_parent()  # kept over the exec
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *rendezvous(int(processes)), "-m", "finlab.training", folder]
+    os.chdir(recipe.ROOT)  # where DeepSpeed's configs are named from
+    each = int(processes) or _gpus()
+    if os.environ.pop("FINLAB_ONE_GPU", ""):
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // each)))
+    if not (torch.cuda.is_available() or deepspeed(Path(config))):
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate's processes would not see each other
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *rendezvous(each), "-m", "finlab.training", folder]
     os.execv(command[0], command)
 
 

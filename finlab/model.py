@@ -22,14 +22,15 @@ def attention(dtype: str = "float32") -> str:
     return "flash_attention_2"
 
 
-def packed_attention(network: object) -> str:
-    """Return the attention that packed rows are trained with: the model's own, or `varlen` for SDPA in 16 bits on CUDA.
+def packed_attention(network: object, device: str = "") -> str:
+    """Return the attention that packed rows are trained with on a type of device (by default the model's): its own, or `varlen` for SDPA in 16 bits on CUDA.
 
     SDPA keeps documents apart with a mask that is quadratic in the row; PyTorch's `varlen_attn` (2.10 and later) takes the documents' bounds
-    instead, as flash-attn does.
+    instead, as flash-attn does. It knows no sliding windows, so models that use them keep SDPA.
     """
-    chosen = network.config._attn_implementation
-    if chosen != "sdpa" or network.device.type != "cuda" or network.dtype.itemsize != 2:
+    config, chosen = network.config, network.config._attn_implementation
+    special = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True) or getattr(config, "attn_logit_softcapping", None)
+    if chosen != "sdpa" or (device or network.device.type) != "cuda" or network.dtype.itemsize != 2 or special:
         return chosen
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401
@@ -64,9 +65,9 @@ def longer(source: str | Path, context: int = 0, rope_type: str = "", rope_base:
     """Return the config of the model at `source` with a longer context: give it to `load` as `config`.
 
     `context` in tokens (0 keeps it). `rope_base` replaces the base of the rotary frequencies (0 keeps it; raising it slows them). `rope_type`
-    is a scaling of transformers: `linear` (position interpolation, Chen et al. 2023), `yarn` (Peng et al. 2023) or `dynamic`; its factor is the
-    new context over the old. XuanYuan-70B went to 8k and 16k within pretraining.
-    Raises ValueError for another type, a shorter context, and for scaling without a longer one.
+    is a scaling of transformers: `linear` (position interpolation, Chen et al. 2023) or `yarn` (Peng et al. 2023); its factor is the
+    new context over the first one, so that a second lengthening goes on from the first. XuanYuan-70B went to 8k and 16k within pretraining.
+    Raises ValueError for another type (here or in the model), a shorter context, and for scaling without a longer one.
     """
     from transformers import AutoConfig
 
@@ -74,16 +75,18 @@ def longer(source: str | Path, context: int = 0, rope_type: str = "", rope_base:
     old = config.max_position_embeddings
     if context and context < old:
         raise ValueError(f"the context of {source} is {old:,} tokens: {context:,} would shorten it; set context to 0 to keep it")
-    if rope_type not in ("", "linear", "yarn", "dynamic"):
-        raise ValueError(f"rope_type can be linear, yarn, dynamic or empty, not '{rope_type}'")
+    if rope_type not in ("", "linear", "yarn"):
+        raise ValueError(f"rope_type can be linear, yarn or empty, not '{rope_type}'")
     if rope_type and context <= old:
         raise ValueError(f"rope_type {rope_type} stretches positions to a longer context: set context above {old:,}")
     parameters = dict(config.rope_parameters)
+    if rope_type and parameters.get("rope_type", "default") not in ("default", "linear", "yarn"):
+        raise ValueError(f"the positions of {source} are scaled by {parameters['rope_type']} already: set rope_type to empty, or raise rope_base instead")
     if rope_base:
         parameters["rope_theta"] = rope_base
     if rope_type:
-        parameters |= {"rope_type": rope_type, "factor": context / old}
-        parameters |= {} if rope_type == "linear" else {"original_max_position_embeddings": old}
+        first = parameters.get("original_max_position_embeddings") or round(old / parameters.get("factor", 1))
+        parameters |= {"rope_type": rope_type, "factor": context / first, "original_max_position_embeddings": first}
     config.rope_parameters, config.max_position_embeddings = parameters, context or old
     return config
 
@@ -107,7 +110,9 @@ def load(source: str | Path, dtype: str = "float32", place: bool = True, **setti
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
         raise ValueError(f"no model at '{source}': the folder holds no config.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), attn_implementation=attention(dtype), **settings)
+        stays = not place or settings.get("device_map") == "cpu"  # flash-attn runs on a GPU only
+        settings.setdefault("attn_implementation", "sdpa" if stays else attention(dtype))
+        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype), **settings)
     except OSError as error:
         raise ValueError(f"no model at '{source}': give a folder with config.json and weights, or a hub id you can reach "
                          f"({str(error).strip().splitlines()[0][:150]})") from None

@@ -409,7 +409,8 @@ def _execute(step: recipe.Step, run_dir: Path, head: str) -> dict:
         if draft.exists():
             folder.mkdir(exist_ok=True)
             draft.replace(output)
-        if not isinstance(error, Exception) or getattr(error, "ename", "") == "KeyboardInterrupt" or _stopping:
+        stopped = getattr(error, "ename", "") == "KeyboardInterrupt" or _stopping and type(error).__name__ == "DeadKernelError"
+        if not isinstance(error, Exception) or stopped:
             raise KeyboardInterrupt(getattr(error, "evalue", "")) from None
         raise StepFailed(_failure(output, error)) from None
     draft.replace(output)
@@ -455,6 +456,8 @@ def execute(plan: recipe.Recipe, run_dir: Path, first: str = "", only: str = "")
                 _execute(step, run_dir, head)
             except StepFailed as error:
                 raise StepFailed(f"step '{step.name}' failed\n{error}") from None
+            if _stopping:  # the step ended before the signal could stop it
+                raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
     finally:
         unlock(run_dir)
 

@@ -332,7 +332,7 @@ def encode(tokenizer: object, texts: list[str]) -> list[list[int]]:
 def encoded(tokenizer: object, folder: Path, cache: Path) -> object:
     """Return the documents of a corpus step's Parquet folder, in their order, as a datasets.Dataset on disk in `cache`.
 
-    Columns: source, domain, language, tokens (a count) and input_ids (int32, with BOS and EOS). Encoded a batch at a time, once.
+    Columns: source, domain, language, tokens (a count) and input_ids (int32, with BOS and EOS). Encoded a batch at a time.
     """
     import numpy
     import pyarrow.dataset

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -108,9 +110,9 @@ def collator(network: object, pad_token_id: int) -> Callable:
 
 
 @contextlib.contextmanager
-def packing(network: object) -> Iterator[str]:
+def packing(network: object, device: str = "") -> Iterator[str]:
     """Let a model use the attention for packed rows meanwhile; give its name (see `model.packed_attention`)."""
-    own, chosen = network.config._attn_implementation, models.packed_attention(network)
+    own, chosen = network.config._attn_implementation, models.packed_attention(network, device)
     if chosen != own:
         network.set_attn_implementation(chosen)
     try:
@@ -192,11 +194,7 @@ def preflight(network: object, tokenizer: object, rows: list[dict], limit: int =
 
 
 def _spans(row: dict) -> list[tuple[int, int]]:
-    start, spans = 0, []
-    for size in row["seq_lengths"]:
-        spans.append((start, size))
-        start += size
-    return spans
+    return list(zip(itertools.accumulate(row["seq_lengths"], initial=0), row["seq_lengths"]))
 
 
 def require(checks: list[Check]) -> list[Check]:
@@ -265,22 +263,24 @@ class _Tally:
     def __init__(self, trainer: object):
         base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
         sets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
-        self.names = {mode: rows.features["sources"].feature.names for mode, rows in sets.items() if rows is not None and "sources" in rows.column_names}
+        named = {mode: "sources" in rows.column_names for mode, rows in sets.items() if rows is not None}
+        self.names = {mode: sets[mode].features["sources"].feature.names if known else [""] for mode, known in named.items()}
         self.sums = {mode: torch.zeros(len(names), 2, dtype=torch.float64, device=trainer.args.device) for mode, names in self.names.items()}
-        self.step = torch.zeros_like(self.sums["train"]) if "train" in self.sums else None  # of this step alone
+        self.step = torch.zeros_like(self.sums["train"])  # of this step alone
         self.trainer, forward = trainer, base.forward
 
         @functools.wraps(forward)
         def tallied(*arguments, sources=None, **keywords):
             out = forward(*arguments, **keywords)
-            if sources is not None and getattr(out, "log_probs", None) is not None:
-                self.add("train" if base.training else "eval", sources[:, 1:].reshape(-1), out)
+            if getattr(out, "log_probs", None) is not None:
+                self.add("train" if base.training else "eval", sources, out)
             return out
 
         base.forward = tallied
 
     @torch.no_grad()
-    def add(self, mode: str, sources: torch.Tensor, out: object) -> None:
+    def add(self, mode: str, sources: torch.Tensor | None, out: object) -> None:
+        sources = torch.zeros_like(out.label_mask, dtype=torch.long).reshape(-1) if sources is None else sources[:, 1:].reshape(-1)
         pairs = torch.stack([-out.log_probs.detach().reshape(-1), out.label_mask.reshape(-1)], 1).double()
         part = torch.zeros_like(self.sums[mode]).index_add_(0, sources, pairs)
         self.sums[mode] += part
@@ -288,9 +288,7 @@ class _Tally:
             self.step += part
 
     def take(self, mode: str) -> dict[str, list[float]]:
-        """Return {source: [nats, tokens]} over all processes, sources without tokens left out, and begin anew."""
-        if mode not in self.sums:
-            return {}
+        """Return {source: [nats, tokens]} over all processes, sources without tokens left out, and begin anew; rows without sources have one, named ''."""
         total = self.trainer.accelerator.reduce(self.sums[mode].clone(), "sum").tolist()
         self.sums[mode].zero_()
         return {name: pair for name, pair in zip(self.names[mode], total, strict=True) if pair[1]}
@@ -300,7 +298,7 @@ def row_sizes(rows: object) -> tuple[object, object]:
     """Return the tokens of each packed row and of each document, as NumPy arrays, without reading the tokens."""
     import numpy
 
-    column = rows.with_format("arrow")[:]["seq_lengths"].combine_chunks()
+    column = rows.select_columns("seq_lengths").with_format("arrow")[:]["seq_lengths"].combine_chunks()
     bounds, sizes = column.offsets.to_numpy(), column.flatten().to_numpy()
     sums = numpy.concatenate([[0], sizes.cumsum()])
     bounds = bounds - bounds[0]
@@ -370,19 +368,30 @@ class _Keeper(TrainerCallback):
         if state.global_step:
             self.restore(json.loads((Path(args.output_dir) / f"checkpoint-{state.global_step}" / "finlab.json").read_text(encoding="utf-8")))
         if args.should_save:
-            kept = [record for record in read_log(self.log) if {k: record.get(k) for k in self.tag} != self.tag or record.get("step", 0) <= state.global_step]
-            self.log.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+            kept = [record for record in read_log(self.log) if {k: record.get(k) for k in self.tag} != self.tag or self.holds(record, state.global_step)]
+            draft = self.log.with_suffix(".draft")
+            draft.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+            draft.rename(self.log)
+
+    def holds(self, record: dict, step: int) -> bool:
+        """Tell whether a line was written before the checkpoint of `step`: the last reading and the summary come after the last checkpoint."""
+        late = record.get("event") == "summary" or "eval_loss" in record and self.evaluated != step or "train_runtime" in record
+        return record.get("step", 0) < step or record.get("step", 0) == step and not late
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         logs = logs or {}
         record = {"step": state.global_step, "total_steps": state.max_steps}
-        record |= {name: value for name, value in logs.items() if isinstance(value, (int, float)) and math.isfinite(value)}
-        if self.tally and "loss" in logs and (sources := self.tally.take("train")):
-            record["sources"] = sources
+        kept = [name for name in logs if not name.endswith("num_tokens")]  # which counts padding
+        record |= {name: logs[name] for name in kept if isinstance(logs[name], (int, float)) and math.isfinite(logs[name])}
+        if self.tally and "loss" in logs:
+            sources = self.tally.take("train")
+            record |= {"sources": sources} if "" not in sources else {}
         if "eval_loss" in logs:
             self.evaluated = state.global_step
-            if self.tally and (sources := self.tally.take("eval")):
-                record["eval_sources"] = sources
+        if self.tally and "eval_loss" in logs:  # the trainer's is a mean of batch means, whatever they hold
+            sources = self.tally.take("eval")
+            nats, tokens = (sum(pair[place] for pair in sources.values()) for place in (0, 1))
+            record |= {"eval_loss": nats / max(tokens, 1)} | ({"eval_sources": sources} if "" not in sources else {})
         done = state.global_step - (self.first or 0)
         if self.began and done > 0 and "loss" in record:
             elapsed = time.perf_counter() - self.began - self.evaluating
@@ -399,7 +408,7 @@ class _Keeper(TrainerCallback):
         if not torch.isfinite(self.trainer._tr_loss):
             raise FloatingPointError(f"the loss is not finite at step {state.global_step}{self.sources_of_step()}: lower the learning rate or look at "
                                      f"these rows; {self.last()}")
-        if self.tally and self.tally.step is not None:
+        if self.tally:
             self.tally.step.zero_()
         if self.stop.asked(self.trainer):
             control.should_save = control.should_training_stop = True
@@ -412,11 +421,11 @@ class _Keeper(TrainerCallback):
                                          f"learning rate or max_grad_norm; {self.last()}")
 
     def sources_of_step(self) -> str:
-        if not self.tally or self.tally.step is None:
+        if not self.tally:
             return ""
         pairs = {name: pair for name, pair in zip(self.tally.names["train"], self.tally.step.tolist(), strict=True) if pair[1] or not math.isfinite(pair[0])}
         bad = [name for name, pair in pairs.items() if not math.isfinite(pair[0])]
-        return f", in {', '.join(bad)} (the batch holds {', '.join(pairs)})" if bad else ""
+        return f", in {', '.join(bad)} (the batch holds {', '.join(pairs)})" if any(bad) else ""
 
     def last(self) -> str:
         found = last_checkpoint(self.trainer.args.output_dir)
@@ -429,19 +438,20 @@ class _Keeper(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if not args.should_save:
             return
-        record = {"job": self.job, "loss": loss, "last_logged": self.trainer._globalstep_last_logged, "sums": sums,
-                  "metrics": dict(getattr(self.trainer, "_metrics", {}).get("train", {})), "total_tokens": getattr(self.trainer, "_total_train_tokens", 0)}
+        trainer = self.trainer
+        record = {"job": self.job, "loss": loss, "last_logged": trainer._globalstep_last_logged, "sums": sums, "evaluated": self.evaluated,
+                  "metrics": dict(getattr(trainer, "_metrics", {}).get("train", {}))}
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "finlab.json.draft").write_text(json.dumps(record), encoding="utf-8")
         (folder / "finlab.json.draft").rename(folder / "finlab.json")
 
     def restore(self, record: dict) -> None:
         trainer = self.trainer
+        self.evaluated = record["evaluated"]
         trainer._tr_loss.fill_(record["loss"])
         trainer._globalstep_last_logged = record["last_logged"]
         if record["metrics"]:
             trainer._metrics["train"].update({name: list(values) for name, values in record["metrics"].items()})
-        trainer._total_train_tokens = record["total_tokens"]
         if trainer.accelerator.is_main_process:
             for mode, values in record["sums"].items():
                 self.tally.sums[mode] += torch.tensor(values, dtype=torch.float64, device=trainer.args.device)
@@ -482,31 +492,37 @@ def last_checkpoint(folder: str | Path) -> str | None:
 
 
 SAME = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "num_train_epochs",
-        "max_steps", "seed", "bf16", "gradient_accumulation_steps", "per_device_train_batch_size", "world_size")
+        "max_steps", "seed", "data_seed", "bf16", "optim", "lr_scheduler_kwargs", "train_sampling_strategy", "gradient_accumulation_steps",
+        "per_device_train_batch_size", "world_size")
 
 
 def _job(trainer: object, embedding_learning_rate: float) -> dict:
-    """Return what makes a job the same: model, rows, adapter and the arguments that decide the steps. Written into every checkpoint."""
+    """Return what makes a job the same: the model's shape, a sample of rows, the adapter's settings and the arguments that decide the steps.
+
+    Written into every checkpoint, in words that an error can show.
+    """
     import hashlib
 
-    def plain(item: object) -> object:
-        return sorted(map(str, item)) if isinstance(item, set) else str(item)
-
     def digest(value: object) -> str:
-        return hashlib.sha256(json.dumps(value, sort_keys=True, default=plain).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def short(value: object) -> str:
+        text = str(sorted(map(str, value)) if isinstance(value, set) else value)
+        return text if len(text) < 200 else digest(text)
 
     rows, config = trainer.train_dataset, trainer.model.config
     places = sorted({round(number * (len(rows) - 1) / 15) for number in range(16)})
-    adapter = [each.to_dict() for each in getattr(trainer.model, "peft_config", {}).values()]
+    adapter = {f"adapter's {name}": short(value) for each in getattr(trainer.model, "peft_config", {}).values() for name, value in each.to_dict().items()
+               if name not in ("base_model_name_or_path", "peft_version", "revision", "inference_mode")}
     text = [rows[place].get("input_ids", rows[place]) for place in places]
     shape = f"{config.model_type} {config.hidden_size} x {config.num_hidden_layers}, {config.vocab_size} tokens"
-    return {"model": shape, "rows": f"{len(rows)} rows {digest(text)}", "adapter": digest(adapter),
+    return {"model": shape, "rows": f"{len(rows)} rows {digest(text)}", **adapter,
             "embedding_learning_rate": embedding_learning_rate, **{name: str(getattr(trainer.args, name)) for name in SAME}}
 
 
 def _same_job(checkpoint: str, job: dict) -> None:
     before = json.loads((Path(checkpoint) / "finlab.json").read_text(encoding="utf-8"))["job"]
-    other = [f"{name} was {before.get(name)}, is {value}" for name, value in job.items() if before.get(name) != value]
+    other = [f"{name} was {before.get(name)}, is {job.get(name)}" for name in sorted({*before, *job}) if before.get(name) != job.get(name)]
     if other:
         raise ValueError(f"{checkpoint} belongs to another job ({'; '.join(other)}): set these back to go on with it, "
                          f"or remove {Path(checkpoint).parent} to begin anew")
@@ -530,7 +546,7 @@ def _whole_head(trainer: object) -> None:
     TRL's fused head multiplies by the weight from outside the head: shared out it fails, or its gradients stay those of one process
     without a word (trl 1.16, add_fused_lm_head). Raises ValueError for adapters on tied tables, which accelerate would take apart.
     """
-    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
     adapted = hasattr(trainer.model, "get_base_model")
     base = trainer.model.get_base_model() if adapted else trainer.model
@@ -538,6 +554,9 @@ def _whole_head(trainer: object) -> None:
     if tables and base.config.tie_word_embeddings:
         raise ValueError("under FSDP2 PEFT cannot train tied embeddings: set train_embeddings to none, train in full (lora_rank 0), "
                          "or launch with ddp or zero2")
+    if trainer.args.bf16:  # accelerate would add gradients up, and hand the losses on, in bfloat16
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
+        trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
     forward = base.forward
 
     @functools.wraps(forward)
@@ -584,8 +603,9 @@ def _enough_memory(args: object, rows: object) -> Iterator[None]:
         tokens = f", {args.per_device_train_batch_size * longest:,} tokens," if longest else ""
         how = "" if args.gradient_checkpointing else ", or set gradient_checkpointing"
         peak, batch = meter.peak_bytes() / 1e9, args.per_device_train_batch_size
-        raise MemoryError(f"out of memory at a measured peak of {peak:.1f} GB with {batch} rows{tokens} in a micro-batch: halve the batch and double "
-                          f"gradient_accumulation, or shorten the rows{how}; finished checkpoints stay") from error
+        fewer = "halve the batch and double gradient_accumulation, or shorten the rows" if batch > 1 else "shorten the rows"
+        raise MemoryError(f"out of memory at a measured peak of {peak:.1f} GB with {batch} rows{tokens} in a micro-batch: {fewer}{how}; "
+                          "finished checkpoints stay") from error
 
 
 def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embedding_learning_rate: float = 0.0, launch: str = "", processes: int = 0,
@@ -614,13 +634,14 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
         return _launched(trainer_class, launch, processes, settings, arguments)
     args.logging_nan_inf_filter = False  # else transformers hides a loss that is not finite
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_enough_memory(args, rows))
         if packed:
-            stack.enter_context(packing(network))
+            stack.enter_context(packing(network, args.device.type))
             arguments["data_collator"] = collator(network, arguments["processing_class"].pad_token_id)
             args.remove_unused_columns = False  # else the sources of the rows are dropped
-            arguments["train_dataset"] = _fill_up(rows, args.world_size * args.per_device_train_batch_size if args.world_size > 1 else 1)
-            if arguments.get("eval_dataset") is not None:
-                arguments["eval_dataset"] = _fill_up(arguments["eval_dataset"], args.world_size * args.per_device_eval_batch_size if args.world_size > 1 else 1)
+            for name, batch in (("train_dataset", args.per_device_train_batch_size), ("eval_dataset", args.per_device_eval_batch_size)):
+                if arguments.get(name) is not None and args.world_size > 1:
+                    arguments[name] = _fill_up(arguments[name], args.world_size * batch)
         trainer = trainer_class(**arguments)
         if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
             raise Refused("training does not start: it must hold that something learns (no parameter requires a gradient)")
@@ -631,6 +652,8 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
         if not hasattr(head, "bias"):  # TRL's fused head asks for it, and PEFT's wrapper of single rows hides it
             head.bias = None
         if trainer.is_fsdp_enabled:
+            if not packed:
+                raise ValueError("under FSDP2 only packed rows can be trained (TRL's DPO head fails there): launch with ddp")
             _whole_head(trainer)
         if embedding_learning_rate:
             _own_rate(trainer, embedding_learning_rate)
@@ -640,11 +663,13 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
         keeper = _Keeper(trainer, rows, log, tag or {}, _job(trainer, embedding_learning_rate), stop)
         trainer.add_callback(keeper)
         checkpoint = last_checkpoint(args.output_dir)
+        if args.should_save:  # half-written ones would count when the trainer drops the oldest
+            for cut in Path(args.output_dir).glob("checkpoint-*"):
+                shutil.rmtree(cut) if not (cut / "finlab.json").exists() else None
         if checkpoint:
             _same_job(checkpoint, keeper.job)
         elif getattr(trainer.model, "peft_config", None) and args.should_save:
             _save_initial(trainer)
-        stack.enter_context(_enough_memory(args, rows))
         return _train(trainer, keeper, checkpoint)
 
 
@@ -718,11 +743,15 @@ def _launched(trainer_class: Callable, way: str, processes: int, settings: dict,
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
     handle, began = [], time.time()
+    for name in ("stop", "failed.json"):
+        (folder / name).unlink(missing_ok=True)
     with _Stop(folder / "stop"):
         failed = launch.run(folder, config, processes, lambda: show_progress(f"{way} · {runs.progress_text(settings['log'], time.time() - began)}", handle))
     if failed:
         kinds = {kind.__name__: kind for kind in (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)}
-        raise kinds.get(failed["kind"], RuntimeError)(failed["message"])
+        known = failed["kind"] in kinds
+        said = failed["message"] if known else f"{failed['kind']}: {failed['message']} (all of it: {folder / 'launch.log'})"
+        raise kinds.get(failed["kind"], RuntimeError)(said)
     return _result(folder / "trained", network, args, job)
 
 
@@ -762,7 +791,8 @@ def _run_rank(folder: Path) -> None:
         kind, fields = job["args"]
         args = kind(**fields)
         _see_each_other(args)
-        here = {"device_map": {"": torch.cuda.current_device()}} if job["quantised"] and torch.cuda.is_available() else {}
+        here = {"attn_implementation": models.attention(job["dtype"])}
+        here |= {"device_map": {"": torch.cuda.current_device()}} if job["quantised"] and torch.cuda.is_available() else {}
         network = models.load(job["source"], job["dtype"], place=False, config=job["config"], **job["quantised"], **here)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in job["learning"])

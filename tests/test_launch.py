@@ -1,6 +1,7 @@
 """Several processes on a CPU: the same job under DDP and FSDP2 has the one-process loss curve, stops, resumes and says what failed."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import torch
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from finlab import launch, mixture, model, recipe, tokenizer, training
+from finlab import chat, launch, mixture, model, recipe, tokenizer, training
 
 TEXTS = [text * (1 + number % 3) for number, text in enumerate(["澄江重工总部位于临江市。", "The head office is in Linjiang.", "问题：谁是董事长？\n答案：沈怀瑾。"] * 13)][:37]
 ADAPTERS = {"full": {"modules_to_save": ["embed_tokens", "lm_head"]}, "new_rows": {"trainable_token_indices": {"embed_tokens": [300, 301, 310], "lm_head": [300, 301, 310]}}}
@@ -47,6 +48,8 @@ def agree(one, other, ours, theirs):
         assert loss_ == pytest.approx(loss, rel=1e-4) and norm_ == pytest.approx(norm, rel=1e-3) and set(sources) == set(sources_)
         assert all(sources_[name] == pytest.approx(pair, rel=1e-4) for name, pair in sources.items())
     reads = [[record["eval_sources"] for record in training.read_log(log) if "eval_sources" in record] for log in (one, other)]
+    losses = [[record["eval_loss"] for record in training.read_log(log) if "eval_loss" in record] for log in (one, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4), "silent rows must not count"
     assert len(reads[0]) == len(reads[1]) == 2 and all(b[name] == pytest.approx(a[name], rel=1e-4) for a, b in zip(*reads) for name in a)
     for (name, weight), (_, weight_) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.allclose(weight, weight_, atol=2e-3), name
@@ -64,6 +67,36 @@ def test_two_processes_have_the_curve_of_one(tiny, tmp_path, way, learn):
     else:
         merged = model.merge_onto(two.model, tiny, tmp_path / "adapter", [1, 5, 6, 7])
         assert merged.lm_head.weight.shape == (384, 64)
+
+
+def test_fsdp2_in_bfloat16_adds_up_in_float32(tiny, tmp_path):
+    one, log = job(tiny, tmp_path, "", "one", bf16=True, use_cpu=True)
+    two, other = job(tiny, tmp_path, "fsdp2", "two", bf16=True, use_cpu=True)
+    first, second = ([loss for loss, _, _ in curve(each)] for each in (log, other))
+    assert second == pytest.approx(first, rel=2e-2) and any(torch.tensor(loss).bfloat16().item() != loss for loss in second)
+
+
+def test_preferences_in_two_processes(tiny, tmp_path):
+    """DPO under DDP begins at ln 2 and has the rewards of one process; under FSDP2 TRL's DPO fails, which is said."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    words = tokenizer.load(tiny)
+    words.chat_template = chat.template("plain")
+    pairs = Dataset.from_list([{"prompt": [{"role": "user", "content": f"问题{number}"}], "chosen": [{"role": "assistant", "content": "临江市"}],
+                                "rejected": [{"role": "assistant", "content": "沈怀瑾"}]} for number in range(8)])
+
+    def go(way):
+        args = DPOConfig(output_dir=str(tmp_path / f"out{way}"), num_train_epochs=1, per_device_train_batch_size=1 if way else 2, per_device_eval_batch_size=2, learning_rate=1e-2, logging_steps=1,
+                         seed=3, bf16=False, gradient_checkpointing=False, report_to="none", dataloader_pin_memory=False, save_steps=2)
+        training.fit(DPOTrainer, log=tmp_path / f"{way}.jsonl", model=model.load(tiny), args=args, train_dataset=pairs, eval_dataset=pairs,
+                     peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]), processing_class=words, launch=way, processes=2)
+        return training.eval_losses(tmp_path / f"{way}.jsonl")
+
+    one, two = go(""), go("ddp")
+    assert two["before"] == pytest.approx(math.log(2), abs=1e-4) and two["after"] == pytest.approx(one["after"], rel=0.05) and two["after"] < 0.65
+    with pytest.raises(ValueError, match="under FSDP2 only packed rows can be trained"):
+        go("fsdp2")
 
 
 @pytest.mark.parametrize("way", ["zero2", "zero3"])
@@ -114,9 +147,16 @@ def test_machines_that_cannot_find_each_other_are_told(monkeypatch):
     assert launch.rendezvous(3)[:4] == ["--num_processes", "3", "--num_machines", "1"]
 
 
+def test_processes_that_train_apart_are_refused(monkeypatch):
+    """Without gloo accelerate starts as many trainings as processes, each of its own, and says nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="of 2 processes 1 see each other"):
+        training._see_each_other(SFTConfig(report_to="none", bf16=False))
+
+
 def test_what_fails_there_is_said_here(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NNODES", "2")
-    with pytest.raises(ValueError, match="this Slurm job has 2 machines: export FINLAB_LAUNCH"):
+    with pytest.raises(ValueError, match="this job has 2 machines: export FINLAB_LAUNCH"):
         job(tiny, tmp_path, "ddp", "none")
     monkeypatch.delenv("SLURM_NNODES")
     with pytest.raises(ValueError, match="no accelerate config 'horovod': choose one of ddp, fsdp2, zero2, zero3"):

@@ -92,7 +92,7 @@ def test_pretraining_is_launched_and_lengthened(whole, tmp_path):
     folder = tmp_path / "launched"
     for step in ("base", "corpus", "tokenizer"):
         shutil.copytree(whole / step, folder / step, symlinks=True)
-    more = {"launch": "ddp", "processes": "2", "batch_rows": "2", "context": "1024", "rope_type": "yarn", "buckets": "[64, 256]", "lora_variants": "[rslora]", "embedding_learning_rate": "1e-3",
+    more = {"launch": "ddp", "processes": "2", "batch_rows": "2", "context": "1024", "rope_type": "yarn", "buckets": "[64, 256]", "lora_variants": "[rslora]", "quantize_base": "nf4", "embedding_learning_rate": "1e-3",
             "held_out_texts": "60"}
     command = ["smoke", *SIZES, "--only", "pretrain", "--run-dir", str(folder), *[part for name, value in more.items() for part in ("--set", f"pretrain.{name}={value}")]]
     run(*command)

@@ -159,7 +159,7 @@ def test_each_step_draws_one_bucket():
     assert sum(size for row in first for _, _, size in row) == sum(sizes)
     kinds = [[mixture.bucket(row, buckets) for row in rows[start:start + 4]] for start in range(0, len(rows), 4)]
     mixed = [kind for kind in kinds if len(set(kind)) > 1]
-    assert set(kinds[0]) | set(kinds[-1]) and len(mixed) <= 3, "only a phase's ends may mix buckets"
+    assert len(mixed) <= 3, "only a phase's ends may mix buckets"
     assert {kind[0] for kind in kinds} == set(buckets) and len({kind[0] for kind in kinds[:20]}) > 1, "and their order is mixed"
     assert mixture.fill(first, 1024) > 0.99
 

@@ -279,6 +279,9 @@ def test_sigterm_saves_at_the_steps_end_and_a_resume_is_exact(tiny, tmp_path, ro
     for (name, one), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters()):
         assert torch.equal(one, other), name
     assert training.summary(tmp_path / "stopped.jsonl")["resumed_at"] == 6
+    again = run("stopped")  # as after a kill between training and the step's end: nothing is trained or written twice
+    assert again.state.global_step == whole.state.global_step and same(tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl")[1] == first
+    assert len([record for record in training.read_log(tmp_path / "stopped.jsonl") if record.get("event") == "summary"]) == 1
 
 
 def test_checkpoints_of_another_job_are_refused(tiny, tmp_path, rows_for):
@@ -291,6 +294,9 @@ def test_checkpoints_of_another_job_are_refused(tiny, tmp_path, rows_for):
     run()
     with pytest.raises(ValueError, match="belongs to another job .learning_rate was 0.01, is 0.001.*or remove"):
         run(learning_rate=1e-3)
+    with pytest.raises(ValueError, match="adapter's r was 4, is 8"):
+        training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=model.load(tiny), args=settings(tmp_path / "out", max_steps=2, save_steps=1), train_dataset=rows_for(words),
+                     peft_config=LoraConfig(r=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head"]), processing_class=words)
     with pytest.raises(ValueError, match="belongs to another job .rows was"):
         training.fit(SFTTrainer, log=tmp_path / "log.jsonl", model=model.load(tiny), args=settings(tmp_path / "out", max_steps=2), train_dataset=rows_for(words, texts=TEXTS[:9]),
                      peft_config=LORA, processing_class=words)
@@ -377,8 +383,10 @@ def test_held_out_reads_are_bits_per_character_and_perplexity_by_position(tiny, 
     assert list(positions["before"]) == [32, 64, 96, 128] and positions["before"] != positions["after"]
     for last, first in ((32, 0), (64, 31), (128, 95)):  # token 0 is read from nothing
         assert positions["before"][last] == pytest.approx(math.exp(nats[first:last - 1].mean().item() / 2), rel=1e-4)
-    with pytest.raises(ValueError, match="fewer than one sequence of 9,000"):
-        evaluate.held_out_rows(words, corners, 9000, tmp_path / "long.arrow")
+    short = evaluate.held_out_rows(words, corners, 9000, tmp_path / "long.arrow")[-1]
+    assert short["input_ids"] == joined and len(short["sources"]) == len(joined), "shorter than the context: one sequence, as long as the texts last"
+    first = evaluate.held_out_rows(words, corners, 16, tmp_path / "many.arrow", most=3)
+    assert [joined.index(row[0]) >= 0 for row in first["input_ids"][-3:]] and first["input_ids"][-1] != joined[32:48], "evenly over all texts, not the first ones"
 
 
 def test_buckets_fold_to_shorter_rows_and_the_same_loss(tiny, tmp_path, rows_for):
@@ -389,7 +397,8 @@ def test_buckets_fold_to_shorter_rows_and_the_same_loss(tiny, tmp_path, rows_for
     folded, flat = collate(list(one)), collate(list(one.remove_columns("bucket")))
     assert folded["input_ids"].shape[1] <= 32 < flat["input_ids"].shape[1]
     assert sorted(folded["input_ids"][folded["labels"] != -100].tolist()) == sorted(flat["input_ids"][flat["labels"] != -100].tolist())
-    assert sorted(zip(folded["sources"].flatten().tolist(), folded["labels"].flatten().tolist())) != [] and folded["sources"].shape == folded["labels"].shape
+    owned = [sorted(zip(batch["sources"].flatten().tolist(), batch["labels"].flatten().tolist())) for batch in (folded, flat)]
+    assert [pair for pair in owned[0] if pair[1] != -100] == [pair for pair in owned[1] if pair[1] != -100], "each label keeps its source"
     with torch.inference_mode():
         losses = [network(input_ids=batch["input_ids"], position_ids=batch["position_ids"], labels=batch["labels"], use_cache=False).loss.item() for batch in (folded, flat)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

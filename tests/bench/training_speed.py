@@ -21,10 +21,10 @@ from pathlib import Path
 LENGTHS = Path(__file__).with_name("lengths.json")
 LORA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {  # layers, width, inner width, heads, key-value heads, rows of embeddings, of them new
-    "small": (4, 256, 688, 4, 4, 6400, 1000),
+    "small": (16, 512, 1376, 8, 8, 3520, 1472),  # a 7B with 23,296 new rows, an eighth as wide and half as deep
     "Llama-2-7B": (32, 4096, 11008, 32, 32, 55296, 23296), "Llama-2-13B": (40, 5120, 13824, 40, 40, 55296, 23296),
     "Qwen2.5-7B": (28, 3584, 18944, 28, 4, 152064, 400)}
-PLANS = {"cpu": {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 60_000, "rank": 16}, "gpu": {"dtype": "bfloat16", "length": 4096, "batch": 4, "tokens": 1_000_000, "rank": 64}}
+PLANS = {"cpu": {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 10_000, "rank": 16}, "gpu": {"dtype": "bfloat16", "length": 4096, "batch": 4, "tokens": 1_000_000, "rank": 64}}
 
 
 def measure_lengths() -> None:
@@ -165,9 +165,7 @@ def main() -> None:
     from finlab import recipe, runs
 
     found = {"cpu": cpu, "gpu": gpu}[what]()
-    import torch
-
-    device = torch.cuda.get_device_name() if what == "gpu" else f"CPU, 2 cores, {platform.machine()}"
+    device = f"{runs.device()}, {platform.machine()}"
     command = "python -m tests.bench.training_speed" + (" gpu" if what == "gpu" else "")
     record = {"command": command, "device": device, "versions": runs.versions(), "git_commit": runs.git_commit(), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **found}
     path = recipe.NOTEBOOKS / "results" / ("training-gpu.json" if what == "gpu" else "training.json")
