@@ -272,8 +272,9 @@ class _Tally:
         @functools.wraps(forward)
         def tallied(*arguments, sources=None, **keywords):
             out = forward(*arguments, **keywords)
-            if getattr(out, "log_probs", None) is not None:
-                self.add("train" if base.training else "eval", sources, out)
+            mode = "train" if base.training else "eval"
+            if mode in self.sums and getattr(out, "log_probs", None) is not None:
+                self.add(mode, sources, out)
             return out
 
         base.forward = tallied
