@@ -260,13 +260,16 @@ def fetch(source: str) -> Path:
     return folder
 
 
-def saved(step: str, artifact: Path) -> dict[str, Path]:
-    """Return {name: folder} of the models that a step left: its final `model`, and others such as stage1 or int8."""
+def saved(step: str, artifact: Path, adapters: bool = False) -> dict[str, Path]:
+    """Return {name: folder} of the models that a step left: its final `model`, others such as stage1 or int8, and if asked its adapters (on their bases)."""
     found = {}
     for child in sorted(artifact.iterdir()):
         inner = child / "model" if (child / "model" / "config.json").exists() else child
         if (inner / "config.json").exists() and inner.resolve() not in [path.resolve() for path in found.values()]:
             found[step if child.name == "model" else f"{step}/{child.name}"] = inner
+        for folder in (child, child / "adapter"):
+            if adapters and (folder / "base.json").exists() and not child.is_symlink():
+                found[f"{step}/{folder.relative_to(artifact)}"] = folder
     return found
 
 

@@ -129,7 +129,10 @@ def test_zhilu_runs_end_to_end_at_small_sizes(tmp_path):
     assert found["tokens"] > 50_000 and metrics(folder, "tokenizer")["new_pieces"] == 0
     lora = json.loads((folder / "pretrain/artifact/adapter/adapter_config.json").read_text())
     assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"]) == (64, 128, 0.05) and sorted(lora["modules_to_save"]) == ["embed_tokens", "lm_head"]
-    assert {line["model"] for line in metrics(folder, "evaluate")["scores"]} == {"base", "pretrain", "sft"}
+    scores = {line["model"]: line["accuracy"] for line in metrics(folder, "evaluate")["scores"]}
+    assert set(scores) == {"base", "pretrain", "pretrain/adapter", "sft", "sft/stage1/adapter"}
+    assert scores["pretrain"] == scores["pretrain/adapter"] and scores["sft"] == scores["sft/stage1/adapter"], "the two ways are one model"
+    assert found["processes"] == 1 and runs.manifest(folder / "pretrain")["attention"] == "sdpa"
 
 
 def test_real_tiny(data, tmp_path):

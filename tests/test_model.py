@@ -245,7 +245,10 @@ def test_saved_models_are_found(tiny, tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "model").symlink_to("stage2/model")
+    (tmp_path / "stage1/adapter").mkdir()
+    (tmp_path / "stage1/adapter/base.json").write_text("{}")
     assert sorted(model.saved("sft", tmp_path)) == ["sft", "sft/int8", "sft/stage1"]
+    assert sorted(model.saved("sft", tmp_path, adapters=True)) == ["sft", "sft/int8", "sft/stage1", "sft/stage1/adapter"]
 
 
 def test_real_tiny_base(data):
