@@ -654,7 +654,7 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
             head.bias = None
         if trainer.is_fsdp_enabled:
             if not packed:
-                raise ValueError("under FSDP2 only packed rows can be trained (TRL's DPO head fails there): launch with ddp")
+                raise ValueError("under FSDP2 only packed rows can be trained (TRL's DPO head fails there): launch with ddp or zero2")
             _whole_head(trainer)
         if embedding_learning_rate:
             _own_rate(trainer, embedding_learning_rate)
