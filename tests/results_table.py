@@ -72,7 +72,7 @@ def training_markdown() -> str:
     """Return the README's table of what a pretraining step takes, from training.json (and training-gpu.json, where a GPU was at hand)."""
     found = json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
     plan, ways = found["plan"], found["ways"]
-    text = f"`{found['command']}` on {found['device']}: random documents with the real corpus' lengths, rows of {plan['length']:,}, LoRA r{plan['rank']} and trained embeddings on a small Llama.\n\n"
+    text = f"`{found['command']}` on {found['device']}: random documents with the real corpus' lengths, rows of {plan['length']:,}, LoRA r{plan['rank']} and trained embeddings\non a Llama with a 7B's proportions, an eighth as wide and half as deep.\n\n"
     text += "| way | tokens/s, padding not counted | peak memory, GB |\n|---|---|---|\n"
     names = {"ours": "`training.fit`", "bare": "a bare PyTorch loop, the same rows", "padded": "plain TRL, padded batches"}
     text += "".join(f"| {names[way]} | {row['tokens_per_second']:,.0f} | {row['peak_bytes'] / 1e9:.2f} |\n" for way, row in ways.items())
