@@ -502,7 +502,7 @@ def test_varlen_attention_is_wired_right(tiny, monkeypatch):
         return torch.cat(parts, 1).transpose(0, 1)
 
     monkeypatch.setattr(varlen, "varlen_attn", plain)
-    monkeypatch.setattr(model, "packed_attention", lambda network: model.register_varlen())
+    monkeypatch.setattr(model, "packed_attention", lambda network, device="": model.register_varlen())
     words, network = tokenizer.load(tiny), model.load(tiny)
     a, b = tokenizer.encode(words, TEXTS[:2])
     assert training.isolation_error(network, a, b) < 1e-5 and network.config._attn_implementation == "sdpa"
