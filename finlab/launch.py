@@ -70,9 +70,10 @@ def die_with_parent() -> None:
 
 
 def world(name: str, processes: int = 0) -> int:
-    """Return how many processes a job has in all: one where no config is named, else `processes` (0: one for each GPU) on each machine."""
+    """Return how many processes a job has in all: one where no config is named, else `processes` (0: one for each GPU) on each machine (see `find`)."""
     if not name:
         return 1
+    find(name)
     return (processes or _gpus()) * (machines() if os.environ.get("FINLAB_LAUNCH") else 1)
 
 
