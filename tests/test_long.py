@@ -138,7 +138,7 @@ def test_zhilu_runs_end_to_end_at_small_sizes(tmp_path):
 def test_real_tiny(data, tmp_path):
     """A genuinely pretrained base on text, dialogues, pairs and exams made by others."""
     folder = tmp_path / "real"
-    smaller = {"corpus.tokens": "400000", "tokenizer.trial_steps": "4", "pretrain.held_out_texts": "40", "pretrain.held_out_reads": "2", "sft.most_dialogues": "300",
+    smaller = {"corpus.tokens": "500000", "tokenizer.trial_steps": "4", "pretrain.held_out_texts": "40", "pretrain.held_out_reads": "2", "sft.most_dialogues": "300",
                "sft.epochs": "[1.0, 1.0]", "dpo.most_pairs": "200", "evaluate.exam_items": "20", "quantize.exam_items": "30"}
     run("real-tiny", "--run-dir", folder, *[part for key, value in smaller.items() for part in ("--set", f"{key}={value}")])
     assert metrics(folder, "corpus")["ledger_residual"] == 0
