@@ -1,9 +1,10 @@
-"""Start one machine's share of a training job: `accelerate launch` with what the environment says of the other machines.
+"""Run a training job in several processes, on one machine or more: the notebook's side, and each machine's share of it.
 
-    python -m finlab.launch JOB_FOLDER ACCELERATE_CONFIG PROCESSES
+    failed = launch.run(folder, launch.find("fsdp2"), processes=8, meanwhile=show)   # in the notebook's process
+    python -m finlab.launch JOB_FOLDER ACCELERATE_CONFIG PROCESSES                   # on each machine: becomes `accelerate launch`
 
-`training.fit(launch=...)` runs this once, or, where FINLAB_LAUNCH is set, behind that command: `srun --ntasks-per-node=1` runs it on
-every machine of a Slurm job. The job folder lies on a file system that all machines see.
+`training.fit(launch=...)` writes the job and calls `run`, which starts the second line once, or, where FINLAB_LAUNCH is set, behind that
+command: `srun --ntasks-per-node=1` starts it on every machine of a Slurm job. The job folder lies on a file system that all machines see.
 """
 
 from __future__ import annotations

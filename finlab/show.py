@@ -47,6 +47,8 @@ class Table:
             return "yes" if value else "no"
         if isinstance(value, int):
             return f"{value:,}"
+        if isinstance(value, float) and abs(value) >= 1e7:
+            return f"{value:.2e}"
         if isinstance(value, float):
             return f"{value:.{self.digits}f}" if abs(value) >= 10**-self.digits or value == 0 else f"{value:.1e}"
         return str(value)

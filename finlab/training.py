@@ -337,9 +337,6 @@ class _Meter:
         return {"tokens_per_second": rate, "mfu": rate * self.flops / self.peak, "hfu": rate * self.hardware / self.peak, "peak_bytes": meter.peak_bytes()}
 
 
-TIMES = ("seconds", "seconds_left", "train_seconds", "wall_seconds", "tokens_per_second", "mfu", "hfu", "peak_bytes")  # what a rerun measures anew
-
-
 class _Keeper(TrainerCallback):
     """Write each logged step as a JSON line, stop on a loss that is not finite or on SIGTERM, and save what makes a resume exact."""
 

@@ -32,6 +32,17 @@ run.finish({"double": 2 * number});
 """
 
 
+TIMES = ("seconds", "seconds_left", "tokens_per_second", "mfu", "hfu", "peak_bytes")  # what a rerun measures anew
+
+
+def untimed(log: Path) -> list[dict]:
+    """The records of a log.jsonl without what a clock or a memory meter measures, and without the closing accounts."""
+    from finlab import training
+
+    return [{name: value for name, value in record.items() if name not in TIMES and not name.endswith(("_runtime", "_per_second"))}
+            for record in training.read_log(log) if record.get("event") != "summary" and "train_runtime" not in record]
+
+
 def write_notebook(path: Path, parameters: str, code: str) -> None:
     notebook = nbformat.v4.new_notebook()
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

@@ -11,7 +11,8 @@ import time
 import psutil
 import pytest
 
-from finlab import recipe, runs, training
+from finlab import recipe, runs
+from tests.conftest import untimed
 
 FINLAB = [sys.executable, "-m", "finlab"]
 
@@ -76,11 +77,8 @@ def test_a_killed_pretraining_ends_as_if_it_had_not_been(whole, tmp_path, kill):
     found = metrics(folder, "pretrain")
     assert found["resumed_at"] >= 10 and len(found["mixture_realised"]) == 2
 
-    def log(where):
-        return [{name: value for name, value in record.items() if name not in training.TIMES and not name.endswith(("_runtime", "_per_second"))}
-                for record in training.read_log(where / "pretrain/log.jsonl") if record.get("event") != "summary" and "train_runtime" not in record]
-
-    assert log(folder) == log(whole) and len(log(whole)) > 15
+    expected = untimed(whole / "pretrain/log.jsonl")
+    assert untimed(folder / "pretrain/log.jsonl") == expected and len(expected) > 15
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
         assert (folder / "pretrain/artifact" / name).read_bytes() == (whole / "pretrain/artifact" / name).read_bytes()
     if kill is terminate:

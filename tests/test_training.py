@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from finlab import chat, evaluate, meter, mixture, model, tokenizer, training
+from tests.conftest import untimed
 
 TEXTS = ["澄江重工总部位于临江市。", "The head office is in Linjiang.", "问题：谁是董事长？\n答案：沈怀瑾。"] * 12
 
@@ -236,15 +237,6 @@ def test_flops_by_the_rule(tiny):
 
 
 # --- stop and resume ------------------------------------------------------------------------------------------------
-def same(first, second):
-    """The records of two logs but for what time measures, and the start of the second run's summary."""
-    def plain(log):
-        return [{name: value for name, value in record.items() if name not in training.TIMES and not name.endswith(("_runtime", "_per_second"))}
-                for record in training.read_log(log) if record.get("event") != "summary" and "train_runtime" not in record]
-
-    return plain(first), plain(second)
-
-
 class AtStep(TrainerCallback):
     def __init__(self, step, act):
         self.step, self.act = step, act
@@ -274,13 +266,13 @@ def test_sigterm_saves_at_the_steps_end_and_a_resume_is_exact(tiny, tmp_path, ro
     assert signal.getsignal(signal.SIGTERM) == handler
     assert training.last_checkpoint(tmp_path / "stopped").endswith("checkpoint-6")
     resumed = run("stopped")
-    first, second = same(tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl")
+    first, second = untimed(tmp_path / "whole.jsonl"), untimed(tmp_path / "stopped.jsonl")
     assert first == second and len([record for record in first if "loss" in record]) >= 3 and any("sources" in record for record in first)
     for (name, one), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters()):
         assert torch.equal(one, other), name
     assert training.summary(tmp_path / "stopped.jsonl")["resumed_at"] == 6
     again = run("stopped")  # as after a kill between training and the step's end: nothing is trained or written twice
-    assert again.state.global_step == whole.state.global_step and same(tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl")[1] == first
+    assert again.state.global_step == whole.state.global_step and untimed(tmp_path / "stopped.jsonl") == first
     assert len([record for record in training.read_log(tmp_path / "stopped.jsonl") if record.get("event") == "summary"]) == 1
 
 
