@@ -9,6 +9,7 @@ A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front 
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below the closed world: `root: closed_world`), or `hub: owner/name`
       format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html, pdf, or an exam layout: ceval, cmmlu, mmlu
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
+      dialogue: disc             # the format of dialogues, a name of chat.FORMATS; without it each row's own is detected (optional)
       text: input                # the field that holds the text (default `text`)
       encoding: gb18030          # of the files, where it is not UTF-8 (optional); files may be compressed, .gz or .zst
       rules: {min_chars: 20}     # thresholds and rules of cleaning for this source, see finlab.cleaning (optional)
@@ -38,7 +39,7 @@ from finlab import chat, cleaning, closed_world, pages, recipe
 KINDS = {"text", "dialogue", "preference", "exam", "label"}
 FORMATS = {"jsonl", "json", "csv", "tsv", "text", "markdown", "parquet", "arrow", "html", "pdf", "ceval", "cmmlu", "mmlu", "hub"}
 KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split",
-        "encoding", "rules", "knowledge"}
+        "encoding", "rules", "knowledge", "dialogue"}
 STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 
 
@@ -136,6 +137,8 @@ def read(name: str) -> Card:
     for key, allowed in (("kind", KINDS), ("domain", {"finance", "general"}), ("language", {"zh", "en"}), ("format", FORMATS)):
         if not isinstance(spec.get(key), str) or spec[key] not in allowed:
             raise ValueError(f"{path}: finlab.{key} is {spec.get(key)!r}; write one of {', '.join(sorted(allowed))}")
+    if spec.get("dialogue", next(iter(chat.FORMATS))) not in chat.FORMATS:
+        raise ValueError(f"{path}: finlab.dialogue is {spec['dialogue']!r}; write one of {', '.join(chat.FORMATS)}")
     unknown = set(spec.get("rules") or {}) - cleaning.RULE_KEYS
     if unknown:
         raise ValueError(f"{path}: unknown rule '{min(unknown)}' in finlab.rules; it knows {', '.join(sorted(cleaning.RULE_KEYS))}")
@@ -152,7 +155,7 @@ def _root(card: Card) -> Path:
     return Path(os.environ["FINLAB_DATA"])
 
 
-# --- reading files: each reader yields (line number or 0, row) and quarantines what it cannot read ----------------------
+# --- reading files: each reader yields (line number, `row n` of a JSON array, or 0; row) and quarantines what it cannot read ----------------------
 def _open(path: Path) -> io.BufferedReader:
     import pyarrow
 
@@ -218,7 +221,7 @@ def _descend(value: object, route: list[str]) -> Iterator[object]:
         yield from _descend(inner, route[1:])
 
 
-def _json(path: Path, quarantine: list[dict], encoding: str, route: str) -> Iterator[tuple[int, object]]:
+def _json(path: Path, quarantine: list[dict], encoding: str, route: str) -> Iterator[tuple[int | str, object]]:
     text = _decoded(path, encoding)
     try:
         content = json.loads(text)
@@ -227,7 +230,7 @@ def _json(path: Path, quarantine: list[dict], encoding: str, route: str) -> Iter
             yield from _json_lines(path, quarantine, encoding)
             return
         raise ValueError(f"{path}: the JSON array is broken ({error}): mend the file, or write it as JSON lines") from None
-    yield from enumerate(_descend(content, route.split(".")), 1)
+    yield from ((f"row {number}", row) for number, row in enumerate(_descend(content, route.split(".")), 1))
 
 
 def _table_rows(path: Path, form: str) -> Iterator[tuple[int, object]]:
@@ -281,7 +284,7 @@ def _plain(card: Card, row: object, where: str) -> dict:
         domain = row.get("domain", card.domain)
         if domain not in ("finance", "general"):
             raise ValueError(f"the domain is {domain!r}, neither finance nor general")
-        return {"id": f"{card.name}/{where}", "messages": chat.messages(row), "domain": domain}
+        return {"id": f"{card.name}/{where}", **chat.dialogue(row, card.spec.get("dialogue", "")), "domain": domain}
     if card.kind == "preference":
         return {"id": f"{card.name}/{where}", **chat.preference(row)}
     if card.kind == "label":
@@ -348,7 +351,7 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
 def load(name: str) -> Source:
     """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
 
-    Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, domain}; preferences {id, prompt, chosen,
+    Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, format, unanswered, domain}; preferences {id, prompt, chosen,
     rejected}, each a list of messages; exam items {id, subject, split, question, choices, answer}, the answer an index.
     Raises ValueError as `stream` does.
     """

@@ -101,7 +101,7 @@ def test_kinds_are_not_mixed():
 
 def test_real_cards_load_whole(data):
     expected = {"laws_zh": 199, "cmrc2018_zh": 1104, "fincuge_finese_zh": 14252, "wiki_en": 30, "c4_en": 300, "finterms_en": 158, "alpaca_zh": 1000,
-                "sharegpt_zh": 997, "cornucopia_zh": 15, "yayi_zh": 3, "yayi_multi_zh": 2, "toolcall_zh": 300, "disc_finllm_zh": 400,
+                "sharegpt_zh": 997, "cornucopia_zh": 15, "yayi_zh": 3, "yayi_multi_zh": 2, "toolcall_zh": 298, "disc_finllm_zh": 400,
                 "dpo_zh_demo": 300, "dpo_zh_500": 500, "ceval": 260, "mmlu": 285}
     loaded = {name: cards.load(name) for name in expected}
     assert {name: len(source.rows) for name, source in loaded.items()} == expected
