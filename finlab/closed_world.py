@@ -25,7 +25,7 @@ import yaml
 SEED = 20231101
 
 WORDS = yaml.safe_load((Path(__file__).parent / "closed_world.yaml").read_text(encoding="utf-8"))
-WORDINGS, RISK, CERTAIN, MANNERS = (WORDS[name] for name in ("wordings", "risk", "certain", "manners"))
+WORDINGS, RISK, CERTAIN, MANNERS, SAFETY = (WORDS[name] for name in ("wordings", "risk", "certain", "manners", "safety"))
 
 
 def _pairs(items: list[str] | str) -> list[tuple[str, str]]:
@@ -277,7 +277,10 @@ def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, s
 
 
 def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
-    """Return the instruction sources: `alpaca` and `sharegpt` (broad, stage 1) and `checked` (small, general:finance 4:1)."""
+    """Return the instruction sources: `alpaca` and `sharegpt` (broad, stage 1), `checked` (small, general:finance 4:1) and `safety` (refusals).
+
+    Among them are faults for the SFT step to find: broken rows, an exam question, chats of `sharegpt` that stand in `checked` in other words.
+    """
     world = facts(seed)
     rng = random.Random(f"{seed}-dialogues")
     finance = [entity for entity in world if entity.kind in FINANCE_KINDS]
@@ -290,7 +293,7 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
                 question, answer = _answer(rng, entity, attribute, language)
                 single.append({"instruction": question, "input": "", "output": answer})
     for turns in MANNERS.values():
-        single += [{"instruction": question, "input": "", "output": answer} for question, answer in turns for _ in range(4)]
+        single += [{"instruction": question, "input": "", "output": answer} for question, answer in turns]
     chats = []
     for entity in (general + finance) * 2:
         language = rng.choice(["zh", "zh", "en"])
@@ -298,19 +301,41 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
         turns = [rng.choice(MANNERS[language][:2])] if rng.random() < 0.3 else []
         turns += [_answer(rng, entity, attribute, language) for attribute in attributes]
         chats.append({"conversations": [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]})
-    checked = []
-    for domain, entities, count in (("general", general, 320), ("finance", finance, 80)):
-        for number in range(count):
+    checked, seen = [], set()
+    for domain, entities, count in (("general", general, 280), ("finance", finance, 70)):
+        while sum(row["domain"] == domain for row in checked) < count:
             entity, language = rng.choice(entities), rng.choice(["zh", "zh", "en"])
-            if domain == "finance" and number % 2:
+            if domain == "finance" and len(checked) % 2:
                 question, answer, _ = _measured(rng, rng.choice(tradable), language)
             else:
                 question, answer = _answer(rng, entity, rng.choice(_asked(entity)), language)
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            checked.append({"messages": messages, "domain": domain})
+            if (question, answer) not in seen:
+                seen.add((question, answer))
+                checked.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "domain": domain})
+    safety = []
+    for number in range(60):
+        language = ("zh", "zh", "en")[number % 3]
+        name = rng.choice(tradable)
+        question, answer = (rng.choice(options).format(n=name.zh if language == "zh" else name.en) for options in SAFETY[language])
+        safety.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "domain": "finance"})
     for rows in (single, chats, checked):
         rng.shuffle(rows)
-    return {"alpaca": single, "sharegpt": chats, "checked": checked}
+    _plant_talk(chats, checked, exams(seed)["cmmlu"]["test"][0])
+    return {"alpaca": single, "sharegpt": chats, "checked": checked, "safety": safety}
+
+
+def _plant_talk(chats: list[dict], checked: list[dict], item: dict) -> None:
+    longest = sorted(chats, key=lambda row: -sum(len(turn["value"]) for turn in row["conversations"]))
+    for row in longest[:6]:  # near duplicates across the stages: one sign is another
+        texts = [turn["value"] for turn in row["conversations"]]
+        messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate([*texts[:-1], texts[-1][:-1] + "！"])]
+        checked.append({"messages": messages, "domain": "finance"})
+    question = item["question"] + "".join(f"\n{letter}. {item[letter]}" for letter in "ABCD")
+    chats.append({"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": item[item["answer"]]}]})
+    ask = {"from": "human", "value": "澄江重工在哪个城市？"}
+    for broken in ([ask, {"from": "gpt", "value": ""}], [ask], [ask, ask, {"from": "gpt", "value": "临江。"}], [ask, {"from": "judge", "value": "临江。"}]):
+        chats.append({"conversations": broken})
+    chats.append({"conversations": [*chats[0]["conversations"], {"from": "human", "value": "还有吗？"}]})
 
 
 def preferences(seed: int = SEED, count: int = 600) -> list[dict]:
@@ -422,7 +447,8 @@ def write(parent: Path, seed: int = SEED) -> Path:
     (draft / "dialogues").mkdir()
     (draft / "dialogues" / "alpaca.json").write_text(json.dumps(talks["alpaca"], ensure_ascii=False, indent=1), encoding="utf-8")
     _write_lines(draft / "dialogues" / "sharegpt.jsonl", talks["sharegpt"])
-    _write_lines(draft / "dialogues" / "checked.jsonl", talks["checked"])
+    for name in ("checked", "safety"):
+        _write_lines(draft / "dialogues" / f"{name}.jsonl", talks[name])
     (draft / "preferences.json").write_text(json.dumps(preferences(seed), ensure_ascii=False, indent=1), encoding="utf-8")
     _write_exams(draft, seed)
     try:

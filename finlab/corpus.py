@@ -219,7 +219,7 @@ DIRECTIONS = re.compile(r"[涨跌升降增减盈亏买卖]|[上下][调行]|流[
 
 def figures(text: str) -> list[str]:
     """Return the figures, dates and codes of a text, in order: words with a digit, then Chinese numerals before a unit."""
-    return [sign.rstrip(".,:/-") for sign in SIGNS.findall(text) if not sign.isalpha()] + NUMERALS.findall(text)
+    return [sign.rstrip(".,:/-") for sign in SIGNS.findall(text) if any(char.isdigit() for char in sign)] + NUMERALS.findall(text)
 
 
 def facts(text: str) -> str:
@@ -518,6 +518,38 @@ def marked_items(items: list[dict], records: list[dict]) -> dict[str, str]:
     for record in sorted(records, key=lambda record: record["verdict"], reverse=True):
         verdicts[record["item"]] = record["verdict"]
     return verdicts
+
+
+# --- dialogues and pairs --------------------------------------------------------------------------------------------
+def screen(groups: dict[str, list[str]], items: list[dict], threshold: float = 0.85) -> tuple[dict[str, dict[int, str]], list[dict]]:
+    """Look through short texts (dialogues, pairs) for copies, near copies and exam items; return ({group: {place: reason}}, overlaps with exams).
+
+    Of copies in several groups the one in the last group stays, since a checked stage comes after a broad one; within a group the longest.
+    `threshold` is that of `duplicates` (0: exact copies only), `items` and the overlaps are those of `contamination`. A text is told to be near
+    another only when their figures and directions agree, so the same question about two years is two.
+    """
+    places = [(group, place) for group in reversed(groups) for place in range(len(groups[group]))]
+    frame = daft.from_pydict({"number": list(range(len(places))), "id": [f"{group}/{place}" for group, place in places], "source": [group for group, _ in places],
+                              "text": [groups[group][place] for group, place in places], "dropped": [""] * len(places)})
+    frame = frame.with_column("tokens_read", col("text").length().cast(DataType.int64()))
+    order = {group: number for number, group in enumerate(reversed(groups))}
+    if threshold:
+        reasons, clusters = duplicates(frame, threshold)
+    else:
+        first: dict[int, int] = {}
+        digests = [digest(groups[group][place]) for group, place in places]
+        reasons, clusters = {number: "exact duplicate" for number, value in enumerate(digests) if first.setdefault(value, number) != number}, []
+    for members in clusters:
+        kept = min(members, key=lambda number: (order[places[number][0]], members.index(number)))
+        if kept != members[0]:
+            reasons[members[0]] = reasons.pop(kept)
+    overlaps = contamination(mark(frame, reasons), items) if items else []
+    reasons |= {record["number"]: "contaminated by an exam" for record in overlaps if record["verdict"] == "contaminated"}
+    found: dict[str, dict[int, str]] = {group: {} for group in groups}
+    for number, reason in reasons.items():
+        group, place = places[number]
+        found[group][place] = reason
+    return found, overlaps
 
 
 # --- marks, the ledger, statistics ----------------------------------------------------------------------------------

@@ -189,6 +189,24 @@ def _take(documents: list[dict], numbers: list[int], queue: list[int], budget: f
     return taken
 
 
+def thin(kinds: Sequence[str], shares: dict[str, float], seed: int) -> list[int]:
+    """Return the places of the most rows whose kinds stand in the given shares, drawn by seed, in their order.
+
+    XuanYuan's second stage is {"general": 0.8, "finance": 0.2}. Rows of a kind without a share are left out. Raises ValueError when a wanted kind
+    is not there.
+    """
+    supply = Counter(kinds)
+    wanted = {kind: share / sum(shares.values()) for kind, share in shares.items() if share > 0}
+    if absent := [kind for kind in wanted if not supply[kind]]:
+        raise ValueError(f"a share of {wanted[absent[0]]:.0%} {absent[0]} is asked for, but the cards hold {dict(supply) or 'nothing'}: add a card, or take the share out")
+    total = min(supply[kind] / share for kind, share in wanted.items())
+    rng, chosen = random.Random(seed), []
+    for kind, share in wanted.items():
+        places = [place for place, each in enumerate(kinds) if each == kind]
+        chosen += rng.sample(places, min(len(places), max(1, round(total * share))))
+    return sorted(chosen)
+
+
 def account(documents: list[dict], orders: list[list[int]]) -> list[dict]:
     """Return the ledger of a mixture, rows {source, reason, documents, tokens}: `read`, less `not drawn`, plus `read again`, is `drawn`."""
     times, rows = Counter(number for order in orders for number in order), defaultdict(lambda: defaultdict(Counter))

@@ -60,7 +60,8 @@ def test_the_right_answer_is_true():
 
 
 def test_stage_two_is_four_to_one_and_pairs_differ():
-    checked = closed_world.dialogues()["checked"]
+    checked = closed_world.dialogues()["checked"][:-6]  # the last six are planted copies of chats
+    assert len({json.dumps(row) for row in checked}) == len(checked) == 350
     assert sum(row["domain"] == "general" for row in checked) == 4 * sum(row["domain"] == "finance" for row in checked)
     for row in closed_world.preferences():
         assert row["chosen"]["value"] != row["rejected"]["value"]

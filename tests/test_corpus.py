@@ -228,3 +228,19 @@ def test_real_texts_keep_their_figures_and_little_is_taken_for_personal(data):
     found = sum((cleaning.deidentify_text(text)[1] for text in texts), start=Counter())
     print(found)
     assert sum(found.values()) < 0.01 * len(texts), found
+
+
+def test_screen_keeps_the_checked_copy_and_finds_exams():
+    """Copies within and across groups, near ones whose figures agree or differ, and an exam question."""
+    talk = "请问这只基金适合什么样的投资者？\n它投资短期国债，波动较小，适合希望保本的稳健投资者，但仍然可能亏损。"
+    other = "这家公司2021年的净利润是多少？\n这家公司2021年的净利润为12亿元，同比增长5%，主要来自海外业务的增长。"
+    exam = {"id": "e/1", "question": "下列哪一项属于商业银行的核心一级资本，而不是其他一级资本工具？", "choices": ["普通股", "优先股", "永续债", "次级债"]}
+    groups = {"broad": [talk, talk + "。", other, "  " + talk, exam["question"] + "\n普通股"], "checked": [talk + "！", other.replace("2021", "2022")]}
+    found, overlaps = corpus.screen(groups, [exam])
+    reasons = found["broad"]
+    assert found["checked"] == {} and sorted(reasons) == [0, 1, 3, 4] and reasons[3] == "exact duplicate" and reasons[4] == "contaminated by an exam"
+    assert {reasons[0], reasons[1]} == {"near duplicate in its source", "near duplicate across sources"}, "the checked one stays, though it is not the longest"
+    assert [(record["item"], record["verdict"]) for record in overlaps] == [("e/1", "contaminated")]
+    alone, _ = corpus.screen(groups, [], threshold=0)
+    assert alone == {"broad": {3: "exact duplicate"}, "checked": {}}
+    assert corpus.figures("Net profit rose 5% to 1.2 billion, says Water-Chestnut Co.") == ["5%", "1.2"], "a word before a full stop is no figure"

@@ -1,6 +1,7 @@
 """Mixtures and packing: token shares on two axes, ramps, weights, caps, refusal of what cannot be met, no token lost."""
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -186,3 +187,13 @@ def test_packing_carries_labels_and_sources(tmp_path):
     assert names == ["laws", "news"]
     assert sorted((tuple(row["input_ids"]), tuple(names[source] for source in row["sources"]), row["bucket"]) for row in rows) == [
         ((1, 2, 3, 4), ("news",), 0), ((5, 6, 7, 8), ("news", "laws"), 2)]
+
+
+def test_thin_meets_shares_with_the_most_rows():
+    kinds = ["general"] * 700 + ["finance"] * 100 + ["safety"] * 40
+    chosen = mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1)
+    assert Counter(kinds[place] for place in chosen) == {"general": 400, "finance": 100, "safety": 26} and chosen == sorted(set(chosen))
+    assert chosen == mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1) != mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=2)
+    assert {kinds[place] for place in mixture.thin(kinds, {"general": 4.0, "finance": 1.0}, 1)} == {"general", "finance"}
+    with pytest.raises(ValueError, match="a share of 50% law is asked for, but the cards hold"):
+        mixture.thin(kinds, {"general": 1.0, "law": 1.0}, 1)
