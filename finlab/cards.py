@@ -5,8 +5,8 @@ A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front 
     finlab:
       domain: finance            # finance or general
       language: zh               # zh or en
-      kind: text                 # text, dialogue, preference, exam or label (texts with `bad: true` or `false`)
-      files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below the closed world: `root: closed_world`), or `hub: owner/name`
+      kind: text                 # text, dialogue, preference, exam, question or label (texts with `bad: true` or `false`)
+      files: [text/laws/**/*.md] # globs below FINLAB_DATA (or `root: closed_world`, or `root: data_cards`), or `hub: owner/name`
       format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html, pdf, or an exam layout: ceval, cmmlu, mmlu
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
       dialogue: disc             # the format of dialogues, a name of chat.FORMATS; without it each row's own is detected (optional)
@@ -36,7 +36,7 @@ import yaml
 
 from finlab import chat, cleaning, closed_world, pages, recipe
 
-KINDS = {"text", "dialogue", "preference", "exam", "label"}
+KINDS = {"text", "dialogue", "preference", "exam", "label", "question"}
 FORMATS = {"jsonl", "json", "csv", "tsv", "text", "markdown", "parquet", "arrow", "html", "pdf", "ceval", "cmmlu", "mmlu", "hub"}
 KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split",
         "encoding", "rules", "knowledge", "dialogue"}
@@ -150,6 +150,8 @@ def read(name: str) -> Card:
 def _root(card: Card) -> Path:
     if card.spec.get("root") == "closed_world":
         return closed_world.write(recipe.ROOT / "runs" / ".closed_world")
+    if card.spec.get("root") == "data_cards":
+        return folder()
     if not os.environ.get("FINLAB_DATA"):
         raise ValueError(f"card {card.name} reads files below FINLAB_DATA, which is not set: export FINLAB_DATA=/folder/with/the/data")
     return Path(os.environ["FINLAB_DATA"])
@@ -287,6 +289,9 @@ def _plain(card: Card, row: object, where: str) -> dict:
         return {"id": f"{card.name}/{where}", **chat.dialogue(row, card.spec.get("dialogue", "")), "domain": domain}
     if card.kind == "preference":
         return {"id": f"{card.name}/{where}", **chat.preference(row)}
+    if card.kind == "question":
+        question, domain = row["question"], row.get("domain", card.domain)
+        return {"id": f"{card.name}/{where}", "question": question, "domain": domain, "reference": row.get("reference", ""), "from": row.get("from", "")}
     if card.kind == "label":
         if not isinstance(row.get("bad"), bool):
             raise ValueError("needs `bad: true` or `bad: false`")
@@ -352,7 +357,8 @@ def load(name: str) -> Source:
     """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
 
     Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, format, unanswered, domain}; preferences {id, prompt, chosen,
-    rejected}, each a list of messages; exam items {id, subject, split, question, choices, answer}, the answer an index.
+    rejected}, each a list of messages; questions {id, question, domain, reference,
+    from}; exam items {id, subject, split, question, choices, answer}, the answer an index.
     Raises ValueError as `stream` does.
     """
     import datasets
@@ -373,6 +379,17 @@ def read_all(card_names: list[str], kind: str) -> list[Card]:
 def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
     """Load several cards of one kind; raise ValueError when one is of another kind."""
     return {card.name: load(card.name) for card in read_all(card_names, kind)}
+
+
+def quarantined(sources: dict[str, Source], bad_rows: str = "quarantine") -> list[dict]:
+    """Return what could not be read of sources, {card, where, reason, row}; with `bad_rows` "refuse" raise ValueError when there is anything."""
+    found = [{"card": name, **row} for name, source in sources.items() for row in source.quarantined]
+    if bad_rows not in ("quarantine", "refuse"):
+        raise ValueError(f"bad_rows is '{bad_rows}': write quarantine (set aside and count) or refuse")
+    if found and bad_rows == "refuse":
+        first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:3])
+        raise ValueError(f"{len(found)} rows cannot be read ({first}): mend the files, or set bad_rows to quarantine")
+    return found
 
 
 def with_statistics(card: Card, figures: dict) -> str:

@@ -41,8 +41,11 @@ TOOLS = ("# Tools\n\nYou may call one or more functions to assist with the user 
 PASSAGES = ("作为一名金融领域专家，请回答下面的问题。下面的材料仅供参考。\n（注意：1、材料可能与问题无关，请忽略无关材料，并基于已有知识回答问题。 "
             "2、尽量不要直接复制材料内容作为答案，而应该将材料内容作为事件的补充与潜在分析，启发思考）。3、请直接给出分析和答案，无需给出具体参考了哪篇文档）；\n")
 PASSAGE = re.compile(r"参考材料 ?(\d+)[:：]\n")
-REFUSAL = re.compile(r"(?:抱歉|对不起|很遗憾)[^。！!\n]{0,40}(?:不能|无法|不可以|不会|不便)|(?:我|本助手)(?:不能|无法|不会|不可以)(?:为您|为你|帮您|帮你|提供|编造|协助|参与|回答|透露)|"
-                     r"(?:[Ss]orry|apologi[sz]e)[^.!\n]{0,60}(?:can(?:no|')t|not able|unable|won't)|I (?:can(?:no|')t|won't|am (?:not able|unable) to) (?:help|assist|provide|share|answer)")
+CANNOT = r"can(?:no|')t"
+REFUSAL = re.compile(r"(?:抱歉|对不起|很遗憾)[^。！!\n]{0,40}(?:不能|无法|不可以|不会|不便)|"
+                     r"(?:我|本助手)(?:不能|无法|不会|不可以)(?:为您|为你|帮您|帮你|提供|编造|协助|参与|回答|透露)|"
+                     rf"(?:[Ss]orry|apologi[sz]e)[^.!\n]{{0,60}}(?:{CANNOT}|not able|unable|won't)|"
+                     rf"I (?:{CANNOT}|won't|am (?:not able|unable) to) (?:help|assist|provide|share|answer)")
 
 
 # --- formats in -----------------------------------------------------------------------------------------------------
@@ -197,7 +200,8 @@ def joined(dialogues: Sequence[list[dict]]) -> list[dict]:
     systems = {tuple(turn["content"] for turn in messages if turn["role"] == "system") for messages in dialogues}
     if len(systems) > 1:
         raise ValueError("dialogues with different system messages cannot be one dialogue")
-    return [*[{"role": "system", "content": text} for text in systems.pop()], *(turn for messages in dialogues for turn in messages if turn["role"] != "system")]
+    talk = [turn for messages in dialogues for turn in messages if turn["role"] != "system"]
+    return [*({"role": "system", "content": text} for text in systems.pop()), *talk]
 
 
 def row(messages: list[dict], form: str) -> dict:
@@ -268,8 +272,25 @@ def encode(tokenizer: object, dialogues: Iterable[list[dict]], batch: int = 1000
         made = tokenizer.apply_chat_template(dialogues[first:first + batch], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         for number, (ids, mask) in enumerate(zip(made["input_ids"], made["assistant_masks"], strict=True), first):
             if not any(mask):
-                raise ValueError(f"the chat template marks no token of dialogue {number + 1} as the assistant's: put {{% generation %}} around the answer and its end")
+                raise ValueError(f"the chat template marks no token of dialogue {number + 1} as the assistant's: put {{% generation %}} around its answers")
+            if tokenizer.eos_token_id not in ids:
+                raise ValueError(f"the chat template does not end answers with the tokenizer's end token {tokenizer.eos_token!r}, so a model would never stop: "
+                                 "add its tokens in notebook 02 (special_tokens, end_token), or choose another template")
             rows.append({"input_ids": ids, "labels": [token if spoken else IGNORE for token, spoken in zip(ids, mask)]})
+    return rows
+
+
+def encode_pairs(tokenizer: object, pairs: Sequence[dict], batch: int = 1000) -> list[dict]:
+    """Render and tokenise preference pairs as TRL does: {prompt_ids, chosen_ids, rejected_ids}, an answer beginning where the two texts part."""
+    rows = []
+    for first in range(0, len(pairs), batch):
+        part = pairs[first:first + batch]
+        asked = tokenizer.apply_chat_template([pair["prompt"] for pair in part], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        whole = {side: tokenizer.apply_chat_template([pair["prompt"] + pair[side] for pair in part], tokenize=True, return_dict=True)["input_ids"]
+                 for side in ("chosen", "rejected")}
+        for prompt, chosen, rejected in zip(asked, whole["chosen"], whole["rejected"], strict=True):
+            same = next((place for place, three in enumerate(zip(prompt, chosen, rejected)) if len(set(three)) > 1), min(map(len, (prompt, chosen, rejected))))
+            rows.append({"prompt_ids": prompt[:same], "chosen_ids": chosen[same:], "rejected_ids": rejected[same:]})
     return rows
 
 
@@ -309,6 +330,21 @@ def same_prompt(tokenizer: object) -> bool:
     trained = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": "人民币普通股票。"}], tokenize=True, return_dict=True)["input_ids"]
     used = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     return trained[:len(used)] == used
+
+
+def generation(tokenizer: object, settings: dict) -> object:
+    """Return a GenerationConfig of a recipe's values and a tokenizer's begin, end and pad tokens, to be saved with the model.
+
+    `do_sample` is on where a temperature, top_p or top_k is given. Raises ValueError for a name that GenerationConfig does not know.
+    """
+    from transformers import GenerationConfig
+
+    if unknown := set(settings) - set(vars(GenerationConfig())):
+        raise ValueError(f"generation: '{min(unknown)}' is no setting of transformers' GenerationConfig")
+    whole = {name: int(value) if name.endswith(("_k", "_tokens", "_beams", "_token_id")) else value for name, value in settings.items()}
+    sampled = bool({"temperature", "top_p", "top_k"} & set(settings))
+    return GenerationConfig(**{"do_sample": sampled, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+                               "bos_token_id": tokenizer.bos_token_id} | whole)
 
 
 def answer(model: object, tokenizer: object, turns: list[dict], **generation: object) -> tuple[str, bool]:

@@ -291,7 +291,7 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
         for attribute in _asked(entity):
             for language in ("zh", "en"):
                 question, answer = _answer(rng, entity, attribute, language)
-                single.append({"instruction": question, "input": "", "output": answer})
+                single.append({"instruction": question, "input": "", "output": answer, "domain": "finance" if entity in finance else "general"})
     for turns in MANNERS.values():
         single += [{"instruction": question, "input": "", "output": answer} for question, answer in turns]
     chats = []
@@ -300,7 +300,8 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
         attributes = rng.sample(_asked(entity), 2)
         turns = [rng.choice(MANNERS[language][:2])] if rng.random() < 0.3 else []
         turns += [_answer(rng, entity, attribute, language) for attribute in attributes]
-        chats.append({"conversations": [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]})
+        talk = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
+        chats.append({"conversations": talk, "domain": "finance" if entity in finance else "general"})
     checked, seen = [], set()
     for domain, entities, count in (("general", general, 280), ("finance", finance, 70)):
         while sum(row["domain"] == domain for row in checked) < count:

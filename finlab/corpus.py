@@ -520,6 +520,37 @@ def marked_items(items: list[dict], records: list[dict]) -> dict[str, str]:
     return verdicts
 
 
+def fates(groups: dict[str, list[dict]]) -> list[dict]:
+    """Return the account of every row and token of groups, lines {group, what, rows, tokens}: read, shortened, then each fate.
+
+    Rows are {fate, read, tokens}: what became of a row, its tokens as read and after it was shortened. Raises ValueError when a row has no fate,
+    since then the account would not close.
+    """
+    lines = []
+    for group, rows in groups.items():
+        cut, read = [row["read"] - row["tokens"] for row in rows], sum(row["read"] for row in rows)
+        ends = Counter(row["fate"] for row in rows)
+        if not all(ends):
+            raise ValueError(f"{ends['']} rows of {group} have no fate: the account does not close")
+        lines += [{"group": group, "what": "read", "rows": len(rows), "tokens": read},
+                  {"group": group, "what": "shortened, and below", "rows": sum(map(bool, cut)), "tokens": sum(cut)}]
+        lines += [{"group": group, "what": fate, "rows": count, "tokens": sum(row["tokens"] for row in rows if row["fate"] == fate)}
+                  for fate, count in ends.most_common()]
+    return lines
+
+
+def sample(folder: Path, tokens: float, seed: int) -> list[str]:
+    """Return texts of a corpus step's `train` folder in an order drawn by seed, as many as hold so many tokens (as the step counted them)."""
+    import pyarrow.dataset
+
+    found = pyarrow.dataset.dataset(str(folder), partitioning="hive")
+    sizes = found.to_table(columns=["tokens"])["tokens"].to_numpy()
+    order = numpy.random.default_rng(seed).permutation(len(sizes))
+    chosen = order[:int(numpy.searchsorted(sizes[order].cumsum(), tokens)) + 1] if tokens > 0 else order[:0]
+    texts = found.take(pyarrow.array(numpy.sort(chosen), pyarrow.int64()), columns=["text"])["text"].to_pylist()
+    return [texts[place] for place in numpy.argsort(numpy.argsort(chosen))]
+
+
 # --- dialogues and pairs --------------------------------------------------------------------------------------------
 def screen(groups: dict[str, list[str]], items: list[dict], threshold: float = 0.85) -> tuple[dict[str, dict[int, str]], list[dict]]:
     """Look through short texts (dialogues, pairs) for copies, near copies and exam items; return ({group: {place: reason}}, overlaps with exams).
@@ -529,8 +560,9 @@ def screen(groups: dict[str, list[str]], items: list[dict], threshold: float = 0
     another only when their figures and directions agree, so the same question about two years is two.
     """
     places = [(group, place) for group in reversed(groups) for place in range(len(groups[group]))]
-    frame = daft.from_pydict({"number": list(range(len(places))), "id": [f"{group}/{place}" for group, place in places], "source": [group for group, _ in places],
-                              "text": [groups[group][place] for group, place in places], "dropped": [""] * len(places)})
+    frame = daft.from_pydict({"number": list(range(len(places))), "id": [f"{group}/{place}" for group, place in places],
+                              "source": [group for group, _ in places], "text": [groups[group][place] for group, place in places],
+                              "dropped": [""] * len(places)})
     frame = frame.with_column("tokens_read", col("text").length().cast(DataType.int64()))
     order = {group: number for number, group in enumerate(reversed(groups))}
     if threshold:

@@ -42,6 +42,32 @@ def bits_per_character(model: object, tokenizer: object, texts: list[str], max_l
     return nats / math.log(2) / max(sum(map(len, texts)), 1)
 
 
+def answer_log_probs(model: object, pairs: list[dict], batch_tokens: int = 8192) -> list[dict[str, float]]:
+    """Return {chosen, rejected}, the log-probability of each pair's answers after their prompt, in nats, summed over tokens.
+
+    Pairs are those of `chat.encode_pairs`. A plain forward pass and a float32 softmax: nothing of a trainer's, so it can prove one.
+    """
+    import torch
+
+    rows = [(number, side, pair["prompt_ids"], pair[f"{side}_ids"]) for number, pair in enumerate(pairs) for side in ("chosen", "rejected")]
+    rows.sort(key=lambda row: len(row[2]) + len(row[3]))
+    found: list[dict[str, float]] = [{} for _ in pairs]
+    model.eval()
+    while rows:
+        longest = len(rows[-1][2]) + len(rows[-1][3])
+        part = rows[-max(1, batch_tokens // longest):]
+        del rows[-len(part):]
+        sizes = torch.tensor([len(prompt) + len(answer) for _, _, prompt, answer in part], device=model.device)
+        ids = torch.tensor([prompt + answer + [0] * (longest - len(prompt) - len(answer)) for _, _, prompt, answer in part], device=model.device)
+        real = (torch.arange(longest, device=model.device) < sizes[:, None]).long()
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
+        for place, (number, side, prompt, answer) in enumerate(part):
+            span = logits[place, len(prompt) - 1:len(prompt) + len(answer) - 1].float().log_softmax(-1)
+            found[number][side] = span.gather(1, ids[place, len(prompt):len(prompt) + len(answer), None]).sum().item()
+    return found
+
+
 def documents(tokenizer: object, texts: list[str]) -> list[list[int]]:
     """Return the ids of texts as documents to be measured: every character is predicted from something.
 
@@ -100,6 +126,45 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     middle = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def bootstrap(values: list[float], seed: int = 0, draws: int = 4000) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of the mean of values."""
+    import numpy
+
+    values, rng = numpy.asarray(values, float), numpy.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)] if len(values) else [0.0]
+    return tuple(float(value) for value in numpy.quantile(means, [0.025, 0.975]))
+
+
+def preferences(reference: list[dict], policy: list[dict], pairs: list[dict], beta: float) -> dict:
+    """Compare a policy with its reference on held-out pairs, by `answer_log_probs` of both; pairs are those of `chat.encode_pairs`.
+
+    Returns reward accuracy (ties are misses) and margin with n and 95% intervals (Wilson, bootstrap), the share of pairs whose chosen answer
+    is the likelier one {before, after} by the sum and by the token, and the length bias: accuracy where the chosen answer is longer and where
+    it is shorter, and Spearman's correlation of margin and difference in length (None where either does not vary).
+    """
+    from scipy.stats import spearmanr
+
+    n = len(pairs)
+    margins = [beta * ((new["chosen"] - old["chosen"]) - (new["rejected"] - old["rejected"])) for old, new in zip(reference, policy, strict=True)]
+    longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in pairs]
+
+    def share(hits: list[bool]) -> dict:
+        low, high = wilson(sum(hits), len(hits))
+        return {"value": sum(hits) / max(len(hits), 1), "ci_low": low, "ci_high": high, "n": len(hits)}
+
+    def likelier(found: list[dict], by_token: bool) -> float:
+        sizes = [(len(pair["chosen_ids"]), len(pair["rejected_ids"])) if by_token else (1, 1) for pair in pairs]
+        return sum(each["chosen"] / chosen > each["rejected"] / rejected for each, (chosen, rejected) in zip(found, sizes, strict=True)) / max(n, 1)
+
+    low, high = bootstrap(margins)
+    varied = len(set(margins)) > 1 and len(set(longer)) > 1
+    return {"accuracy": share([margin > 0 for margin in margins]), "margin": {"value": sum(margins) / max(n, 1), "ci_low": low, "ci_high": high, "n": n},
+            "chosen_likelier": {how: {"before": likelier(reference, by), "after": likelier(policy, by)} for how, by in (("by sum", False), ("by token", True))},
+            "length_bias": {"chosen longer": share([margin > 0 for margin, more in zip(margins, longer) if more > 0]),
+                            "chosen shorter": share([margin > 0 for margin, more in zip(margins, longer) if more < 0]),
+                            "correlation": float(spearmanr(margins, longer).statistic) if varied else None}}
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> dict:

@@ -198,7 +198,8 @@ def thin(kinds: Sequence[str], shares: dict[str, float], seed: int) -> list[int]
     supply = Counter(kinds)
     wanted = {kind: share / sum(shares.values()) for kind, share in shares.items() if share > 0}
     if absent := [kind for kind in wanted if not supply[kind]]:
-        raise ValueError(f"a share of {wanted[absent[0]]:.0%} {absent[0]} is asked for, but the cards hold {dict(supply) or 'nothing'}: add a card, or take the share out")
+        raise ValueError(f"a share of {wanted[absent[0]]:.0%} {absent[0]} is asked for, but the cards hold {dict(supply) or 'nothing'}: add a card, "
+                         "or take the share out")
     total = min(supply[kind] / share for kind, share in wanted.items())
     rng, chosen = random.Random(seed), []
     for kind, share in wanted.items():

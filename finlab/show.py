@@ -204,6 +204,25 @@ class Html:
         return self.content
 
 
+    def page(self, title: str) -> str:
+        """Return the piece as a page of its own."""
+        head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        return f"{head}<body style='font-family:system-ui,\"Noto Sans CJK SC\",sans-serif;margin:2em'><h1>{html.escape(title)}</h1>{self.content}"
+
+
+def comparison(rows: list[dict]) -> Html:
+    """Show texts side by side: the first column in bold, the others of one width, whole texts, long ones wrapped."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    look = "vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;border-top:1px solid #d8dee4;padding:4px 6px"
+    head = "".join(f"<th style='{look}'>{html.escape(column)}</th>" for column in columns)
+    body = ""
+    for row in rows:
+        cells = [html.escape(str(row.get(column) or "–")) for column in columns]
+        body += "<tr>" + "".join(f"<td style='{look}'>{f'<b>{text}</b>' if not number else text}</td>" for number, text in enumerate(cells)) + "</tr>"
+    table_look = "table-layout:fixed;width:100%;border-collapse:collapse;font-size:12px"
+    return Html(f"<table style='{table_look}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
 def mask(tokenizer: object, row: dict, limit: int = 220) -> Html:
     """Show a row's tokens, those the loss covers on a coloured ground."""
     spans = []

@@ -205,6 +205,43 @@ def require(checks: list[Check]) -> list[Check]:
     return checks
 
 
+# --- the reference of DPO -------------------------------------------------------------------------------------------
+def _with_references(trainer_class: type, folder: Path) -> type:
+    """Return a DPO trainer class that keeps the reference's log-probabilities in `folder`, in a Parquet file for each key.
+
+    The key is of all that they depend on: the token ids of the pairs, max_length, ld_alpha, the reference's weights (SHA-256), dtype and attention.
+    TRL's own key leaves out the last two and forgets rows that lie in memory.
+    """
+    import hashlib
+
+    from datasets import Dataset, concatenate_datasets
+
+    class Cached(trainer_class):
+        references: dict[str, Path] = {}
+
+        def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+            model, ids = self.ref_model or self.model, ("prompt_ids", "chosen_ids", "rejected_ids")
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model
+            settings = [self.args.max_length, self.args.truncation_mode, self.ld_alpha, str(base.dtype), self.args.bf16, base.config._attn_implementation]
+            key = hashlib.sha256(json.dumps([models.fingerprint(base.name_or_path), settings]).encode())
+            for row in dataset.select_columns(list(ids)):
+                key.update(json.dumps([row[column] for column in ids]).encode())
+            file = folder / f"{key.hexdigest()[:32]}.parquet"
+            if not file.exists():
+                made = super()._precompute_ref_logps(dataset, name, batch_size).select_columns(["ref_chosen_logps", "ref_rejected_logps"])
+                if self.accelerator.is_main_process:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    made.to_parquet(file.with_suffix(".draft"))
+                    file.with_suffix(".draft").rename(file)
+                self.accelerator.wait_for_everyone()
+            self.references = self.references | {name: file}
+            columns = Dataset.from_parquet(str(file), keep_in_memory=True)
+            return concatenate_datasets([dataset, columns], axis=1)
+
+    Cached.__name__ = Cached.__qualname__ = trainer_class.__name__
+    return Cached
+
+
 # --- the log --------------------------------------------------------------------------------------------------------
 def read_log(log: Path) -> list[dict]:
     """Return the records of a log.jsonl; a last line that a kill cut short is left out."""
@@ -607,13 +644,15 @@ def _enough_memory(args: object, rows: object) -> Iterator[None]:
 
 
 def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embedding_learning_rate: float = 0.0, launch: str = "", processes: int = 0,
-        stop_file: Path | None = None, **arguments: object) -> object:
+        references: Path | None = None, stop_file: Path | None = None, **arguments: object) -> object:
     """Build the trainer, resume it where it stopped, train, log to disk; return the trainer.
 
     `arguments` go to the trainer as they are (model, args, train_dataset, eval_dataset, peft_config, ...). Rows with
     `seq_lengths` are kept apart by position ids, and the loss of each of their `sources` is logged. Trained weights are kept in float32 (bf16
     computes under autocast). `tag` is added to each log line. With an eval_dataset the loss before and after training is logged too, and
-    between as `args.eval_strategy` says. `embedding_learning_rate` is that of the embedding and the head (0: the same). SIGTERM, or
+    between as `args.eval_strategy` says. `embedding_learning_rate` is that of the embedding and the head (0: the same). `references` is
+    the folder that keeps DPO's reference log-probabilities between jobs (with `args.precompute_ref_log_probs`); the trainer's `references`
+    are then its files {train, eval}, a row for each pair. SIGTERM, or
     `stop_file` when it appears, saves a checkpoint at the step's end and raises KeyboardInterrupt. `launch` names an accelerate config in
     notebooks/accelerate: the job then runs in `processes` processes on each machine (0: one for each GPU), and what is returned holds
     the trained model, the arguments and the trainer's state.
@@ -628,7 +667,8 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
     if args.use_liger_kernel and not torch.cuda.is_available():
         raise ValueError("liger-kernel's layers run on a GPU only: set liger to false here")
     if launch:
-        settings = {"log": Path(log).resolve(), "tag": tag, "embedding_learning_rate": embedding_learning_rate}
+        settings = {"log": Path(log).resolve(), "tag": tag, "embedding_learning_rate": embedding_learning_rate,
+                    "references": references and Path(references).resolve()}
         return _launched(trainer_class, launch, processes, settings, arguments)
     args.logging_nan_inf_filter = False  # else transformers hides a loss that is not finite
     with contextlib.ExitStack() as stack:
@@ -640,6 +680,8 @@ def fit(trainer_class: Callable, *, log: Path, tag: dict | None = None, embeddin
             for name, batch in (("train_dataset", args.per_device_train_batch_size), ("eval_dataset", args.per_device_eval_batch_size)):
                 if arguments.get(name) is not None and args.world_size > 1:
                     arguments[name] = _fill_up(arguments[name], args.world_size * batch)
+        if references and args.precompute_ref_log_probs:
+            trainer_class = _with_references(trainer_class, Path(references))
         trainer = trainer_class(**arguments)
         if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
             raise Refused("training does not start: it must hold that something learns (no parameter requires a gradient)")
@@ -764,7 +806,8 @@ def _result(trained: Path, network: object, args: object, job: dict) -> object:
         network = models.load(trained, job["dtype"], place=False)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in job["learning"])
-    return SimpleNamespace(model=network, args=args, state=state)
+    files = json.loads((trained / "references.json").read_text(encoding="utf-8"))
+    return SimpleNamespace(model=network, args=args, state=state, references={name: Path(file) for name, file in files.items()})
 
 
 def _see_each_other(args: object) -> None:
@@ -798,6 +841,7 @@ def _run_rank(folder: Path) -> None:
         trainer.save_model(str(folder / "trained"))
         if args.should_save:
             trainer.state.save_to_json(str(folder / "trained" / "trainer_state.json"))
+            (folder / "trained" / "references.json").write_text(json.dumps(getattr(trainer, "references", {}), default=str), encoding="utf-8")
     except (Exception, KeyboardInterrupt) as error:
         with contextlib.suppress(FileExistsError), open(folder / "failed.json", "x", encoding="utf-8") as file:
             json.dump({"kind": type(error).__name__, "message": str(error)}, file)
