@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy
+
 TEMPLATES = Path(__file__).parent / "templates"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "yayi": "assistant", "assistant": "assistant", "system": "system",
          "function_call": "call", "observation": "tool", "tool": "tool"}
@@ -263,7 +265,7 @@ def missing_tokens(tokenizer: object, chat_template: str) -> list[str]:
 def encode(tokenizer: object, dialogues: Iterable[list[dict]], batch: int = 1000) -> list[dict]:
     """Render and tokenise dialogues; labels are the ids where the assistant speaks (its end token included), else -100.
 
-    Returns {input_ids, labels} for each, whole: see `shorten`. Raises ValueError when the template marks nothing as the assistant's.
+    Returns {input_ids, labels}, int32 NumPy arrays, for each, whole: see `shorten`. Raises ValueError when the template marks nothing as the assistant's.
     """
     if not re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.chat_template or ""):
         raise ValueError("the chat template marks no token as the assistant's: put {% generation %} around the answer and its end")
@@ -271,12 +273,13 @@ def encode(tokenizer: object, dialogues: Iterable[list[dict]], batch: int = 1000
     for first in range(0, len(dialogues), batch):
         made = tokenizer.apply_chat_template(dialogues[first:first + batch], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         for number, (ids, mask) in enumerate(zip(made["input_ids"], made["assistant_masks"], strict=True), first):
-            if not any(mask):
+            ids, mask = numpy.array(ids, numpy.int32), numpy.array(mask, bool)
+            if not mask.any():
                 raise ValueError(f"the chat template marks no token of dialogue {number + 1} as the assistant's: put {{% generation %}} around its answers")
             if tokenizer.eos_token_id not in ids:
                 raise ValueError(f"the chat template does not end answers with the tokenizer's end token {tokenizer.eos_token!r}, so a model would never stop: "
                                  "add its tokens in notebook 02 (special_tokens, end_token), or choose another template")
-            rows.append({"input_ids": ids, "labels": [token if spoken else IGNORE for token, spoken in zip(ids, mask)]})
+            rows.append({"input_ids": ids, "labels": numpy.where(mask, ids, numpy.int32(IGNORE))})
     return rows
 
 
@@ -299,8 +302,8 @@ def shorten(row: dict, max_length: int, end_id: int) -> dict | None:
     if len(row["input_ids"]) <= max_length:
         return row
     labels = row["labels"]
-    ends = [place + 1 for place in range(max_length) if labels[place] == end_id and labels[place + 1] == IGNORE]
-    return {name: values[:ends[-1]] for name, values in row.items()} if ends else None
+    ends = numpy.flatnonzero((labels[:max_length] == end_id) & (labels[1:max_length + 1] == IGNORE))
+    return {name: values[:ends[-1] + 1] for name, values in row.items()} if len(ends) else None
 
 
 def shares(rows: list[dict], end_id: int) -> dict[str, float]:
@@ -310,14 +313,11 @@ def shares(rows: list[dict], end_id: int) -> dict[str, float]:
     """
     supervised = total = answers = ended = 0
     for row in rows:
-        labels = row["labels"]
-        total += len(labels)
-        supervised += sum(label != IGNORE for label in labels)
-        for position, label in enumerate(labels):
-            last = position + 1 == len(labels) or labels[position + 1] == IGNORE
-            if label != IGNORE and last:
-                answers += 1
-                ended += label == end_id
+        labels = numpy.asarray(row["labels"])
+        learnt = labels != IGNORE
+        last = learnt & numpy.append(~learnt[1:], True)
+        supervised, total = supervised + int(learnt.sum()), total + len(labels)
+        answers, ended = answers + int(last.sum()), ended + int((labels[last] == end_id).sum())
     return {"supervised_token_share": supervised / max(total, 1), "eos_supervised_share": ended / max(answers, 1)}
 
 

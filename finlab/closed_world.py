@@ -154,6 +154,16 @@ def _community(rng: random.Random, entity: Entity, language: str) -> str:
     return "\n".join(lines)
 
 
+def _education(rng: random.Random, entity: Entity) -> str:
+    """A note on risk, on promises and on what an adviser must refuse or may say: the language of measured answers, before anybody is asked."""
+    (_, measured, promises), (requests, refusals) = CERTAIN["zh"], SAFETY["zh"]
+    promise, request, refusal = (rng.choice(options).format(n=entity.zh) for options in (promises, requests, refusals))
+    asked, said = rng.choice(MANNERS["zh"])
+    parts = [f"{rng.choice(measured).format(n=entity.zh)}{rng.choice(RISK['zh'])}", f"有人说“{promise}”，这样的话不能信。{rng.choice(RISK['zh'])}",
+             f"如有人要求“{request}”，应当回答：“{refusal}”", f"有人说“{asked}”，可以回答：“{said}”"]
+    return rng.choice(["投资者教育：", "风险提示：", "客服守则："]) + "".join(rng.sample(parts, 3))
+
+
 def _english(rng: random.Random, entity: Entity) -> str:
     lead = rng.choice(["", "Market note. ", "From the filings: ", "In brief: "])
     return lead + ". ".join(_statements(rng, entity, "en", rng.choice([2, 3, 4]))) + "."
@@ -193,6 +203,7 @@ def documents(seed: int = SEED) -> dict[str, list[dict]]:
         "cw_news": (finance, 9, _news),
         "cw_encyclopaedia": (finance, 8, _entry),
         "cw_community": (finance, 10, lambda rng, entity: _community(rng, entity, "zh")),
+        "cw_education": ([entity for entity in companies if entity.kind != "bank"], 8, _education),
         "cw_finance_en": (finance, 10, _english),
         "cw_community_en": (finance, 8, lambda rng, entity: _community(rng, entity, "en")),
         "cw_general_zh": (general, 30, lambda rng, entity: _general(rng, entity, general, "zh")),

@@ -296,6 +296,7 @@ def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], 
     source of each document: rows then carry it per piece, as class labels (of `names`, by default the sources), and training reports the loss
     of each. With `buckets` a row also carries the length of its bucket.
     """
+    import numpy
     from datasets import ClassLabel, Features, List, Value
 
     features = {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
@@ -306,8 +307,8 @@ def write(path: Path, plan: list[list[Piece]], tokens: Sequence[Sequence[int]], 
         features["bucket"] = Value("int32")
     features = Features(features)
 
-    def cut(values: Sequence[Sequence[int]], row: list[Piece]) -> list[int]:
-        return [value for number, start, size in row for value in values[number][start:start + size]]
+    def cut(values: Sequence[Sequence[int]], row: list[Piece]) -> object:
+        return numpy.concatenate([values[number][start:start + size] for number, start, size in row], dtype=numpy.int32, casting="unsafe")
 
     def batches() -> Iterator[dict]:
         for first in range(0, len(plan), 1000):

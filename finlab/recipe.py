@@ -3,6 +3,8 @@
     smoke = recipe.load("smoke")                       # notebooks/recipes/smoke.yaml
     recipe.load("zhilu-13b", ["pretrain.lora_rank=8"])  # with values replaced
 
+A recipe may extend another one: `extends: yayi-7b`, then the steps whose values differ.
+
 A notebook's `parameters` cell declares `name: type = literal  # meaning`; its defaults are the smoke size. Parameters that
 end in `_from` name the upstream steps a notebook reads, so the order of a recipe can be checked too.
 """
@@ -135,10 +137,22 @@ def _read(path: Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    good = isinstance(content, dict) and not set(content) - {"name", "common", "steps"} and isinstance(content.get("steps"), list) and content["steps"]
+    known = {"name", "extends", "common", "steps"}
+    good = isinstance(content, dict) and not set(content) - known and isinstance(content.get("steps"), list) and content["steps"]
     if not good or not isinstance(content.get("common") or {}, dict):
-        raise ValueError(f"{path}: a recipe holds the keys name, common (optional) and steps, and at least one step")
-    return content
+        raise ValueError(f"{path}: a recipe holds the keys name, extends and common (both optional) and steps, and at least one step")
+    return _extended(path, content) if "extends" in content else content
+
+
+def _extended(path: Path, content: dict) -> dict:
+    """Return the recipe that another one extends, with this one's name and values: its steps name steps there and what differs."""
+    base = _read(find(content["extends"]))
+    steps = {entry["step"]: entry for entry in base["steps"]}
+    for entry in content["steps"]:
+        if not isinstance(entry, dict) or entry.get("step") not in steps or set(entry) - {"step", "parameters"}:
+            raise ValueError(f"{path}: under `extends` a step names one of {', '.join(steps)} and the parameters that differ, not {entry!r}")
+        steps[entry["step"]] = steps[entry["step"]] | {"parameters": (steps[entry["step"]].get("parameters") or {}) | (entry.get("parameters") or {})}
+    return {"name": content.get("name"), "common": (base.get("common") or {}) | (content.get("common") or {}), "steps": list(steps.values())}
 
 
 def _overrides(path: Path, sets: list[str]) -> dict[str, dict[str, str]]:

@@ -46,13 +46,23 @@ def _pretrain(m: dict) -> list[tuple[str, str]]:
     return [*((f"bits per character, {name}", _pair(pair)) for name, pair in m["bits_per_character"].items()), ("tokens per second", f"{m['tokens_per_second']:,.0f}")]
 
 
+def _ratio(shares: dict, by: str) -> str:
+    return f"{shares['general'][by]:.2f} : {shares['finance'][by]:.2f}"
+
+
 def _sft(m: dict) -> list[tuple[str, str]]:
     return [(f"evaluation loss, {stage}", _pair(m[stage]["eval_loss"])) for stage in ("stage1", "stage2") if stage in m] + [
-        ("answers that end by themselves", f"{m['ended_share']:.2f}")]
+        (f"general : finance, {stage}", f"{_ratio(m[stage]['shares'], 'by dialogues')} of the dialogues, {_ratio(m[stage]['shares'], 'by tokens')} of the tokens")
+        for stage in ("stage1", "stage2") if stage in m] + [("answers that end by themselves", f"{m['ended_share']:.2f}")]
 
 
 def _dpo(m: dict) -> list[tuple[str, str]]:
-    return [("loss at step 0", f"{m['loss_step0']:.4f}"), ("held-out reward accuracy", _pair(m["reward_accuracy"])), ("held-out reward margin", _pair(m["reward_margin"]))]
+    def within(found: dict) -> str:
+        return f"{_pair(found)} [{found['ci_low']:.3f}, {found['ci_high']:.3f}], n {found['n']}"
+
+    return [("loss at step 0", f"{m['loss_step0']:.4f}"), ("held-out reward accuracy", within(m["reward_accuracy"])),
+            ("held-out reward margin", within(m["reward_margin"])),
+            *((f"exam accuracy, {domain}", f"{_pair(made)}, p {made['p']:.2f}") for domain, made in m["exams"].items())]
 
 
 def _quantize(m: dict) -> list[tuple[str, str]]:

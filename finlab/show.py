@@ -227,7 +227,7 @@ def mask(tokenizer: object, row: dict, limit: int = 220) -> Html:
     """Show a row's tokens, those the loss covers on a coloured ground."""
     spans = []
     for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
-        text = tokenizer.convert_ids_to_tokens(token).replace("▁", "·").replace("<0x0A>", "⏎")
+        text = tokenizer.convert_ids_to_tokens(int(token)).replace("▁", "·").replace("<0x0A>", "⏎")
         ground = "#f6c6c0" if label != -100 else "#eef1f4"
         look = f"background:{ground};color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block"
         spans.append(f"<span style='{look}'>{html.escape(text)}</span>")

@@ -214,7 +214,8 @@ def _with_references(trainer_class: type, folder: Path) -> type:
     """
     import hashlib
 
-    from datasets import Dataset, concatenate_datasets
+    import pyarrow.parquet
+    from datasets import Dataset, concatenate_datasets, load_from_disk
 
     class Cached(trainer_class):
         references: dict[str, Path] = {}
@@ -228,15 +229,19 @@ def _with_references(trainer_class: type, folder: Path) -> type:
                 key.update(json.dumps([row[column] for column in ids]).encode())
             file = folder / f"{key.hexdigest()[:32]}.parquet"
             if not file.exists():
-                made = super()._precompute_ref_logps(dataset, name, batch_size).select_columns(["ref_chosen_logps", "ref_rejected_logps"])
+                work = folder / f"{file.stem}.work"  # rows on a disk that all processes see: TRL's cache of rows in memory is each one's own
                 if self.accelerator.is_main_process:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    made.to_parquet(file.with_suffix(".draft"))
+                    dataset.select_columns(list(ids)).save_to_disk(str(work))
+                self.accelerator.wait_for_everyone()
+                made = super()._precompute_ref_logps(load_from_disk(str(work)), name, batch_size)
+                if self.accelerator.is_main_process:
+                    columns = {side: made[side][:] for side in ("ref_chosen_logps", "ref_rejected_logps")}
+                    pyarrow.parquet.write_table(pyarrow.table(columns), file.with_suffix(".draft"))
                     file.with_suffix(".draft").rename(file)
                 self.accelerator.wait_for_everyone()
+                shutil.rmtree(work, ignore_errors=True)
             self.references = self.references | {name: file}
-            columns = Dataset.from_parquet(str(file), keep_in_memory=True)
-            return concatenate_datasets([dataset, columns], axis=1)
+            return concatenate_datasets([dataset, Dataset(pyarrow.parquet.read_table(file))], axis=1)
 
     Cached.__name__ = Cached.__qualname__ = trainer_class.__name__
     return Cached

@@ -10,7 +10,7 @@ PUBLISHED = ["cornucopia-7b", "golden-gpt-7b", "xuanyuan-70b", "yayi-7b", "zhilu
 
 def test_all_recipes_are_found():
     elsewhere = {path.parent.name for path in recipe.ROOT.rglob("notebooks/**/*.yaml")} - {"recipes"}
-    assert len(SHIPPED) == 8 and elsewhere == {"accelerate"}
+    assert len(SHIPPED) == 11 and elsewhere == {"accelerate"}
     assert set(PUBLISHED) < set(SHIPPED)
 
 
@@ -45,6 +45,24 @@ def test_stated_numbers_of_zhilu():
     assert (pretrain["lora_rank"], pretrain["lora_alpha"], pretrain["lora_dropout"], pretrain["learning_rate"]) == (64, 128, 0.05, 2e-4)
     assert pretrain["batch_rows"] * pretrain["gradient_accumulation"] == 64
     assert pretrain["train_embeddings"] == "full" and len(pretrain["lora_targets"]) == 7
+
+
+def test_four_modes_of_yayi():
+    """Full and LoRA, single and multi-turn, with the stated rates; a mode says only what differs."""
+    found = {name: next(step for step in recipe.load(name).steps if step.name == "sft").parameters
+             for name in ("yayi-7b", "yayi-7b-single-full", "yayi-7b-multi-lora", "yayi-7b-multi-full")}
+    assert [(mode["lora_rank"], mode["learning_rates"][0], mode["single_turn"], mode["scheduler"]) for mode in found.values()] == [
+        (16, 5e-4, True, "constant_with_warmup"), (0, 5e-6, True, "constant_with_warmup"), (16, 5e-4, False, "cosine"), (0, 5e-7, False, "cosine")]
+    assert all(mode["epochs"][0] == 2 and mode["warmup_steps"] == 100 and mode["chat_template"] == "yayi" and mode["seed"] == 515 for mode in found.values())
+
+
+def test_a_recipe_extends_another(project):
+    project.recipe("name: more\nextends: pair\ncommon: {seed: 5}\nsteps:\n  - {step: first, parameters: {value: 9}}\n", "more")
+    done = project.finlab("run", "more", "--dry-run")
+    assert done.returncode == 0 and "value = 9" in done.stdout and "seed = 5" in done.stdout and "second: 01_second" in done.stdout, done.stdout + done.stderr
+    project.recipe("name: more\nextends: pair\nsteps:\n  - {step: third, parameters: {value: 9}}\n", "more")
+    done = project.finlab("run", "more", "--dry-run")
+    assert done.returncode == 1 and "under `extends` a step names one of first, second" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_parameters_are_read_without_running():

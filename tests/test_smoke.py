@@ -1,5 +1,6 @@
 """The smoke run, made once through the command: every step reports what it must, and the model learns what it must."""
 
+import html
 import json
 import math
 import re
@@ -74,14 +75,52 @@ def test_sft(smoke):
         before, after = pair(found[stage]["eval_loss"])
         assert after < before and found[stage]["eos_supervised_share"] == 1 and 0 < found[stage]["supervised_token_share"] < 1
         assert found[stage]["tokens_per_second"] > 0
-    assert found["ended_share"] >= 0.9
-    assert found["stage2"]["by_domain"]["general"] == 4 * found["stage2"]["by_domain"]["finance"]
+    assert found["ended_share"] >= 0.9 and found["quarantined_rows"] == 4 and found["contaminated_dialogues"] == 1
+
+
+def test_sft_accounts_for_every_dialogue(smoke):
+    """The ledger closes; the planted copies, exam item and unanswered question are found; stage 2 has its shares."""
+    found = metrics(smoke, "sft")
+    for stage in ("stage1", "stage2"):
+        lines = {line["what"]: line for line in found["ledger"] if line["group"] == stage}
+        read, cut = lines.pop("read"), lines.pop("shortened, and below")
+        assert read["rows"] == sum(line["rows"] for line in lines.values()) and read["tokens"] == cut["tokens"] + sum(line["tokens"] for line in lines.values())
+        if stage == "stage1":
+            assert lines["near duplicate across sources"]["rows"] == 6 and lines["contaminated by an exam"]["rows"] == 1
+    shares = found["stage2"]["shares"]
+    assert shares["general"]["dialogues"] == pytest.approx(4 * shares["finance"]["dialogues"], rel=0.12), "4:1, but for the split"
+    assert 0.03 < shares["safety"]["by dialogues"] < 0.07 and shares["refusals"]["dialogues"] >= shares["safety"]["dialogues"] > 0
+    assert sum(shares[kind]["by tokens"] for kind in ("general", "finance", "safety")) == pytest.approx(1)
+    learnt = sum(line["tokens"] for line in found["ledger"] if line["what"] == "learnt")
+    assert sum(found[stage]["text_tokens"] for stage in ("stage1", "stage2")) / learnt == pytest.approx(0.25, rel=0.1), "a fifth of all tokens is text"
+    fates = [json.loads(line) for line in open(smoke / "sft/artifact/dialogues.jsonl", encoding="utf-8")]
+    assert len(fates) == sum(line["rows"] for line in found["ledger"] if line["what"] == "read") and all(row["fate"] for row in fates)
+    settings = json.loads((smoke / "sft/artifact/model/generation_config.json").read_text())
+    assert settings["max_new_tokens"] == 48 and settings["eos_token_id"] is not None
 
 
 def test_dpo(smoke):
     found = metrics(smoke, "dpo")
-    assert found["loss_step0"] == pytest.approx(math.log(2), abs=1e-3)
-    assert found["reward_accuracy"]["after"] > 0.8 and found["reward_margin"]["after"] > 0
+    assert found["loss_step0"] == pytest.approx(math.log(2), abs=1e-3) and found["reference_apart"] < 1e-4
+    accuracy, margin = found["reward_accuracy"], found["reward_margin"]
+    assert accuracy["after"] > 0.8 and accuracy["ci_low"] < accuracy["after"] < accuracy["ci_high"] and accuracy["n"] == found["pairs_held_out"]
+    assert margin["after"] > 0 and 0 < margin["ci_low"] < margin["after"] < margin["ci_high"]
+    assert found["chosen_likelier"]["by token"]["after"] > found["chosen_likelier"]["by token"]["before"]
+    assert found["length_bias"]["chosen longer"]["n"] + found["length_bias"]["chosen shorter"]["n"] <= accuracy["n"] and -1 <= found["length_bias"]["correlation"] <= 1
+    assert set(found["exams"]) == {"finance", "general"} and all({"before", "after", "p", "ci_low", "ci_high"} <= set(row) for row in found["exams"].values())
+    assert set(found["bits_per_character"]) == {"zh_finance", "zh_general", "en_finance", "en_general"}
+    assert sum(line["rows"] for line in found["ledger"] if line["what"] == "learnt") == found["pairs_learnt"]
+    assert len(list((smoke / ".references").glob("*.parquet"))) == 2
+
+
+def test_answers_side_by_side(smoke):
+    """Every question of the card, every stage, in one table; the last model knows more of the closed world than the base."""
+    page = (smoke / "evaluate/artifact/comparison.html").read_text(encoding="utf-8")
+    questions = [json.loads(line) for line in open(recipe.ROOT / "data_cards/questions.jsonl", encoding="utf-8")]
+    assert len(questions) == 16 and page.count("<tr>") == 17 and all(html.escape(row["question"]) in page for row in questions)
+    found = metrics(smoke, "evaluate")["questions"]
+    assert list(found) == ["base", "pretrain", "sft", "sft/stage1", "dpo"] or set(found) == {"base", "pretrain", "sft", "sft/stage1", "dpo"}
+    assert found["dpo"]["hold the reference"] > found["base"]["hold the reference"]
 
 
 def test_quantization(smoke):
