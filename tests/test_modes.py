@@ -40,7 +40,8 @@ def yayi(tmp_path_factory):
 def test_yayi_single_turn_lora(yayi):
     metrics, dialogues = found(yayi)
     assert metrics["stage1"]["eval_loss"]["after"] < metrics["stage1"]["eval_loss"]["before"] and metrics["stage1"]["eos_supervised_share"] == 1
-    assert {row["fate"] for row in dialogues if "sharegpt" in row["id"]} - {"contaminated by an exam"} <= {"several exchanges"}, "only dialogues of one exchange are learnt"
+    chats = [row["fate"] for row in dialogues if "sharegpt" in row["id"]]
+    assert chats.count("several exchanges") == len(chats) - 1, "only the one chat of a single exchange can be learnt"
     lora = json.loads((yayi / "sft/artifact/stage1/adapter/adapter_config.json").read_text())
     assert (lora["r"], lora["lora_alpha"], sorted(lora["target_modules"])) == (16, 32, ["q_proj", "v_proj"]) and lora["trainable_token_indices"], "the new rows learn"
     words = tokenizer.load(yayi / "sft/artifact/model")
