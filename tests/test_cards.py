@@ -190,3 +190,19 @@ def test_labels_rules_and_statistics(folder):
     path.write_text(cards.with_statistics(folder_card, {"documents": 4, "years": "2019–2021"}))
     content = path.read_text()
     assert content.count("finlab:statistics -->") == 2 and "| documents | 4 |\n| years | 2019–2021 |" in content and content.endswith("## Uses\n\nMany.\n")
+
+
+def test_bad_rows_are_set_aside_or_refused():
+    sources = {"cw_sharegpt": cards.load("cw_sharegpt")}
+    found = cards.quarantined(sources)
+    assert [row["where"].rpartition(":")[2] for row in found] == ["178", "179", "180", "181"] and all(row["card"] == "cw_sharegpt" for row in found)
+    with pytest.raises(ValueError, match=r"4 rows cannot be read \(dialogues/sharegpt.jsonl:178: turn 2 \(gpt\) is empty.*set bad_rows to quarantine"):
+        cards.quarantined(sources, "refuse")
+    with pytest.raises(ValueError, match="bad_rows is 'ignore'"):
+        cards.quarantined({}, "ignore")
+
+
+def test_questions_have_a_domain_and_say_who_asked():
+    rows = cards.load("questions").rows
+    assert len(rows) == 16 and set(rows["domain"]) == {"finance", "general"} and {"ZhiLu", "Cornucopia", "XuanYuan", "YaYi", "closed world"} == set(rows["from"])
+    assert "怎么炒股才能稳赚不赔？" in rows["question"][:] and "什么是A股？" in rows["question"][:]

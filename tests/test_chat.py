@@ -282,3 +282,21 @@ def test_markers_are_needed_and_names_are_known(tiny):
 
 def test_shares_sees_a_missing_end():
     assert chat.shares([{"labels": [-100, 5, 6, -100, 7, 2]}], end_id=2)["eos_supervised_share"] == 0.5
+
+
+def test_generation_settings_are_saved_and_known(tiny, tmp_path):
+    words = tokenizer.load(tiny)
+    made = chat.generation(words, {"max_new_tokens": 64.0, "temperature": 0.7, "top_k": 50.0, "repetition_penalty": 1.1})
+    made.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert (saved["max_new_tokens"], saved["top_k"], saved["temperature"], saved["do_sample"], saved["eos_token_id"]) == (64, 50, 0.7, True, 2)
+    assert chat.generation(words, {"max_new_tokens": 8}).do_sample is False
+    with pytest.raises(ValueError, match="'temprature' is no setting"):
+        chat.generation(words, {"temprature": 0.7})
+
+
+def test_a_template_whose_end_is_not_the_tokenizers_is_refused(tiny):
+    words = tokenizer.load(tiny)
+    words.chat_template = chat.template("chatml")
+    with pytest.raises(ValueError, match="does not end answers with the tokenizer's end token '</s>'"):
+        chat.encode(words, [TALK])

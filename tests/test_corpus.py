@@ -244,3 +244,18 @@ def test_screen_keeps_the_checked_copy_and_finds_exams():
     alone, _ = corpus.screen(groups, [], threshold=0)
     assert alone == {"broad": {3: "exact duplicate"}, "checked": {}}
     assert corpus.figures("Net profit rose 5% to 1.2 billion, says Water-Chestnut Co.") == ["5%", "1.2"], "a word before a full stop is no figure"
+
+
+def test_fates_close_and_samples_hold_their_tokens(tmp_path):
+    rows = [{"fate": "learnt", "read": 9, "tokens": 6}, {"fate": "learnt", "read": 4, "tokens": 4}, {"fate": "too long", "read": 7, "tokens": 7}]
+    assert [(line["what"], line["rows"], line["tokens"]) for line in corpus.fates({"s": rows})] == [
+        ("read", 3, 20), ("shortened, and below", 1, 3), ("learnt", 2, 10), ("too long", 1, 7)]
+    with pytest.raises(ValueError, match="1 rows of s have no fate"):
+        corpus.fates({"s": [*rows, {"fate": "", "read": 1, "tokens": 1}]})
+
+    import pandas
+
+    pandas.DataFrame({"text": [f"文{number}" for number in range(100)], "tokens": [10] * 100}).to_parquet(tmp_path / "a.parquet")
+    first, again, other = (corpus.sample(tmp_path, 95, seed) for seed in (1, 1, 2))
+    assert first == again != other and len(first) == 10 and len(set(first)) == 10 and corpus.sample(tmp_path, 0, 1) == []
+    assert first[:5] == corpus.sample(tmp_path, 45, 1), "the order is the draw's, so a part of it is a draw too"

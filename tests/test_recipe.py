@@ -62,7 +62,7 @@ def test_a_recipe_extends_another(project):
     assert done.returncode == 0 and "value = 9" in done.stdout and "seed = 5" in done.stdout and "second: 01_second" in done.stdout, done.stdout + done.stderr
     project.recipe("name: more\nextends: pair\nsteps:\n  - {step: third, parameters: {value: 9}}\n", "more")
     done = project.finlab("run", "more", "--dry-run")
-    assert done.returncode == 1 and "under `extends` a step names one of first, second" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "under `extends` a step names one of first, second" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_parameters_are_read_without_running():
