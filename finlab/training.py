@@ -223,6 +223,9 @@ def _with_references(trainer_class: type, folder: Path) -> type:
         def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
             model, ids = self.ref_model or self.model, ("prompt_ids", "chosen_ids", "rejected_ids")
             base = model.get_base_model() if hasattr(model, "get_base_model") else model
+            if not Path(base.name_or_path).is_dir():
+                raise ValueError(f"the reference '{base.name_or_path}' is not a folder, so its weights have no hash to keep its log-probabilities by: "
+                                 "load the model from a folder, or leave `references` out")
             settings = [self.args.max_length, self.args.truncation_mode, self.ld_alpha, str(base.dtype), self.args.bf16, base.config._attn_implementation]
             key = hashlib.sha256(json.dumps([models.fingerprint(base.name_or_path), settings]).encode())
             for row in dataset.select_columns(list(ids)):
