@@ -120,9 +120,9 @@ def preparation_job(way: str) -> dict:
             trainer = SFTTrainer(model=base, args=args, train_dataset=data, processing_class=words)
             seconds, tokens = taken[0], sum(map(len, trainer.train_dataset["input_ids"]))
             ours = chat.encode(words, talks[:200])
-            masks = [[int(label != chat.IGNORE) for label in row["labels"]] for row in ours]
-            assert [row.tolist() for row in (each["input_ids"] for each in ours)] == trainer.train_dataset["input_ids"][:200], "the same tokens"
-            assert masks == trainer.train_dataset["assistant_masks"][:200], "the same tokens learnt"
+            prepared = trainer.train_dataset[:200]
+            assert [row["input_ids"].tolist() for row in ours] == prepared["input_ids"], "the same tokens"
+            assert [row["labels"].tolist() for row in ours] == prepared["labels"], "the same tokens learnt"
     return {"dialogues": len(talks), "tokens": tokens, "seconds": seconds, "dialogues_per_second": len(talks) / seconds, "peak_bytes": meter.peak_bytes()}
 
 
