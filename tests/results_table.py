@@ -11,7 +11,7 @@ from finlab import recipe, report
 
 RESULTS = recipe.NOTEBOOKS / "results"
 KEPT = ("characters per token, zh_finance", "characters per token, en", "bits per character", "evaluation loss", "answers that end", "loss at step 0",
-        "held-out reward accuracy", "int8", "nf4", "gptq4", "full", "accuracy, ")
+        "held-out reward", "general : finance", "exam accuracy", "int8", "nf4", "gptq4", "full", "accuracy, ")
 
 
 def write(run_dir: Path) -> Path:

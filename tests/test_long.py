@@ -118,7 +118,7 @@ def test_zhilu_runs_end_to_end_at_small_sizes(tmp_path):
     """The published recipe with only sizes, base and data replaced."""
     folder = tmp_path / "zhilu"
     cards = {"base.text_cards": "[cw_general_zh, cw_general_en]", "corpus.text_cards": "[cw_news, cw_encyclopaedia, cw_finance_en, cw_general_zh, cw_general_en]",
-             "corpus.exam_cards": "[cw_ceval]", "sft.stage1_cards": "[cw_checked]", "evaluate.exam_cards": "[cw_ceval]"}
+             "corpus.exam_cards": "[cw_ceval]", "sft.stage1_cards": "[cw_checked]", "sft.exam_cards": "[cw_ceval]", "evaluate.exam_cards": "[cw_ceval]"}
     sizes = {"base.base": "", "base.epochs": "0.3", "corpus.tokens": "60000", "pretrain.row_length": "256", "pretrain.gradient_accumulation": "1",
              "pretrain.warmup_steps": "2", "sft.row_length": "256", "sft.max_length": "256", "sft.epochs": "[1.0, 1.0]", "evaluate.exam_items": "20"}
     dtypes = {f"{step}.dtype": "float32" for step in ("base", "tokenizer", "pretrain", "sft", "evaluate")}
@@ -137,7 +137,7 @@ def test_real_tiny(data, tmp_path):
     """A genuinely pretrained base on text, dialogues, pairs and exams made by others."""
     folder = tmp_path / "real"
     smaller = {"corpus.tokens": "500000", "tokenizer.trial_steps": "4", "pretrain.held_out_texts": "40", "pretrain.held_out_reads": "2", "sft.most_dialogues": "300",
-               "sft.epochs": "[1.0, 1.0]", "dpo.most_pairs": "200", "evaluate.exam_items": "20", "quantize.exam_items": "30"}
+               "sft.epochs": "[1.0, 1.0]", "dpo.most_pairs": "200", "dpo.exam_items": "8", "dpo.held_out_texts": "10", "evaluate.exam_items": "20", "quantize.exam_items": "30"}
     run("real-tiny", "--run-dir", folder, *[part for key, value in smaller.items() for part in ("--set", f"{key}={value}")])
     assert metrics(folder, "corpus")["ledger_residual"] == 0
     for path in (folder / "corpus/artifact/cards").glob("*.md"):
