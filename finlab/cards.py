@@ -357,8 +357,8 @@ def load(name: str) -> Source:
     """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
 
     Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, format, unanswered, domain}; preferences {id, prompt, chosen,
-    rejected}, each a list of messages; questions {id, question, domain, reference,
-    from}; exam items {id, subject, split, question, choices, answer}, the answer an index.
+    rejected}, each a list of messages; questions {id, question, domain, reference, from}; exam items {id, subject, split, question,
+    choices, answer}, the answer an index.
     Raises ValueError as `stream` does.
     """
     import datasets

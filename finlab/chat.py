@@ -58,12 +58,13 @@ def _speakers(row: dict) -> set:
 
 def detect(row: dict) -> str:
     """Return the name of the first of FORMATS that a row fits; raise ValueError with its fields or with who speaks."""
+    speaking = _speakers(row)
     for name, (fields, speakers) in FORMATS.items():
-        if fields <= set(row) and _speakers(row) <= speakers:
+        if fields <= set(row) and speaking <= speakers:
             return name
-    if unknown := _speakers(row) - set(ROLES):
+    if unknown := speaking - set(ROLES):
         raise ValueError(f"unknown role {min(map(repr, unknown))}; known are {', '.join(ROLES)}")
-    raise ValueError(f"no dialogue format has the fields {', '.join(map(str, row))}" + (f" with {', '.join(sorted(_speakers(row)))}" if _speakers(row) else ""))
+    raise ValueError(f"no dialogue format has the fields {', '.join(map(str, row))}" + (f" with {', '.join(sorted(speaking))}" if speaking else ""))
 
 
 def _text(value: object, what: str) -> str:
