@@ -7,7 +7,9 @@ A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front 
       language: zh               # zh or en
       kind: text                 # text, dialogue, preference, exam, question or label (texts with `bad: true` or `false`)
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or `root: closed_world`, or `root: data_cards`), or `hub: owner/name`
-      format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html, pdf, or an exam layout: ceval, cmmlu, mmlu
+      format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html, pdf, or an exam layout: ceval, cmmlu, mmlu, fineva
+      benchmark: fineval         # the published exam that this is: its subjects and their sizes are checked (optional)
+      partial: true              # only some of its subjects (optional)
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
       dialogue: disc             # the format of dialogues, a name of chat.FORMATS; without it each row's own is detected (optional)
       text: input                # the field that holds the text (default `text`)
@@ -23,11 +25,13 @@ A card is a Hugging Face dataset card, `data_cards/<name>.md`, whose YAML front 
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +41,8 @@ import yaml
 from finlab import chat, cleaning, closed_world, pages, recipe
 
 KINDS = {"text", "dialogue", "preference", "exam", "label", "question"}
-FORMATS = {"jsonl", "json", "csv", "tsv", "text", "markdown", "parquet", "arrow", "html", "pdf", "ceval", "cmmlu", "mmlu", "hub"}
-KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "subjects", "scored", "split",
+FORMATS = {"jsonl", "json", "csv", "tsv", "text", "markdown", "parquet", "arrow", "html", "pdf", "ceval", "cmmlu", "mmlu", "fineva", "hub"}
+KEYS = {"domain", "language", "kind", "files", "root", "hub", "format", "rows", "text", "sha256", "split", "benchmark", "partial",
         "encoding", "rules", "knowledge", "dialogue"}
 STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 
@@ -139,6 +143,8 @@ def read(name: str) -> Card:
             raise ValueError(f"{path}: finlab.{key} is {spec.get(key)!r}; write one of {', '.join(sorted(allowed))}")
     if spec.get("dialogue", next(iter(chat.FORMATS))) not in chat.FORMATS:
         raise ValueError(f"{path}: finlab.dialogue is {spec['dialogue']!r}; write one of {', '.join(chat.FORMATS)}")
+    if spec.get("benchmark", "ceval") not in _benchmarks():
+        raise ValueError(f"{path}: finlab.benchmark is {spec['benchmark']!r}; write one of {', '.join(_benchmarks())}")
     unknown = set(spec.get("rules") or {}) - cleaning.RULE_KEYS
     if unknown:
         raise ValueError(f"{path}: unknown rule '{min(unknown)}' in finlab.rules; it knows {', '.join(sorted(cleaning.RULE_KEYS))}")
@@ -299,25 +305,79 @@ def _plain(card: Card, row: object, where: str) -> dict:
     return _text_row(card, row, where)
 
 
-EXAM_FIELDS = {"ceval": ("question", "ABCD", "answer"), "cmmlu": ("Question", "ABCD", "Answer"),
-               "mmlu": ("question", ("choice0", "choice1", "choice2", "choice3"), "answer")}
+EXAM_LAYOUTS = {  # format: (fields of question, options and answer) as distributed
+    "ceval": ("question", "ABCD", "answer"), "cmmlu": ("Question", "ABCD", "Answer"), "fineva": ("question", "ABCDE", "answer"),
+    "mmlu": ("question", ("choice0", "choice1", "choice2", "choice3"), "answer")}
 
 
 def _exam_rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[dict]:
-    """Read one official CSV file; the split is its folder's name, the subject its own name without the split."""
-    question, options, answer = EXAM_FIELDS[card.spec["format"]]
-    split, subject = path.parent.name, path.stem.removesuffix(f"_{path.parent.name}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file)):
-            where = f"{path.name}:row {number}"
-            letter = (row.get(answer) or "").strip()
-            letter = "ABCD"[int(letter)] if letter.isdigit() and int(letter) < 4 else letter
-            choices = [(row.get(option) or "").strip() for option in options]
-            if letter not in ("A", "B", "C", "D") or not all(choices) or not (row.get(question) or "").strip():
-                quarantine.append({"where": where, "reason": "needs a question, four options and an answer A-D", "row": str(row)[:200]})
-                continue
-            yield {"id": f"{card.name}/{split}/{subject}/{number}", "subject": subject, "split": split, "question": row[question].strip(),
-                   "choices": choices, "answer": "ABCD".index(letter)}
+    """Read one official CSV file; the split is its folder's name (Fin-Eva: test), the subject its own name without the split.
+
+    FinEval comes as C-Eval, FinanceIQ as CMMLU. Questions published without their answers (C-Eval's test, most of Fin-Eva) get answer -1.
+    """
+    form = card.spec["format"]
+    question, options, answer = EXAM_LAYOUTS[form]
+    split = "test" if form == "fineva" else path.parent.name
+    subject = path.stem.removesuffix(f"_{split}")
+    table = list(csv.reader(io.StringIO(_decoded(path, card.spec.get("encoding", "utf-8-sig")), newline="")))
+    if form == "mmlu" and table and question not in table[0]:  # as its authors distribute it: no header
+        table.insert(0, [question, *options, answer])
+    missing = {question, *([] if form == "fineva" else options), *([] if split == "test" else [answer])} - set(table[0] if table else [])
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(sorted(missing))}, which the layout {form} has: correct the card's format or the file")
+    for number, cells in enumerate(table[1:]):
+        row = {name: cell.strip() for name, cell in zip(table[0], cells)}
+        choices = [row.get(option, "") for option in options]
+        while len(choices) > (2 if form == "fineva" else 4) and not choices[-1]:
+            choices.pop()
+        given = row.get(answer, "")
+        if form == "fineva" and not any(choices):
+            choices = ["是", "否"]
+        letters = {str(place): place for place in range(4)} if given.isdigit() else dict(zip("ABCDE" if choices != ["是", "否"] else choices, range(len(choices))))
+        unlabelled = not given and split == "test"
+        if not row.get(question) or not all(choices) or (given not in letters and not unlabelled) or len(cells) != len(table[0]):
+            reason = f"needs a question, {len(choices)} options and an answer {'A-' + 'ABCDE'[len(choices) - 1] if choices != ['是', '否'] else '是 or 否'}"
+            quarantine.append({"where": f"{path.name}:row {number}", "reason": reason, "row": str(row)[:200]})
+            continue
+        asked = "\n".join(part for part in (row.get("context", ""), row[question]) if part)
+        yield {"id": f"{card.name}/{split}/{subject}/{number}", "subject": subject, "subject_name": _benchmark(card).get(subject, {}).get("name", subject),
+               "split": split, "question": asked, "choices": choices, "answer": letters.get(given, -1)}
+
+
+@functools.cache
+def _benchmarks() -> dict:
+    return json.loads((Path(__file__).parent / "benchmarks.json").read_text(encoding="utf-8"))
+
+
+def _benchmark(card: Card) -> dict[str, dict]:
+    """Return {subject: {name, items by split}} of the benchmark that a card names, as published."""
+    return _benchmarks().get(card.spec.get("benchmark", ""), {})
+
+
+def coverage(source: Source) -> dict:
+    """Return {subjects, subjects_published, items, unlabelled, set_aside} of an exam card's scored splits, once it is whole.
+
+    Each subject must hold as many items as published, and with them those that could not be read. Raises ValueError, with the subjects and their
+    counts, when one does not, and when subjects are missing that the card does not admit with `partial: true`.
+    """
+    card, rows = source.card, list(source.rows)
+    splits = {row["split"] for row in rows} - {"dev"} or {"dev"}
+    held = Counter((row["subject"], row["split"]) for row in rows)
+    official = {(subject, split): count for subject, sizes in _benchmark(card).items() for split, count in sizes.items() if split in splits | {"dev"}}
+    wrong = [f"{subject} ({split}) has {held[subject, split]} of {count}" for (subject, split), count in official.items()
+             if held[subject, split] not in (0, count)]
+    missing = [f"{subject} ({split})" for subject, split in official if not held[subject, split]]
+    strange = sorted({subject for subject, _ in held if official} - set(_benchmark(card)))
+    first = f"; set aside: {source.quarantined[0]['where']}: {source.quarantined[0]['reason']}" if source.quarantined else ""
+    if wrong or strange:
+        raise ValueError(f"card {card.name} is not {card.spec['benchmark']} as published: "
+                         f"{'; '.join(wrong[:5] + [f'{name} is none of its subjects' for name in strange[:5]])}{first}: mend the files, or drop `benchmark`")
+    if missing and not card.spec.get("partial"):
+        raise ValueError(f"card {card.name} lacks {len(missing)} files of {card.spec['benchmark']}, such as {', '.join(missing[:3])}: "
+                         "add them, or write `partial: true` in the card, and no score is shown as the benchmark's")
+    scored = [row for row in rows if row["split"] in splits]
+    return {"subjects": len({row["subject"] for row in scored}), "subjects_published": len(_benchmark(card)) or None, "items": len(scored),
+            "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined)}
 
 
 def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
@@ -357,8 +417,8 @@ def load(name: str) -> Source:
     """Load the data of a card into one schema per kind; rows that cannot be read are set aside, with file and line.
 
     Text rows are {id, text}; labelled texts {id, text, bad}; dialogues {id, messages, format, unanswered, domain}; preferences {id, prompt, chosen,
-    rejected}, each a list of messages; questions {id, question, domain, reference, from}; exam items {id, subject, split, question,
-    choices, answer}, the answer an index.
+    rejected}, each a list of messages; questions {id, question, domain, reference, from}; exam items {id, subject,
+    subject_name, split, question, choices, answer}, the answer an index, -1 where it is not published.
     Raises ValueError as `stream` does.
     """
     import datasets

@@ -1,18 +1,9 @@
-"""Evaluation: bits per character, multiple-choice exams through lm-evaluation-harness, intervals and paired tests."""
+"""Evaluation: bits per character, intervals and paired tests."""
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from pathlib import Path
-
-LETTERS = "ABCD"
-PROMPTS = {  # language: (description, question, cue); one version for every model, so scores can be compared
-    "zh": "问题：{{question}}\n答案：",
-    "en": "Question: {{question}}\nAnswer:",
-}
-VERSION = 1  # raise it whenever a score could change
 
 
 def bits_per_character(model: object, tokenizer: object, texts: list[str], max_length: int = 0, batch_tokens: int = 8192) -> float:
@@ -184,68 +175,78 @@ def mcnemar(first: list[bool], second: list[bool]) -> dict:
             "only_first": only_first, "only_second": only_second}
 
 
-# --- exams ----------------------------------------------------------------------------------------------------------
-def write_tasks(benchmarks: dict[str, list[dict]], folder: Path, languages: dict[str, str]) -> list[str]:
-    """Write harness tasks over local JSON lines, one per benchmark; return their names.
+def paired(first: list[dict], second: list[dict]) -> dict:
+    """Compare the records of two models (`harness.answers`) on the same items: `mcnemar`, and the bootstrap interval of the difference.
 
-    Items are {id, subject, question, choices, answer}. The choices are scored as text after the question, so no letter has to be
-    known: zero shots, the same prompt for every model.
+    Raises ValueError when the two did not answer the same items under the same prompt.
     """
-    import yaml
+    import numpy
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, items in benchmarks.items():
-        lines = [json.dumps(item, ensure_ascii=False) for item in items]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        task = {
-            "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}}, "test_split": "test",
-            "output_type": "multiple_choice", "doc_to_text": PROMPTS[languages[name]], "doc_to_choice": "choices", "doc_to_target": "answer",
-            "target_delimiter": "" if languages[name] == "zh" else " ", "num_fewshot": 0,
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}], "metadata": {"version": VERSION},
-        }
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
-    return list(benchmarks)
+    one, other = ({(record["prompt"], record["id"]): record["right"] for record in records} for records in (first, second))
+    if one.keys() != other.keys():
+        raise ValueError(f"the models answered different items: {len(one.keys() ^ other.keys())} stand on one side only, so they cannot be compared pairwise")
+    found = mcnemar([one[item] for item in one], [other[item] for item in one])
+    n, lost, won = found["n"], found["only_first"], found["only_second"]
+    draws = numpy.random.default_rng(0).multinomial(n, [lost / n, won / n, 1 - (lost + won) / n], 10_000)
+    low, high = numpy.quantile((draws[:, 1] - draws[:, 0]) / n, [0.025, 0.975])
+    return found | {"bootstrap_low": float(low), "bootstrap_high": float(high)}
 
 
-def exams(model: object, tokenizer: object, tasks: list[str], folder: Path, batch_size: int = 32) -> list[dict]:
-    """Score a model on harness tasks by the likelihood of each choice's text; return one record per item.
+def holm(values: list[float]) -> list[float]:
+    """Return p values adjusted for being many (Holm 1979): what is below 0.05 stays so for the whole family."""
+    order, adjusted, least = sorted(range(len(values)), key=values.__getitem__), [0.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = least
+    return adjusted
 
-    A record is {benchmark, id, subject, answer, chosen, right, scores}; the log-likelihoods are computed in float32.
+
+def accuracy(records: list[dict]) -> dict:
+    """Return micro accuracy {n, accuracy, ci_low, ci_high} (Wilson) and macro {macro, macro_low, macro_high, subjects} of records.
+
+    Macro is the plain mean over subjects, its interval a bootstrap within each subject, so that no subject drops out of a draw.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    import numpy
 
-    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=model.config.max_position_embeddings,
-                   add_bos_token=tokenizer.bos_token_id is not None, softmax_dtype="float32")
-    harness.loglikelihood = functools.partial(harness.loglikelihood, disable_tqdm=True)
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found = simple_evaluate(model=harness, tasks=tasks, num_fewshot=0, task_manager=manager, log_samples=True, verbosity="ERROR")
-    records = []
-    for task in tasks:
-        for sample in found["samples"][task]:
-            item, scores = sample["doc"], [float(score[0]) for score in sample["filtered_resps"]]
-            chosen = max(range(len(scores)), key=scores.__getitem__)
-            records.append({"benchmark": task, "id": item["id"], "subject": item["subject"], "answer": item["answer"], "chosen": chosen,
-                            "right": chosen == item["answer"], "scores": scores})
-    return sorted(records, key=lambda record: (record["benchmark"], record["id"]))
+    n, right, by = len(records), sum(record["right"] for record in records), {}
+    for record in records:
+        by.setdefault((record["benchmark"], record["subject"]), []).append(record["right"])
+    low, high = wilson(right, n)
+    rng = numpy.random.default_rng(0)
+    draws = sum(rng.binomial(len(hits), sum(hits) / len(hits), 10_000) / len(hits) for hits in by.values()) / max(len(by), 1)
+    macro_low, macro_high = numpy.quantile(draws, [0.025, 0.975])
+    return {"n": n, "accuracy": right / max(n, 1), "ci_low": low, "ci_high": high, "macro": sum(sum(hits) / len(hits) for hits in by.values()) / max(len(by), 1),
+            "macro_low": float(macro_low), "macro_high": float(macro_high), "subjects": len(by)}
 
 
-def scores(name: str, records: list[dict]) -> list[dict]:
-    """Return one line per benchmark: {model, benchmark, version, shots, n, accuracy, ci_low, ci_high, unparsed}."""
+def scores(model: str, records: list[dict]) -> list[dict]:
+    """Return one line per benchmark and prompt: {model, benchmark, prompt, version, shots}, `accuracy`, and what was no answer.
+
+    `unparsed`, `too_long`, `failed` and `alike` count items that are wrong for that reason (see `harness.answers`), `shortened` those asked with
+    fewer examples than the others since the context was full, `ties` those whose two best options were equally likely (the first counts).
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["benchmark"], record["prompt"]), []).append(record)
     lines = []
-    for benchmark in sorted({record["benchmark"] for record in records}):
-        right = [record["right"] for record in records if record["benchmark"] == benchmark]
-        low, high = wilson(sum(right), len(right))
-        lines.append({"model": name, "benchmark": benchmark, "version": VERSION, "shots": 0, "n": len(right), "accuracy": sum(right) / len(right),
-                      "ci_low": low, "ci_high": high, "unparsed": 0})
+    for (benchmark, prompt), part in sorted(groups.items()):
+        shots, faults = max(record["shots"] for record in part), [record["fault"] for record in part]
+        lines.append({"model": model, "benchmark": benchmark, "prompt": prompt, "version": prompt.rpartition("@")[2], "shots": shots, **accuracy(part),
+                      "unparsed": faults.count("unparsed"), "too_long": faults.count("too long"), "failed": faults.count("failed"),
+                      "alike": faults.count("options alike"), "ties": sum(record["tie"] for record in part),
+                      "shortened": sum(record["shots"] < shots and record["fault"] != "too long" for record in part)})
     return lines
 
 
-def read_items(sources: dict, splits: tuple[str, ...] = ("val", "test")) -> dict[str, list[dict]]:
-    """Return {card name: scored items}: the splits named, or all items where a source has only few-shot examples."""
-    result = {}
-    for name, source in sources.items():
-        items = list(source.rows)
-        result[name] = [item for item in items if item["split"] in splits] or items
-    return result
+def baselines(items: list[dict]) -> dict:
+    """Return {chance, letter, always}: the accuracy of guessing, and of always choosing the letter that is right most often."""
+    from collections import Counter
+
+    letter, count = Counter("ABCDEFGHIJ"[item["answer"]] for item in items).most_common(1)[0]
+    return {"chance": sum(1 / len(item["choices"]) for item in items) / len(items), "letter": letter, "always": count / len(items)}
+
+
+def by_verdict(records: list[dict], verdicts: dict[str, str]) -> dict[str, dict]:
+    """Return `accuracy` on all items and on those whose text stands in no training text (clean), in parts (suspect) or mostly (contaminated)."""
+    parts = {name: [record for record in records if name in ("all", verdicts.get(record["id"], "clean"))] for name in ("all", "clean", "suspect", "contaminated")}
+    return {name: accuracy(part) for name, part in parts.items() if part}
