@@ -333,7 +333,8 @@ def _exam_rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[dict]
         given = row.get(answer, "")
         if form == "fineva" and not any(choices):
             choices = ["是", "否"]
-        letters = {str(place): place for place in range(4)} if given.isdigit() else dict(zip("ABCDE" if choices != ["是", "否"] else choices, range(len(choices))))
+        names = "0123" if given.isdigit() else choices if choices == ["是", "否"] else "ABCDE"
+        letters = dict(zip(names, range(len(choices))))
         unlabelled = not given and split == "test"
         if not row.get(question) or not all(choices) or (given not in letters and not unlabelled) or len(cells) != len(table[0]):
             reason = f"needs a question, {len(choices)} options and an answer {'A-' + 'ABCDE'[len(choices) - 1] if choices != ['是', '否'] else '是 or 否'}"

@@ -215,8 +215,9 @@ def accuracy(records: list[dict]) -> dict:
     rng = numpy.random.default_rng(0)
     draws = sum(rng.binomial(len(hits), sum(hits) / len(hits), 10_000) / len(hits) for hits in by.values()) / max(len(by), 1)
     macro_low, macro_high = numpy.quantile(draws, [0.025, 0.975])
-    return {"n": n, "accuracy": right / max(n, 1), "ci_low": low, "ci_high": high, "macro": sum(sum(hits) / len(hits) for hits in by.values()) / max(len(by), 1),
-            "macro_low": float(macro_low), "macro_high": float(macro_high), "subjects": len(by)}
+    macro = sum(sum(hits) / len(hits) for hits in by.values()) / max(len(by), 1)
+    return {"n": n, "accuracy": right / max(n, 1), "ci_low": low, "ci_high": high,
+            "macro": macro, "macro_low": float(macro_low), "macro_high": float(macro_high), "subjects": len(by)}
 
 
 def scores(model: str, records: list[dict]) -> list[dict]:
@@ -246,7 +247,16 @@ def baselines(items: list[dict]) -> dict:
     return {"chance": sum(1 / len(item["choices"]) for item in items) / len(items), "letter": letter, "always": count / len(items)}
 
 
+def published(benchmarks: set[str]) -> list[dict]:
+    """Return the published scores on benchmarks, {system, benchmark, split, shots, score (percent), source, compare}, from `published.yaml`."""
+    import yaml
+
+    lines = yaml.safe_load((Path(__file__).parent / "published.yaml").read_text(encoding="utf-8"))
+    return [line for line in lines if line["benchmark"] in benchmarks]
+
+
 def by_verdict(records: list[dict], verdicts: dict[str, str]) -> dict[str, dict]:
     """Return `accuracy` on all items and on those whose text stands in no training text (clean), in parts (suspect) or mostly (contaminated)."""
-    parts = {name: [record for record in records if name in ("all", verdicts.get(record["id"], "clean"))] for name in ("all", "clean", "suspect", "contaminated")}
+    parts = {name: [record for record in records if name in ("all", verdicts.get(record["id"], "clean"))]
+             for name in ("all", "clean", "suspect", "contaminated")}
     return {name: accuracy(part) for name, part in parts.items() if part}

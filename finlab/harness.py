@@ -43,6 +43,7 @@ POLICIES = {
     "first": "the first token of `A` encoded alone, `▁A` for Llama (C-Eval's llama.py)",
     "sum": "the sum of the log-probabilities of `A` alone and of the last token of `：A` (Chinese-LLaMA-Alpaca-2, FinEval, ZhiLu)",
 }
+GENERATED = ("generate", "reason")  # prompts answered in writing
 SHORTEST_PREFIX = 8  # tokens; below it reading a shared prefix on its own is not worth a forward pass
 
 
@@ -59,8 +60,17 @@ class Exam:
     generated: bool
 
 
+def setting(text: str) -> tuple[str, int, str]:
+    """Return (prompt, shots, answer-token policy) of a setting such as `text:0`, `official:5` or `official:5:sum`; raise ValueError for another."""
+    prompt, shots, policy = (text.split(":") + ["joint"])[:3] if text.count(":") in (1, 2) else ("", "", "")
+    if prompt not in PROMPTS or not shots.isdigit() or policy not in POLICIES:
+        raise ValueError(f"'{text}' is no setting of an exam: write prompt:shots or prompt:shots:policy, such as official:5:sum; "
+                         f"prompts are {', '.join(PROMPTS)}, policies {', '.join(POLICIES)}")
+    return prompt, int(shots), policy
+
+
 # --- tasks over local files -----------------------------------------------------------------------------------------
-def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text", shots: int = 0, most: int = 0, batch: bool = True) -> dict[str, Exam]:
+def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text", shots: int = 0, most: int = 0) -> dict[str, Exam]:
     """Write harness tasks over the items of exam cards, one for each subject, and return {card: Exam} with the tasks loaded.
 
     Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`, then without examples. `most` takes so many of each
@@ -75,8 +85,7 @@ def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text"
     written = {name: _write(source, folder / name, prompt, shots, most) for name, source in sources.items()}
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it logs what is set on purpose: shots over the defaults
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return {name: Exam(name, made["prompt"], made["shots"], made["items"], manager.load(made["tasks"])["tasks"], made["coverage"], prompt in ("generate", "reason"))
-            for name, made in written.items()}
+    return {name: Exam(name, tasks=manager.load(made.pop("names"))["tasks"], generated=prompt in GENERATED, **made) for name, made in written.items()}
 
 
 def _write(source: cards.Source, folder: Path, prompt: str, shots: int, most: int) -> dict:
@@ -100,23 +109,21 @@ def _write(source: cards.Source, folder: Path, prompt: str, shots: int, most: in
     for number, subject in enumerate(dict.fromkeys(row["subject"] for row in scored)):
         name = f"{card.name}_{prompt}_{number:02d}"
         files = {"test": [row for row in scored if row["subject"] == subject], "dev": examples[subject]}
-        includes, head = _includes(card, subject, prompt)
+        include = _include(card, subject, prompt)
         for split, part in files.items():
             lines = [json.dumps(_line(row, card), ensure_ascii=False) for row in part]
             (folder / f"{name}.{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         paths = {split: str(folder / f"{name}.{split}.jsonl") for split, part in files.items() if part}
-        task = head | {"task": name, "task_alias": subject, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": paths},
-                       "validation_split": None, "test_split": "test", "fewshot_split": "dev" if shots else None, "num_fewshot": shots,
-                       "doc_to_target": "answer"}
-        if prompt in ("generate", "reason"):
-            del task["doc_to_target"]
-        version = _version(includes)
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"include": [str(path) for path in includes], **task}, allow_unicode=True), encoding="utf-8")
+        task = {"task": name, "task_alias": subject, "tag": None, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": paths},
+                "validation_split": None, "test_split": "test", "fewshot_split": "dev" if shots else None, "num_fewshot": shots,
+                "doc_to_target": "letter" if prompt in GENERATED else "answer"}
+        version = _version(include)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"include": str(include), **task}, allow_unicode=True), encoding="utf-8")
         names.append(name)
-    metric = "exact_match" if prompt in ("generate", "reason") else "acc"
+    metric = "exact_match" if prompt in GENERATED else "acc"
     group = {"group": f"{card.name}_{prompt}", "task": names, "aggregate_metric_list": [{"metric": metric, "weight_by_size": True}]}
     (folder / "group.yaml").write_text(yaml.safe_dump(group, allow_unicode=True), encoding="utf-8")
-    return {"prompt": f"{_family(card)}/{prompt}@{version}", "shots": shots, "items": scored, "tasks": names,
+    return {"prompt": f"{_family(card)}/{prompt}@{version}", "shots": shots, "items": scored, "names": names,
             "coverage": coverage | {"scored": len(scored), "sha256": content_hash(scored + [row for part in examples.values() for row in part])}}
 
 
@@ -136,30 +143,27 @@ def _line(row: dict, card: cards.Card) -> dict:
     return {**row, "letters": letters, "letter": letters[row["answer"]], "source": card.name, "licence": card.licence, **columns}
 
 
-def _includes(card: cards.Card, subject: str, prompt: str) -> tuple[list[Path], dict]:
-    """Return the YAML files that make up a subject's task, the later over the earlier, and the keys that stand in none of them."""
+def _include(card: cards.Card, subject: str, prompt: str) -> Path:
+    """Return the YAML file that a subject's task stands on: ours, or the harness's own of that subject (of the benchmark, for another's subject)."""
     import lm_eval.tasks
 
     ours, theirs, family = Path(__file__).parent / "tasks", Path(lm_eval.tasks.__file__).parent, _family(card)
-    if prompt == "text":
-        return [ours / f"text_{card.language}.yaml"], {}
-    if prompt in ("generate", "reason"):
-        return [ours / f"{prompt}_{card.language}.yaml"], {}
+    if prompt == "text" or prompt in GENERATED:
+        return ours / f"{prompt}_{card.language}.yaml"
     own = {"ceval": ("ceval", "_default_ceval_yaml", f"ceval-valid_{subject}.yaml"), "cmmlu": ("cmmlu", "_default_template_yaml", f"cmmlu_{subject}.yaml"),
            "mmlu": ("mmlu/default", "_default_template_yaml", f"mmlu_{subject}.yaml")}
     if prompt == "harness":
         if family not in own:
             raise ValueError(f"card {card.name}: the harness has no tasks for {family}; it has {', '.join(own)}: take prompt official")
         place, default, named = own[family]
-        file = theirs / place / named
-        return [file if file.exists() else theirs / place / default], {"tag": None}
-    return [ours / f"official_{family}.yaml"], {}
+        return theirs / place / (named if (theirs / place / named).exists() else default)
+    return ours / f"official_{family}.yaml"
 
 
-def _version(includes: list[Path]) -> str:
+def _version(include: Path) -> str:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    return str(load_yaml(includes[-1])["metadata"]["version"])
+    return str(load_yaml(include)["metadata"]["version"])
 
 
 # --- a model class that reads each prefix once ----------------------------------------------------------------------
@@ -359,7 +363,8 @@ class AskLM(LM):
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
-CLAIM = re.compile(r"(?:答案|选项|选择|应选|故选|选|[Aa]nswer)(?:[是为选应该：:\s“\"'（(【\[]|is)*([A-J](?:[、,，和与及/\s]*[A-J](?![A-Za-z]))*)(?![A-Za-z股轮类级型座])")
+CLAIM = re.compile(r"(?:答案|选项|选择|应选|故选|选|[Aa]nswer)(?:[是为选应该：:\s“\"'（(【\[]|is)*"
+                   r"([A-J](?:[、,，和与及/\s]*[A-J](?![A-Za-z]))*)(?![A-Za-z股轮类级型座])")
 BEGINS = re.compile(r"[\s（(【\[]*([A-J])(?=[.．、。,，:：)）】\]\s]|$)")
 
 
@@ -390,20 +395,21 @@ def answers(scorer: LM, exams: dict[str, Exam]) -> list[dict]:
 
     owner = {task: exam for exam in exams.values() for task in exam.tasks}
     tasks = {name: task for exam in exams.values() for name, task in exam.tasks.items()}
-    chat, fates = getattr(scorer, "chat", False), getattr(scorer, "fates", {})
+    chat, fates, policy = (getattr(scorer, name, default) for name, default in (("chat", False), ("fates", {}), ("policy", "joint")))
+    how = f"+{policy}" * (policy != "joint") + "+chat" * chat  # a score under another is another score
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     found = evaluate(scorer, {"tasks": tasks, "groups": {}, "group_map": {}}, bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat)
     records = []
     for task, exam in owner.items():
         for sample in found["samples"][task]:
             fate = fates.get((task, sample["doc_id"]), {"shots": exam.shots, "too_long": False})
-            records.append(_record(exam, sample["doc"], [response[0] for response in sample["resps"]], fate))
+            records.append(_record(exam, sample["doc"], [response[0] for response in sample["resps"]], fate) | {"prompt": exam.prompt + how})
     order = {item["id"]: number for exam in exams.values() for number, item in enumerate(exam.items)}
     return sorted(records, key=lambda record: (record["benchmark"], order[record["id"]]))
 
 
 def _record(exam: Exam, item: dict, responses: list, fate: dict) -> dict:
-    record = {"benchmark": exam.name, "prompt": exam.prompt, "id": item["id"], "subject": item["subject"], "shots": fate["shots"], "answer": item["answer"]}
+    record = {"benchmark": exam.name, "id": item["id"], "subject": item["subject"], "shots": fate["shots"], "answer": item["answer"]}
     if exam.generated:
         text = responses[0]
         chosen = letter_of(text, item["letters"])

@@ -102,6 +102,9 @@ def data_fingerprints(parameters: dict) -> dict[str, str]:
     for name, value in parameters.items():
         if name.endswith("_cards"):
             result |= {card: cards.read(card).fingerprint() for card in value}
+        elif isinstance(value, list):
+            files = [path(each) for each in value if isinstance(each, str) and "/" in each]
+            result |= {str(file): cards.fingerprint_files([file]) for file in files if file.exists()}
         elif isinstance(value, str) and name not in recipe.SET_BY_RUNNER and (name.endswith("_file") and value or "/" in value):
             if path(value).exists():
                 result[value] = cards.fingerprint_files([path(value)])
@@ -121,7 +124,7 @@ def step_key(notebook: str, parameters: dict, upstream: dict[str, str]) -> str:
     cells = nbformat.read(recipe.NOTEBOOKS / f"{notebook}.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     package = Path(__file__).parent
-    files = [file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".jinja", ".yaml")]
+    files = [file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".jinja", ".json", ".yaml")]
     sources = {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in files}
     values = {name: value for name, value in parameters.items() if name != "run_dir"}
     return _hash(notebook, code, values, upstream, sources, data_fingerprints(parameters))

@@ -148,6 +148,21 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "", chan
     return figure
 
 
+def gain(points: dict[str, dict[str, tuple[float, float, float]]], across: str, up: str, title: str = "") -> matplotlib.figure.Figure:
+    """Draw each name as a point with its intervals, {name: {across: (value, low, high), up: the same}}: what was gained against what was lost."""
+    style()
+    figure, axes = plt.subplots(figsize=(7.5, 4.6))
+    for number, (name, found) in enumerate(points.items()):
+        (x, left, right), (y, low, high) = found[across], found[up]
+        axes.errorbar([x], [y], xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], fmt="o", color=f"C{number}", elinewidth=1, capsize=2, label=name)
+    axes.axhline(0, color="#333", linewidth=0.8)
+    axes.axvline(0, color="#333", linewidth=0.8)
+    axes.set(xlabel=f"difference in {across} accuracy", ylabel=f"difference in {up} accuracy", title=title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.close(figure)
+    return figure
+
+
 def flow(rows: list[dict], end: str, title: str = "", least: float = 0.002) -> matplotlib.figure.Figure:
     """Draw a ledger {source, reason, tokens} as a stream from `read` to `end`: a band per source, a branch down for each loss, a step up
     for each gain. Reasons that take less than `least` of all tokens are drawn together as `other`."""
