@@ -231,11 +231,11 @@ def scores(model: str, records: list[dict]) -> list[dict]:
         groups.setdefault((record["benchmark"], record["prompt"]), []).append(record)
     lines = []
     for (benchmark, prompt), part in sorted(groups.items()):
-        shots, faults = max(record["shots"] for record in part), [record["fault"] for record in part]
+        shots, faults = part[0]["shots"], [record["fault"] for record in part]
         lines.append({"model": model, "benchmark": benchmark, "prompt": prompt, "version": prompt.rpartition("@")[2], "shots": shots, **accuracy(part),
                       "unparsed": faults.count("unparsed"), "too_long": faults.count("too long"), "failed": faults.count("failed"),
                       "alike": faults.count("options alike"), "ties": sum(record["tie"] for record in part),
-                      "shortened": sum(record["shots"] < shots and record["fault"] != "too long" for record in part)})
+                      "shortened": sum(record["examples"] < shots and record["fault"] != "too long" for record in part)})
     return lines
 
 

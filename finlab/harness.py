@@ -387,9 +387,9 @@ def letter_of(text: str | None, letters: list[str]) -> int | None:
 def answers(scorer: LM, exams: dict[str, Exam]) -> list[dict]:
     """Let a scorer (PrefixLM, AskLM or any LM of the harness) answer exams; return one record per item.
 
-    A record is {benchmark, prompt, id, subject, shots, answer, chosen, right, tie, fault} with `scores` (log-probabilities, nats) or `text`;
-    `chosen` is -1 where there is a fault: too long (for the context), unparsed (names no option), failed (no answer came). An item whose
-    right option stands there twice has the fault options alike. None of them is ever right.
+    A record is {benchmark, prompt, id, subject, shots, examples, answer, chosen, right, tie, fault} with `scores` (log-probabilities, nats) or
+    `text`; `examples` counts the shots that fitted; `chosen` is -1 where there is a fault: too long (for the context), unparsed (names no
+    option), failed (no answer came). An item whose right option stands there twice has the fault options alike. None of them is ever right.
     """
     from lm_eval.evaluator import evaluate
 
@@ -409,7 +409,8 @@ def answers(scorer: LM, exams: dict[str, Exam]) -> list[dict]:
 
 
 def _record(exam: Exam, item: dict, responses: list, fate: dict) -> dict:
-    record = {"benchmark": exam.name, "id": item["id"], "subject": item["subject"], "shots": fate["shots"], "answer": item["answer"]}
+    record = {"benchmark": exam.name, "id": item["id"], "subject": item["subject"], "shots": exam.shots, "examples": fate["shots"],
+              "answer": item["answer"]}
     if exam.generated:
         text = responses[0]
         chosen = letter_of(text, item["letters"])

@@ -173,8 +173,9 @@ BETTER = ("甲", "一样", "乙")
 def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0) -> list[Path]:
     """Write one blind spreadsheet for each rater, in an order and with sides of its own, and `key.json`, which the raters must not see.
 
-    They go to a folder below `folder` that is named by the answers, and are never written over: what people filled in stays. Rows are {id, question, first, second}. To fill in: 哪个更好 (甲, 一样 or 乙), 甲分 and 乙分 (0 to 10, optional), 更好的写法 (a better answer,
-    optional), 备注. Text that begins like a formula stays text.
+    They go to a folder below `folder` that is named by the answers, and are never written over: what people filled in stays. Rows are {id,
+    question, first, second}. To fill in: 哪个更好 (甲, 一样 or 乙), 甲分 and 乙分 (0 to 10, optional), 更好的写法 (a better answer, optional), 备注.
+    Text that begins like a formula stays text.
     """
     from openpyxl import Workbook
     from openpyxl.styles import Alignment, Font

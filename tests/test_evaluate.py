@@ -1,4 +1,4 @@
-"""Evaluation: known values of the statistics, bits per character by hand, batch invariance, exams through the harness."""
+"""Evaluation: known values of the statistics, bits per character by hand."""
 
 import math
 
@@ -32,41 +32,70 @@ def test_bits_per_character_by_hand(tiny):
     assert evaluate.bits_per_character(network, words, texts, batch_tokens=8) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.fixture
-def exam(tmp_path):
-    items = [{"id": f"q{n}", "subject": "s", "question": f"第{n}题，澄江重工在哪里？", "choices": ["临江", "云梧市", "海晏", "岭西区"], "answer": n % 4} for n in range(12)]
-    return evaluate.write_tasks({"mine": items}, tmp_path / "tasks", {"mine": "zh"}), tmp_path / "tasks", items
+def record(number, right, subject="s", benchmark="a", fault="", **more):
+    return {"benchmark": benchmark, "prompt": f"{benchmark}/official@1", "id": f"{benchmark}/{number}", "subject": subject, "shots": 5, "examples": 5, "right": right,
+            "fault": fault, "tie": False} | more
 
 
-def test_exam_choices_are_scored_as_by_hand(tiny, exam):
-    tasks, folder, items = exam
-    network, words = model.load(tiny), tokenizer.load(tiny)
-    records = {record["id"]: record for record in evaluate.exams(network, words, tasks, folder, batch_size=5)}
-    assert len(records) == 12
-    for item in items[:3]:
-        prompt = f"问题：{item['question']}\n答案："
-        for choice, score in zip(item["choices"], records[item["id"]]["scores"]):
-            start = len(words(prompt)["input_ids"])
-            ids = words(prompt + choice)["input_ids"]
-            scores = model.logits(network, ids).log_softmax(-1)
-            assert score == pytest.approx(sum(scores[place - 1, ids[place]].item() for place in range(start, len(ids))), abs=1e-3)
-    again = evaluate.exams(network, words, tasks, folder, batch_size=1)
-    assert [record["chosen"] for record in again] == [records[record["id"]]["chosen"] for record in again], "batch size must not matter"
-
-
-def test_scores_hold_n_and_interval():
-    records = [{"benchmark": "a", "right": n < 30} for n in range(40)]
+def test_scores_hold_n_intervals_and_what_was_no_answer():
+    records = [record(n, n < 30, "big") for n in range(38)] + [record(38, False, "small", fault="unparsed"), record(39, True, "small", examples=3, tie=True)]
     line = evaluate.scores("m", records)[0]
-    assert (line["n"], line["accuracy"], line["unparsed"], line["shots"]) == (40, 0.75, 0, 0) and line["ci_low"] < 0.75 < line["ci_high"]
+    assert (line["n"], line["accuracy"], line["shots"], line["prompt"], line["version"]) == (40, 31 / 40, 5, "a/official@1", "1")
+    assert line["ci_low"] < line["accuracy"] < line["ci_high"] and line["macro"] == pytest.approx((30 / 38 + 1 / 2) / 2) and line["subjects"] == 2
+    assert (line["unparsed"], line["too_long"], line["failed"], line["ties"], line["shortened"]) == (1, 0, 0, 1, 1)
+    assert line["macro_high"] - line["macro_low"] > line["ci_high"] - line["ci_low"], "two items decide half of the macro mean"
+    sure = evaluate.accuracy([record(n, subject == "x", subject) for subject in "xy" for n in range(5)])
+    assert sure["macro_low"] == sure["macro_high"] == 0.5, "no subject leaves the draw, so nothing varies"
 
 
-def test_items_fall_back_to_few_shot_parts():
-    class Source:
-        def __init__(self, *splits):
-            self.rows = [{"split": split} for split in splits]
+def test_macro_interval_as_by_hand():
+    """For subjects of n items the variance is the mean of p(1-p)/n over the square of their number."""
+    records = [record(n, n % 2 == 0, f"s{part}", id=f"{part}-{n}") for part in range(4) for n in range(50)]
+    found, half = evaluate.accuracy(records), 1.96 * math.sqrt(0.25 / 50 / 4)
+    assert found["macro_high"] - 0.5 == pytest.approx(half, abs=0.01) and 0.5 - found["macro_low"] == pytest.approx(half, abs=0.01)
 
-    found = evaluate.read_items({"whole": Source("dev", "val"), "part": Source("dev", "dev")})
-    assert len(found["whole"]) == 1 and len(found["part"]) == 2
+
+def test_models_are_compared_on_the_same_items_only():
+    first = [record(n, n < 10 or n >= 35) for n in range(100)]
+    second = [record(n, n >= 10) for n in reversed(range(100))]
+    found = evaluate.paired(first, second)
+    assert (found["n"], found["only_first"], found["only_second"]) == (100, 10, 25) and round(found["p"], 4) == 0.0167
+    assert found["bootstrap_low"] == pytest.approx(found["ci_low"], abs=0.02) and found["bootstrap_high"] == pytest.approx(found["ci_high"], abs=0.02)
+    with pytest.raises(ValueError, match="answered different items: 2 stand on one side only"):
+        evaluate.paired(first, [*second[1:], record(500, True)])
+    with pytest.raises(ValueError, match="different items"):
+        evaluate.paired(first, [row | {"prompt": "a/text@1"} for row in second])
+
+
+def test_holm_on_known_values():
+    assert evaluate.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evaluate.holm([0.9, 0.6]) == [1.0, 1.0] and evaluate.holm([]) == []
+
+
+def test_baselines_and_verdicts():
+    items = [{"choices": "abcd", "answer": n} for n in (2, 2, 1, 0)] + [{"choices": "ab", "answer": 2 - 1}]
+    assert evaluate.baselines(items) == {"chance": pytest.approx(0.3), "letter": "C", "always": 0.4}
+    records = [record(n, n < 2) for n in range(4)]
+    found = evaluate.by_verdict(records, {"a/0": "contaminated", "a/1": "clean", "a/2": "clean"})
+    assert {name: (part["n"], part["accuracy"]) for name, part in found.items()} == {"all": (4, 0.5), "clean": (3, pytest.approx(1 / 3)), "contaminated": (1, 1.0)}
+
+
+def test_always_one_letter_on_fineval(data):
+    """27.1 on the whole of FinEval's val; of the six subjects at hand, the same count by hand."""
+    from collections import Counter
+
+    from finlab import cards
+
+    items = [row for row in cards.load("fineval").rows if row["split"] == "val"]
+    best = Counter(row["answer"] for row in items).most_common(1)[0][1]
+    assert evaluate.baselines(items)["always"] == best / 320 and evaluate.baselines(items)["chance"] == 0.25
+
+
+def test_published_scores_name_their_source():
+    found = evaluate.published({"cmmlu", "financeiq"})
+    assert {line["benchmark"] for line in found} == {"cmmlu", "financeiq"} and all(line["source"] and line["compare"] and 20 < line["score"] < 100 for line in found)
+    assert next(line["score"] for line in found if line["system"] == "ZhiLu-13B" and line["shots"] == 0) == 57.14
+    assert evaluate.published({None}) == []
 
 
 def test_quantization_measures(tiny):
