@@ -44,6 +44,7 @@ POLICIES = {
     "sum": "the sum of the log-probabilities of `A` alone and of the last token of `：A` (Chinese-LLaMA-Alpaca-2, FinEval, ZhiLu)",
 }
 GENERATED = ("generate", "reason")  # prompts answered in writing
+NO_ANSWER = (-1.0e9, False)  # finite, since the harness takes a softmax of what it gets
 SHORTEST_PREFIX = 8  # tokens; below it reading a shared prefix on its own is not worth a forward pass
 
 
@@ -227,7 +228,7 @@ class PrefixLM(HFLM):
         return found
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return (log-probability, is it the likeliest) of each request's answer; (-inf, False) where not even the bare question fits."""
+        """Return (log-probability, is it the likeliest) of each request's answer, NO_ANSWER where not even the bare question fits."""
         items, rows = defaultdict(list), [None] * len(requests)
         for number, request in enumerate(requests):
             items[(request.task_name, request.doc_id) if request.doc_id is not None else number].append(number)
@@ -249,7 +250,7 @@ class PrefixLM(HFLM):
                 groups[row["group"]].append(row)
         for group in groups.values():
             self._score(group)
-        return [tuple(row["score"]) if row else (float("-inf"), False) for row in rows]
+        return [tuple(row["score"]) if row else NO_ANSWER for row in rows]
 
     def _score(self, rows: list[dict]) -> None:
         """Score rows that begin alike: what they share once, the rest in batches; what a batch gave is stored before the next is read."""

@@ -262,21 +262,21 @@ def test_summed_letters_are_scored_as_by_hand(data, small, tmp_path):
 # --- what does not fit, what is kept ---------------------------------------------------------------------------------
 def test_examples_are_dropped_whole_and_counted(tiny, tmp_path):
     network, words = model.load(tiny), tokenizer.load(tiny)
-    rows = [item(n, "dev") for n in range(3)] + [item(0), item(1, question="澄江重工" * 17, answer=1), item(2, question="澄江重工" * 60, answer=0)]
+    rows = [item(n, "dev") for n in range(3)] + [item(0), item(1, question="澄江重工" * 20, answer=1), item(2, question="澄江重工" * 60, answer=0)]
     exams = harness.prepare({"mine": Source(rows)}, tmp_path, "text", 3)
     scorer = harness.PrefixLM(network, words, exams)
     seen = []
     scorer._read = lambda lines, size, prefix, keep, read=scorer._read: (seen.extend(size + len(line) for line in lines), read(lines, size, prefix, keep))[1]
     records = harness.answers(scorer, exams)
-    assert max(seen) <= 128 and records[0]["shots"] > records[1]["shots"] > 0 and records[0]["fault"] == records[1]["fault"] == ""
+    assert max(seen) <= 128 and records[0]["examples"] > records[1]["examples"] > 0 and records[0]["fault"] == records[1]["fault"] == ""
     assert records[2]["fault"] == "too long" and records[2]["chosen"] == -1 and not records[2]["right"], "A is right, but nothing was answered"
     task = exams["mine"].tasks["cw_ceval_text_00"]
     docs = list(task.test_docs())
-    by_hand = words(task.fewshot_context(docs[1], records[1]["shots"]) + docs[1]["choices"][0])["input_ids"]
-    more = words(task.fewshot_context(docs[1], records[1]["shots"] + 1) + max(docs[1]["choices"], key=len))["input_ids"]
+    by_hand = words(task.fewshot_context(docs[1], records[1]["examples"]) + docs[1]["choices"][0])["input_ids"]
+    more = words(task.fewshot_context(docs[1], records[1]["examples"] + 1) + max(docs[1]["choices"], key=len))["input_ids"]
     assert len(by_hand) <= 128 < len(more)
     line = evaluate.scores("m", records)[0]
-    assert (line["shots"], line["shortened"], line["too_long"], line["n"]) == (records[0]["shots"], 1, 1, 3)
+    assert (line["shots"], line["shortened"], line["too_long"], line["n"]) == (3, 2, 1, 3)
 
 
 def test_no_model_gets_anothers_answers(tiny, source, tmp_path):
