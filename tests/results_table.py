@@ -125,7 +125,16 @@ def sft_markdown() -> str:
     return text + "".join(f"| {names[way]} | {row['dialogues']:,} | {row['dialogues_per_second']:,.0f} | {row['peak_bytes'] / 1e9:.1f} |\n" for way, row in found["preparation"].items())
 
 
-TABLES = {"sft": sft_markdown, "results": markdown, "corpus": corpus_markdown, "tokenizer": tokenizer_markdown, "training": training_markdown, "forgetting": forgetting_markdown}
+def exams_markdown() -> str:
+    """Return the README's sentence of how fast exams are answered, from exams.json."""
+    found = json.loads((RESULTS / "exams.json").read_text(encoding="utf-8"))
+    ours, theirs = found["ours"], found["hflm"]
+    return (f"`{found['command']}` on {found['device']}: {found['questions']} questions of CMMLU ({', '.join(found['subjects'])}), {found['shots']} shots, a small random Llama under Llama's vocabulary, float32:\n"
+            f"{ours['questions_per_second']:.1f} questions/s against {theirs['questions_per_second']:.1f} of the harness's HFLM, {found['ratio']:.1f} times; {ours['tokens_encoded']:,} tokens read of {theirs['tokens_sent']:,} sent;\n"
+            f"{found['predictions_equal']} of {found['questions']} predictions equal, log-probabilities at most {found['largest_difference']:.0e} apart.\n")
+
+
+TABLES = {"exams": exams_markdown, "sft": sft_markdown, "results": markdown, "corpus": corpus_markdown, "tokenizer": tokenizer_markdown, "training": training_markdown, "forgetting": forgetting_markdown}
 
 
 def main() -> None:

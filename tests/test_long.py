@@ -153,4 +153,7 @@ def test_real_tiny(data, tmp_path):
     assert all(sft[stage]["eval_loss"]["after"] < sft[stage]["eval_loss"]["before"] and sft[stage]["eos_supervised_share"] == 1 for stage in ("stage1", "stage2"))
     assert abs(metrics(folder, "dpo")["loss_step0"] - 0.6931) < 1e-3
     scores = metrics(folder, "evaluate")["scores"]
-    assert {line["benchmark"] for line in scores} == {"ceval", "cmmlu", "fineval", "financeiq", "mmlu"}
+    assert {line["benchmark"] for line in scores} == {"ceval", "cmmlu", "fineval", "fineva", "financeiq", "mmlu"}
+    exams = metrics(folder, "evaluate")["exams"]
+    assert [(exams[name]["subjects"], exams[name]["subjects_published"]) for name in ("ceval", "cmmlu", "fineval", "fineva")] == [(52, 52), (10, 67), (6, 34), (33, 33)]
+    assert all(len(exam["sha256"]) == 64 for exam in exams.values())

@@ -140,7 +140,33 @@ def test_exams_from_chance_to_knowledge(smoke):
     assert finance["base"]["ci_low"] < 0.25 < finance["base"]["ci_high"], "the base must start at chance"
     assert finance["dpo"]["ci_low"] > 0.25 and finance["dpo"]["accuracy"] >= 0.55
     answers = [json.loads(line) for line in open(smoke / "evaluate/artifact/answers.jsonl", encoding="utf-8")]
-    assert len(answers) == sum(line["n"] for line in found["scores"])
+    assert len(answers) == sum(line["n"] for line in found["scores"]) and all(answer["chosen"] == answer["answer"] for answer in answers if answer["right"])
+    assert {(line["prompt"].partition("/")[2], line["shots"]) for line in found["scores"]} == {("text@1", 0), ("official@1", 5), ("generate@1+chat", 0)}
+    written = [line for line in found["scores"] if "generate" in line["prompt"]]
+    assert {line["model"] for line in written} == {"sft", "sft/stage1", "dpo"} and all(line["unparsed"] + line["accuracy"] * line["n"] <= line["n"] for line in written)
+    assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in found["paired"]) and {row["exam"] for row in found["paired"]} == {"cw_ceval", "cw_fineval", "cw_mmlu", "cw_cmmlu"}
+    assert found["moved"]["pretrain"]["finance"]["ci_low"] > 0.2 > abs(found["moved"]["pretrain"]["general"]["difference"])
+    assert found["by_verdict"]["dpo"]["all"]["n"] == found["by_verdict"]["dpo"]["clean"]["n"] + 1, "the planted exam item is told apart"
+
+
+def test_exams_are_read_once(smoke):
+    """Five examples for a fraction of the tokens, and what the DPO and quantization steps have scored is not scored again."""
+    read = {(row["model"], row["setting"]): row for row in metrics(smoke, "evaluate")["read"]}
+    assert all(row["encoded"] < 0.25 * row["sent"] for (_, setting), row in read.items() if setting == "official:5")
+    assert read["dpo", "text:0"]["encoded"] == 0 and read["quantize/int8", "text:0"]["kept"] > 1000 and read["base", "text:0"]["kept"] == 0
+    tasks = sorted(path.name for path in (smoke / "evaluate/artifact/tasks/official_5/cw_ceval").glob("*.yaml"))
+    assert tasks == ["cw_ceval_official_00.yaml", "cw_ceval_official_01.yaml", "group.yaml"]
+
+
+def test_judges(smoke):
+    from openpyxl import load_workbook
+
+    found, judged = metrics(smoke, "evaluate"), [json.loads(line) for line in open(smoke / "evaluate/artifact/judgements.jsonl", encoding="utf-8")]
+    verdict = found["judgement"]
+    assert "no model" in verdict["judge"] and verdict["n"] == len(judged) == 28 == verdict["wins"] + verdict["ties"] + verdict["losses"]
+    assert verdict["swap_consistency"] == 1 and verdict["errors"] == 0 and verdict["ci_low"] <= verdict["win_rate"] <= verdict["ci_high"]
+    sheets = sorted((smoke / "sheets").glob("*/rater*.xlsx"))
+    assert len(sheets) == 3 and load_workbook(sheets[0]).active.max_row == 41 and found["people"]["n"] == 0
 
 
 def test_report_and_terminal(smoke):
