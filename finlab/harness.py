@@ -74,8 +74,8 @@ def setting(text: str) -> tuple[str, int, str]:
 def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text", shots: int = 0, most: int = 0) -> dict[str, Exam]:
     """Write harness tasks over the items of exam cards, one for each subject, and return {card: Exam} with the tasks loaded.
 
-    Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`, then without examples. `most` takes so many of each
-    exam, evenly over it (0: all). Each item goes to a JSON line {id, subject, subject_name, split, question, choices, letters, answer, source,
+    Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`. A card that is left without examples is asked without,
+    and its Exam says so. `most` takes so many of each exam, evenly over it (0: all). Each item goes to a JSON line {id, subject, subject_name, split, question, choices, letters, answer, source,
     licence}, whose hash stands in `coverage`. Raises ValueError for an unknown prompt, more shots than examples, and an exam that is not whole.
     """
     from lm_eval.tasks import TaskManager
@@ -101,7 +101,7 @@ def _write(source: cards.Source, folder: Path, prompt: str, shots: int, most: in
             examples[row["subject"]].append(row)
     scored = [scored[place * len(scored) // most] for place in range(most)] if 0 < most < len(scored) else scored
     few = min((len(examples[row["subject"]]) for row in scored), default=0)
-    if shots > few and scored[0]["split"] != "dev":
+    if shots > few and examples:
         short = min(scored, key=lambda row: len(examples[row["subject"]]))["subject"]
         raise ValueError(f"card {card.name}: {shots} shots asked, subject {short} has {few} examples in its `dev` split: ask for at most {few}")
     shots = min(shots, few)

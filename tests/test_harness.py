@@ -162,6 +162,8 @@ def test_wrong_settings_are_named(source, tmp_path):
         harness.prepare(source, tmp_path, "official", 4)
     with pytest.raises(ValueError, match="the harness has no tasks for fineval; it has ceval, cmmlu, mmlu"):
         harness._include(cards.read("fineval"), "accounting", "harness")
+    bare = harness.prepare({"mine": Source([item(1), item(2)])}, tmp_path / "b", "official", 5)["mine"]
+    assert bare.shots == 0, "Fin-Eva has no examples, and the score says 0 shots"
     with pytest.raises(ValueError, match="none of its 1 items has an answer"):
         harness.prepare({"mine": Source([item(1, answer=-1)])}, tmp_path)
 
