@@ -101,7 +101,7 @@ def _write(source: cards.Source, folder: Path, prompt: str, shots: int, most: in
             examples[row["subject"]].append(row)
     scored = [scored[place * len(scored) // most] for place in range(most)] if 0 < most < len(scored) else scored
     few = min((len(examples[row["subject"]]) for row in scored), default=0)
-    if shots > few and examples:
+    if shots > few and any(examples.values()):
         short = min(scored, key=lambda row: len(examples[row["subject"]]))["subject"]
         raise ValueError(f"card {card.name}: {shots} shots asked, subject {short} has {few} examples in its `dev` split: ask for at most {few}")
     shots = min(shots, few)
