@@ -356,8 +356,9 @@ def _benchmark(card: Card) -> dict[str, dict]:
 
 
 def coverage(source: Source) -> dict:
-    """Return {subjects, subjects_published, items, unlabelled, set_aside} of an exam card's scored splits, once it is whole.
+    """Return {subjects, subjects_published, items, unlabelled, set_aside, repeated, in_examples} of an exam card's scored splits, once it is whole.
 
+    `repeated` items stand there before, `in_examples` stand among the few-shot examples too: question and options, whatever the answer.
     Each subject must hold as many items as published, and with them those that could not be read. Raises ValueError, with the subjects and their
     counts, when one does not, and when subjects are missing that the card does not admit with `partial: true`.
     """
@@ -377,8 +378,11 @@ def coverage(source: Source) -> dict:
         raise ValueError(f"card {card.name} lacks {len(missing)} files of {card.spec['benchmark']}, such as {', '.join(missing[:3])}: "
                          "add them, or write `partial: true` in the card, and no score is shown as the benchmark's")
     scored = [row for row in rows if row["split"] in splits]
+    asked = [(row["question"], *sorted(row["choices"])) for row in scored]
+    shown = {(row["question"], *sorted(row["choices"])) for row in rows if row["split"] == "dev"} if splits != {"dev"} else set()
     return {"subjects": len({row["subject"] for row in scored}), "subjects_published": len(_benchmark(card)) or None, "items": len(scored),
-            "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined)}
+            "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined),
+            "repeated": len(asked) - len(set(asked)), "in_examples": sum(each in shown for each in asked)}
 
 
 def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:

@@ -74,9 +74,10 @@ def setting(text: str) -> tuple[str, int, str]:
 def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text", shots: int = 0, most: int = 0) -> dict[str, Exam]:
     """Write harness tasks over the items of exam cards, one for each subject, and return {card: Exam} with the tasks loaded.
 
-    Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`. A card that is left without examples is asked without,
-    and its Exam says so. `most` takes so many of each exam, evenly over it (0: all). Each item goes to a JSON line {id, subject, subject_name, split, question, choices, letters, answer, source,
-    licence}, whose hash stands in `coverage`. Raises ValueError for an unknown prompt, more shots than examples, and an exam that is not whole.
+    Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`. A card that is left without examples is asked
+    without, and its Exam says so. `most` takes so many of each exam, evenly over it (0: all). Each item goes to a JSON line {id, subject,
+    subject_name, split, question, choices, letters, answer, source, licence}, whose hash stands in `coverage`. Raises ValueError for an unknown
+    prompt, more shots than examples, and an exam that is not whole.
     """
     from lm_eval.tasks import TaskManager
 

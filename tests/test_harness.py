@@ -59,6 +59,7 @@ def test_real_benchmarks_are_read_whole(data, name, subjects, dev, items, labell
     found = cards.coverage(source)
     assert (found["subjects"], found["items"], found["items"] - found["unlabelled"]) == (subjects, items, labelled) and not source.quarantined
     assert sum(row["split"] == "dev" for row in source.rows) == dev
+    assert (found["repeated"], found["in_examples"]) == {"cmmlu": (1, 0), "fineva": (73, 0), "mmlu": (1, 0)}.get(name, (0, 0))
     assert all(row["subject_name"] and "_" not in row["subject_name"] and len(row["choices"]) in (2, 3, 4, 5) for row in source.rows)
 
 
@@ -151,6 +152,12 @@ def test_the_harness_prompt_is_the_harnesss_own(data, tmp_path, card, native):
         for doc, row in zip(docs, rows, strict=True):
             assert ours.fewshot_context(doc, 0) == theirs.fewshot_context(row, 0) and ours.doc_to_target(doc) == theirs.doc_to_target(row)
             assert ours.doc_to_choice(doc) == theirs.doc_to_choice(row) and ours.config.target_delimiter == theirs.config.target_delimiter == " "
+
+
+def test_items_that_stand_twice_are_counted():
+    rows = [item(1), item(1) | {"id": "again", "answer": 0}, item(2), item(2, "dev"), item(3, "dev")]
+    found = cards.coverage(Source(rows))
+    assert (found["items"], found["repeated"], found["in_examples"]) == (3, 1, 1)
 
 
 def test_wrong_settings_are_named(source, tmp_path):
@@ -389,6 +396,25 @@ def test_two_identical_options_are_never_right(tiny, tmp_path):
     records = harness.answers(harness.PrefixLM(model.load(tiny), tokenizer.load(tiny), exams), exams)
     assert records[0]["fault"] == "options alike" and not records[0]["right"] and records[1]["fault"] == ""
     assert evaluate.scores("m", records)[0]["alike"] == 1
+
+
+@pytest.mark.gpu
+def test_predictions_are_the_harnesss_on_a_gpu(tmp_path):
+    """In float32 and bfloat16 on CUDA, with a prefix, padding and batches: what HFLM predicts, up to ties within the type's own error."""
+    rows = [item(n, "dev") for n in range(5)] + [item(n, question=f"第{n}题：" + "澄江重工" * (n % 7 + 1)) for n in range(64)]
+    words, _ = tokenizer.extend(tokenizer.fast(tokenizer.train([row["question"] + "".join(row["choices"]) for row in rows] * 5, 330)), [])
+    exams = harness.prepare({"mine": Source(rows)}, tmp_path, "official", 5)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=512, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=2048, initializer_range=0.1)
+    network = LlamaForCausalLM(config).eval().cuda()
+    for dtype, far in ((torch.float32, 1e-3), (torch.bfloat16, 0.3)):
+        network = network.to(dtype)
+        theirs = harness.answers(HFLM(pretrained=network, tokenizer=words, batch_size=8, max_length=2048, add_bos_token=True, softmax_dtype="float32"), exams)
+        ours = harness.answers(harness.PrefixLM(network, words, exams, batch_tokens=2000), exams)
+        for one, other in zip(ours, theirs, strict=True):
+            assert max(abs(a - b) for a, b in zip(one["scores"], other["scores"])) < far
+            top, second = sorted(other["scores"])[:-3:-1]
+            assert one["chosen"] == other["chosen"] or top - second < 2 * far
 
 
 def test_the_content_hash_follows_what_is_asked():
