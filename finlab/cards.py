@@ -326,6 +326,8 @@ def _exam_rows(card: Card, path: Path, quarantine: list[dict]) -> Iterator[dict]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(sorted(missing))}, which the layout {form} has: correct the card's format or the file")
     for number, cells in enumerate(table[1:]):
+        if not any(cells):
+            continue
         row = {name: cell.strip() for name, cell in zip(table[0], cells)}
         choices = [row.get(option, "") for option in options]
         while len(choices) > (2 if form == "fineva" else 4) and not choices[-1]:
@@ -356,7 +358,7 @@ def _benchmark(card: Card) -> dict[str, dict]:
 
 
 def coverage(source: Source) -> dict:
-    """Return {subjects, subjects_published, items, unlabelled, set_aside, repeated, in_examples} of an exam card's scored splits, once it is whole.
+    """Return {split, subjects, subjects_published, items, unlabelled, set_aside, repeated, in_examples} of an exam card's scored splits, once it is whole.
 
     `repeated` items stand there before, `in_examples` stand among the few-shot examples too: question and options, whatever the answer.
     Each subject must hold as many items as published, and with them those that could not be read. Raises ValueError, with the subjects and their
@@ -369,19 +371,20 @@ def coverage(source: Source) -> dict:
     wrong = [f"{subject} ({split}) has {held[subject, split]} of {count}" for (subject, split), count in official.items()
              if held[subject, split] not in (0, count)]
     missing = [f"{subject} ({split})" for subject, split in official if not held[subject, split]]
+    missing += [f"{split} of every subject" for split in ("val", "test") if splits == {"dev"} and any(split in sizes for sizes in _benchmark(card).values())]
     strange = sorted({subject for subject, _ in held if official} - set(_benchmark(card)))
     first = f"; set aside: {source.quarantined[0]['where']}: {source.quarantined[0]['reason']}" if source.quarantined else ""
     if wrong or strange:
         raise ValueError(f"card {card.name} is not {card.spec['benchmark']} as published: "
                          f"{'; '.join(wrong[:5] + [f'{name} is none of its subjects' for name in strange[:5]])}{first}: mend the files, or drop `benchmark`")
     if missing and not card.spec.get("partial"):
-        raise ValueError(f"card {card.name} lacks {len(missing)} files of {card.spec['benchmark']}, such as {', '.join(missing[:3])}: "
+        raise ValueError(f"card {card.name} lacks {len(missing)} parts of {card.spec['benchmark']}, such as {', '.join(missing[:3])}: "
                          "add them, or write `partial: true` in the card, and no score is shown as the benchmark's")
     scored = [row for row in rows if row["split"] in splits]
     asked = [(row["question"], *sorted(row["choices"])) for row in scored]
     shown = {(row["question"], *sorted(row["choices"])) for row in rows if row["split"] == "dev"} if splits != {"dev"} else set()
-    return {"subjects": len({row["subject"] for row in scored}), "subjects_published": len(_benchmark(card)) or None, "items": len(scored),
-            "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined),
+    return {"split": "+".join(sorted(splits)), "subjects": len({row["subject"] for row in scored}),
+            "subjects_published": len(_benchmark(card)) or None, "items": len(scored), "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined),
             "repeated": len(asked) - len(set(asked)), "in_examples": sum(each in shown for each in asked)}
 
 

@@ -223,6 +223,7 @@ def accuracy(records: list[dict]) -> dict:
 def scores(model: str, records: list[dict]) -> list[dict]:
     """Return one line per benchmark and prompt: {model, benchmark, prompt, version, shots}, `accuracy`, and what was no answer.
 
+    Records are of one setting (prompt, shots and answer token): two settings of a model are two lists.
     `unparsed`, `too_long`, `failed` and `alike` count items that are wrong for that reason (see `harness.answers`), `shortened` those asked with
     fewer examples than the others since the context was full, `ties` those whose two best options were equally likely (the first counts).
     """
@@ -256,7 +257,8 @@ def published(benchmarks: set[str]) -> list[dict]:
 
 
 def by_verdict(records: list[dict], verdicts: dict[str, str]) -> dict[str, dict]:
-    """Return `accuracy` on all items and on those whose text stands in no training text (clean), in parts (suspect) or mostly (contaminated)."""
-    parts = {name: [record for record in records if name in ("all", verdicts.get(record["id"], "clean"))]
-             for name in ("all", "clean", "suspect", "contaminated")}
+    """Return `accuracy` on all items and on those whose text stands in no training text (clean), in parts (suspect) or mostly (contaminated)
+    or which nobody has looked for (unchecked)."""
+    parts = {name: [record for record in records if name in ("all", verdicts.get(record["id"], "unchecked"))]
+             for name in ("all", "clean", "suspect", "contaminated", "unchecked")}
     return {name: accuracy(part) for name, part in parts.items() if part}

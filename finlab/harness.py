@@ -11,12 +11,12 @@ The folder holds what the harness's own command line reads, on any of its backen
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -188,14 +188,25 @@ class PrefixLM(HFLM):
             raise ValueError(f"there is no answer-token policy '{policy}': write one of {', '.join(POLICIES)}")
         if chat and not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template, so exams cannot be asked in chat: save one with it, or set chat to false")
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_length=model.config.max_position_embeddings,
-                         add_bos_token=tokenizer.bos_token_id is not None, softmax_dtype="float32")
-        self.tok_encode = functools.lru_cache(maxsize=8)(self.tok_encode)  # an item's answers follow the same prompt
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, softmax_dtype="float32",
+                         max_length=getattr(model.config, "max_position_embeddings", None), add_bos_token=not chat and tokenizer.bos_token_id is not None)
+        self.encoded: dict[tuple, list[int]] = {}  # of the latest texts: an item's answers follow the same prompt
         self.exam_tasks = {name: task for exam in exams.values() for name, task in exam.tasks.items()}
         self.policy, self.batch_tokens, self.chat = policy, batch_tokens, chat
         self.counts = Counter(sent=0, encoded=0, kept=0, unequal_letters=0)  # tokens sent and encoded; requests kept from the store; items
         self.fates: dict[tuple[str, int], dict] = {}  # (task, number of the item): {shots, too_long}
         self.kept = Store(store / f"{identity(model)}.jsonl" if store else None)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: object) -> list[int]:
+        asked = string, add_special_tokens, *sorted(more.items())
+        if asked not in self.encoded:
+            while len(self.encoded) > 8:
+                del self.encoded[next(iter(self.encoded))]
+            self.encoded[asked] = super().tok_encode(string, add_special_tokens, **more)
+        return self.encoded[asked]
+
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        return super().apply_chat_template(_without_system(chat_history), add_generation_prompt)
 
     def _letter_tokens(self, letter: str) -> list[int]:
         """Return the tokens by which a policy other than joint scores a letter; their log-probabilities are added."""
@@ -222,7 +233,8 @@ class PrefixLM(HFLM):
                 context = task.fewshot_context(doc, shots, apply_chat_template=self.chat, fewshot_as_multiturn=self.chat,
                                                chat_template=self.apply_chat_template if self.chat else None)
             pairs = [self._pair(context, answer) for answer in answers]
-            if max(len(ids) + (1 if either else max(len(tail), 1)) for ids, tail, either in pairs) - 1 + new_tokens <= self.max_length:
+            longest = max((len(ids) + (1 if either else len(tail)) - 1 for ids, tail, either in pairs), default=len(self.tok_encode(context)))
+            if longest + new_tokens <= self.max_length:
                 found = context, pairs
                 break
         self.fates[requests[0].task_name, requests[0].doc_id] = {"shots": shots, "too_long": found is None}
@@ -278,30 +290,37 @@ class PrefixLM(HFLM):
                 self.kept.put({row["key"]: row["score"] for line in part for row in lines[line]})
 
     def _read(self, lines: list[tuple[int, ...]], size: int, prefix: object, keep: int) -> object:
-        """Return log-probabilities, float32 [lines, keep, vocabulary], at the last positions of lines that follow a prefix of `size` tokens."""
+        """Return log-probabilities, float32 [lines, keep, vocabulary], at the last positions of lines that follow a prefix of `size` tokens.
+
+        Lines are padded on the right, where no real token sees the padding (under a sliding window neither), and only each line's own last
+        positions go through the head.
+        """
         import torch
 
         longest = max(map(len, lines))
-        ids = torch.tensor([[0] * (longest - len(line)) + list(line) for line in lines])
-        pads = torch.tensor([[longest - len(line)] for line in lines])
-        places = torch.arange(longest) - pads  # padding stands between the prefix and the line, masked
-        mask = torch.cat([torch.ones(len(lines), size, dtype=torch.long), (places >= 0).long()], 1)
+        ids = torch.tensor([list(line) + [0] * (longest - len(line)) for line in lines], device=self.device)
+        rows = torch.arange(len(lines), device=self.device)[:, None]
+        last = (torch.tensor([[len(line)] for line in lines]) - keep + torch.arange(keep)).clamp(min=0).to(self.device)
         past = copy.deepcopy(prefix)
         if past is not None:
             past.batch_repeat_interleave(len(lines))
-        logits = self.model(ids.to(self.device), attention_mask=mask.to(self.device), position_ids=(size + places.clamp(min=0)).to(self.device),
-                            past_key_values=past, use_cache=past is not None, logits_to_keep=keep).logits
-        return logits[:, -keep:].float().log_softmax(-1)
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda module, given: (given[0][rows.to(given[0].device), last.to(given[0].device)], *given[1:]))
+        try:
+            logits = self.model(ids, past_key_values=past, use_cache=past is not None).logits
+        finally:
+            hook.remove()
+        return logits.float().log_softmax(-1)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes after each prompt, "" where the prompt leaves no room for `max_gen_toks` new tokens."""
         texts, asked = [""] * len(requests), []
         for number, request in enumerate(requests):
             context, settings = request.args
-            found = self._fit([request], [""], settings.get("max_gen_toks", self.max_gen_toks))
+            found = self._fit([request], [], settings.get("max_gen_toks", self.max_gen_toks))
             if not found:
                 continue
-            made = key("generate", found[0], settings)
+            made = key("generate", self.tok_encode(found[0]), settings, self.eot_token_id, self.model.generation_config.to_dict())
             if (kept := self.kept.get(made)) is not None:
                 texts[number] = kept
                 self.counts["kept"] += 1
@@ -342,6 +361,13 @@ def identity(model: object) -> str:
     return digest.hexdigest()
 
 
+def _without_system(messages: list[dict]) -> list[dict]:
+    """Return messages with the exam's instruction, which the harness makes the system's, at the head of the first question: templates have their own."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    return [messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}, *messages[2:]]
+
+
 class AskLM(LM):
     """Whatever answers a list of messages (`ask(messages) -> text`, None for a failure), such as an endpoint, under the harness: generation only."""
 
@@ -352,7 +378,7 @@ class AskLM(LM):
         self.ask, self.workers = ask, workers
 
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
-        return json.dumps(messages, ensure_ascii=False)
+        return json.dumps(_without_system(messages), ensure_ascii=False)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str | None]:
         with ThreadPoolExecutor(self.workers) as pool:
@@ -365,18 +391,18 @@ class AskLM(LM):
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
-CLAIM = re.compile(r"(?:答案|选项|选择|应选|故选|选|[Aa]nswer)(?:[是为选应该：:\s“\"'（(【\[]|is)*"
-                   r"([A-J](?:[、,，和与及/\s]*[A-J](?![A-Za-z]))*)(?![A-Za-z股轮类级型座])")
-BEGINS = re.compile(r"[\s（(【\[]*([A-J])(?=[.．、。,，:：)）】\]\s]|$)")
+CLAIM = re.compile(r"(?<![不非没未勿])(?<!不应)(?<!不能)(?<!不该)(?<!不可)(?<!不会)(?:答案|选项(?=\s*[是为：:应])|选择|选(?!项)|[Aa]nswer|[Oo]ption)(?:[是为选应该项：:\s“\"'（(【\[]|is)*"
+                   r"([A-J](?:[、,，和与及/\s]*(?:or|and|或)?\s*[A-J](?![A-Za-z]))*)(?![A-Za-z股轮类级型座])")
+BEGINS = re.compile(r"[\s（(【\[]*([A-J])(?=\s*(?:[.．。:：)）】\]]|$))")
 
 
 def letter_of(text: str | None, letters: list[str]) -> int | None:
     """Return the option that a written answer names, None when it names none, several, or one that was not there. Nothing is guessed.
 
-    The last claim counts (答案是B, 选B, the answer is B), else a letter with which the text begins when no other line begins with another.
-    A股 and the like are not letters. Where the options are 是 and 否, the text has to begin with one of them.
+    The last claim counts (答案是B, 选B, the answer is B; not 不选B), else a letter with which the text begins when no other line begins with
+    another. A股, `A is wrong` and the like are not letters. Where the options are 是 and 否, the text has to begin with one of them.
     """
-    text = (text or "").strip()
+    text = re.sub(r"[*$`_]", "", unicodedata.normalize("NFKC", text or "")).strip()
     if letters == ["是", "否"]:
         return next((number for number, word in enumerate(letters) if text.startswith(word)), None)
     claims = CLAIM.findall(text)

@@ -31,22 +31,23 @@ POINTS = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*[,，/]\s*(\d+(?:\.\d+)?)\s*\]\]"
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint (OpenAI, vLLM, `transformers serve`, DashScope, …), called with messages.
 
-    The key comes from the environment variable `key_variable`, never from a recipe. The client retries what may pass (429, 5xx, timeouts)
-    with growing waits; `per_minute` bounds the requests sent (0: no bound). A call that fails, or returns no text, gives None and is counted in
-    `errors`, with the first reason in `reason`; it is never kept. What was answered is kept in `store` (a file), so a rerun costs nothing.
+    The key comes from the environment variable `key_variable` ("": none is sent), never from a recipe. What may pass (429, 5xx, timeouts) is
+    tried again, after the wait that the endpoint asks for or a growing one; `per_minute` bounds all requests sent (0: no bound). A call that
+    fails, or returns no text, gives None and is counted in `errors`, with the first reason in `reason`; it is never kept. What was answered is
+    kept in `store` (a file), so a rerun costs nothing.
     """
 
-    def __init__(self, name: str, base_url: str, store: Path | None = None, key_variable: str = "OPENAI_API_KEY", per_minute: int = 0, timeout: float = 60,
+    def __init__(self, name: str, base_url: str, store: Path | None = None, key_variable: str = "", per_minute: int = 0, timeout: float = 60,
                  retries: int = 5, **settings: object):
         from openai import OpenAI
 
-        secret = os.environ.get(key_variable, "")
-        if not secret and "api.openai.com" in base_url:
+        secret = os.environ.get(key_variable, "") if key_variable else ""
+        if key_variable and not secret:
             raise ValueError(f"{name} at {base_url} wants a key: export {key_variable}=... (a key never stands in a recipe or a cell)")
-        self.client = OpenAI(api_key=secret or "none", base_url=base_url, timeout=timeout, max_retries=retries)
+        self.client = OpenAI(api_key=secret or "none", base_url=base_url, timeout=timeout, max_retries=0)
         self.name, self.base_url, self.settings = name, base_url, {"temperature": 0, "max_tokens": 1024} | settings
         self.kept, self.lock, self.next, self.gap = Store(store), threading.Lock(), 0.0, 60 / per_minute if per_minute else 0.0
-        self.calls, self.errors, self.reason = 0, 0, ""
+        self.retries, self.calls, self.errors, self.reason = retries, 0, 0, ""
 
     def __call__(self, messages: list[dict]) -> str | None:
         from openai import OpenAIError
@@ -54,13 +55,8 @@ class Endpoint:
         made = key(self.base_url, self.name, self.settings, messages)
         if (kept := self.kept.get(made)) is not None:
             return kept
-        with self.lock:
-            wait, self.next = max(0.0, self.next - time.monotonic()), max(self.next, time.monotonic()) + self.gap
-            self.calls += 1
-        time.sleep(wait)
         try:
-            found = self.client.chat.completions.create(model=self.name, messages=messages, **self.settings)
-            text = found.choices[0].message.content
+            text = self._sent(messages, self.retries).choices[0].message.content
             if not isinstance(text, str) or not text.strip():
                 raise ValueError("an answer without text")
         except (OpenAIError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:  # rubbish is as good as no answer
@@ -71,13 +67,35 @@ class Endpoint:
             self.kept.put({made: text})
         return text
 
+    def _sent(self, messages: list[dict], tries: int) -> object:
+        from openai import APIConnectionError, APIStatusError
+
+        with self.lock:
+            wait, self.next = max(0.0, self.next - time.monotonic()), max(self.next, time.monotonic()) + self.gap
+            self.calls += 1
+        time.sleep(wait)
+        try:
+            return self.client.chat.completions.create(model=self.name, messages=messages, **self.settings)
+        except (APIConnectionError, APIStatusError) as error:  # a timeout is a connection error
+            status, asked = getattr(error, "status_code", 500), getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+            if tries < 1 or not (status in (408, 409, 429) or status >= 500):
+                raise
+        time.sleep(min(float(asked) if asked.replace(".", "", 1).isdigit() else 0.5 * 2 ** (self.retries - tries), 60))
+        return self._sent(messages, tries - 1)
+
 
 def endpoint(spec: str, **settings: object) -> Endpoint:
-    """Return the endpoint that `model@url` names, such as `qwen-plus@https://dashscope.aliyuncs.com/compatible-mode/v1`; raise ValueError otherwise."""
-    name, _, url = spec.partition("@http")
+    """Return the endpoint that `model@url` names, such as `gpt-4o@https://api.openai.com/v1`; raise ValueError for another form.
+
+    `#NAME` after the URL names the environment variable of its key, `qwen-plus@https://dashscope.aliyuncs.com/compatible-mode/v1#DASHSCOPE_API_KEY`;
+    without one api.openai.com gets OPENAI_API_KEY, and nobody else a key.
+    """
+    name, _, rest = spec.partition("@http")
+    url, _, variable = rest.partition("#")
     if not name or not url:
-        raise ValueError(f"'{spec}' is no endpoint: write model@url, such as gpt-4o@https://api.openai.com/v1")
-    return Endpoint(name, f"http{url}", **settings)
+        raise ValueError(f"'{spec}' is no endpoint: write model@url, such as gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed")
+    variable = variable or ("OPENAI_API_KEY" if url.partition("://")[2].startswith("api.openai.com/") else "")
+    return Endpoint(name, f"http{url}", key_variable=variable, **settings)
 
 
 # --- judging pairs --------------------------------------------------------------------------------------------------
@@ -181,6 +199,8 @@ def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0)
     from openpyxl.styles import Alignment, Font
     from openpyxl.worksheet.datavalidation import DataValidation
 
+    if not rows:
+        return []
     folder = folder / key(rows, raters, seed)[:10]
     paths, secret = [folder / f"rater{rater}.xlsx" for rater in range(1, raters + 1)], {}
     if (folder / "key.json").exists():
@@ -192,7 +212,7 @@ def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0)
         sheet.title, sheet.freeze_panes = "评审", "A2"
         sheet.append(COLUMNS)
         for number, row in enumerate(rng.sample(rows, len(rows)), 2):
-            code, turned = key(seed, rater, row["id"])[:10], rng.random() < 0.5
+            code, turned = key(seed, rater, row)[:10], rng.random() < 0.5
             secret[code] = {"id": row["id"], "turned": turned, "rater": rater}
             answers = (row["second"], row["first"]) if turned else (row["first"], row["second"])
             for column, text in enumerate((code, row["question"], *answers), 1):

@@ -72,9 +72,9 @@ def _quantize(m: dict) -> list[tuple[str, str]]:
 
 def _evaluate(m: dict) -> list[tuple[str, str]]:
     return [(f"accuracy, {domain}, {name}", f"{made['accuracy']:.3f} [{made['ci_low']:.3f}, {made['ci_high']:.3f}], n {made['n']}")
-            for domain, models in m["by_domain"].items() for name, made in models.items()] + [
+            for domain, models in m["by_domain"].items() for name, made in models.items()] + ([
         (f"win rate of the candidate, judged by {m['judgement']['judge']}", f"{m['judgement']['win_rate']:.3f} "
-         f"[{m['judgement']['ci_low']:.3f}, {m['judgement']['ci_high']:.3f}], n {m['judgement']['n']}")] * bool(m["judgement"]["n"])
+         f"[{m['judgement']['ci_low']:.3f}, {m['judgement']['ci_high']:.3f}], n {m['judgement']['n']}")] if m["judgement"]["n"] else [])
 
 
 HEADLINES = {"01_corpus_stats": _corpus, "02_tokenizer_extension": _tokenizer, "03_lora_pretraining": _pretrain, "04_two_stage_sft": _sft, "05_dpo": _dpo,

@@ -118,13 +118,14 @@ ASKED = [{"role": "user", "content": "你好"}]
 def test_an_endpoint_answers_once_and_keeps_it(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server.replies = [429, 500, "你好，我是助手"]
-    ask = judge.endpoint(f"m@{server.url}", store=tmp_path / "kept.jsonl")
+    ask = judge.endpoint(f"m@{server.url}#OPENAI_API_KEY", store=tmp_path / "kept.jsonl")
     assert ask(ASKED) == "你好，我是助手" and len(server.seen) == 3 and ask.errors == 0, "what may pass is tried again"
     body, header = server.seen[-1]
     assert body["model"] == "m" and body["temperature"] == 0 and header == "Bearer sk-secret" and "sk-secret" not in (tmp_path / "kept.jsonl").read_text()
     again = judge.endpoint(f"m@{server.url}", store=tmp_path / "kept.jsonl")
     assert again(ASKED) == "你好，我是助手" and len(server.seen) == 3 and again.calls == 0, "a rerun costs nothing"
     assert judge.endpoint(f"other@{server.url}", store=tmp_path / "kept.jsonl")(ASKED) == "[[7, 4]]", "another model's answer is not taken"
+    assert server.seen[-1][1] == "Bearer none", "OpenAI's key goes to OpenAI, and to whom it is named for"
     assert judge.endpoint(f"m@{server.url}", store=tmp_path / "kept.jsonl", temperature=0.5)(ASKED) == "[[7, 4]]"
 
 
@@ -147,10 +148,10 @@ def test_a_judge_behind_an_endpoint(server, tmp_path):
 
 
 def test_requests_a_minute_are_bounded(server):
-    ask = judge.endpoint(f"m@{server.url}", per_minute=300)
-    for number in range(4):
+    ask, server.replies = judge.endpoint(f"m@{server.url}", per_minute=300), [429, "a", 500]
+    for number in range(3):
         ask([{"role": "user", "content": str(number)}])
-    assert all(later - earlier > 0.15 for earlier, later in zip(server.times, server.times[1:]))
+    assert len(server.times) == 5 == ask.calls and all(later - earlier > 0.15 for earlier, later in zip(server.times, server.times[1:]))
 
 
 def test_an_endpoint_takes_an_exam_in_writing(server, tmp_path):
@@ -166,6 +167,8 @@ def test_wrong_endpoints_are_named(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="wants a key: export OPENAI_API_KEY"):
         judge.endpoint("gpt-4o@https://api.openai.com/v1")
+    with pytest.raises(ValueError, match="wants a key: export MINE"):
+        judge.endpoint("m@https://example.com/v1#MINE")
     with pytest.raises(ValueError, match="'gpt-4o' is no endpoint: write model@url"):
         judge.endpoint("gpt-4o")
 
@@ -212,6 +215,15 @@ def test_sheets_go_out_blind_and_come_back(tmp_path):
     read = [chat.preference(pair) for pair in pairs]
     assert all(pair["prompt"][0]["content"].startswith("第") and pair["chosen"] != pair["rejected"] for pair in read)
     assert read[2]["chosen"][0]["content"].startswith("长答案") and read[2]["rejected"][0]["content"].startswith("=1+1")
+
+
+def test_old_sheets_are_not_read_for_new_answers(tmp_path):
+    old = judge.write_sheets(ROWS, tmp_path, raters=1)
+    new = judge.write_sheets([row | {"second": "新答案"} for row in ROWS], tmp_path, raters=1)
+    assert old != new and judge.write_sheets([], tmp_path) == []
+    fill(old[0], lambda first, second: "甲")
+    judgements, faults = judge.read_sheets(old, new[0].parent / "key.json")
+    assert not judgements and len(faults) == 6 and "stands in no sheet that was sent out" in faults[0]["reason"]
 
 
 def test_what_raters_get_wrong_is_named_by_sheet_and_row(tmp_path):
