@@ -383,8 +383,8 @@ def coverage(source: Source) -> dict:
     scored = [row for row in rows if row["split"] in splits]
     asked = [(row["question"], *sorted(row["choices"])) for row in scored]
     shown = {(row["question"], *sorted(row["choices"])) for row in rows if row["split"] == "dev"} if splits != {"dev"} else set()
-    return {"split": "+".join(sorted(splits)), "subjects": len({row["subject"] for row in scored}),
-            "subjects_published": len(_benchmark(card)) or None, "items": len(scored), "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined),
+    return {"split": "+".join(sorted(splits)), "subjects": len({row["subject"] for row in scored}), "subjects_published": len(_benchmark(card)) or None,
+            "items": len(scored), "unlabelled": sum(row["answer"] < 0 for row in scored), "set_aside": len(source.quarantined),
             "repeated": len(asked) - len(set(asked)), "in_examples": sum(each in shown for each in asked)}
 
 
