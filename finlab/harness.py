@@ -1,7 +1,7 @@
 """Exams under lm-evaluation-harness: tasks over local files, and a model class that reads each few-shot prefix once.
 
     exams = harness.prepare(cards.load_all(["cmmlu"], "exam"), folder, prompt="official", shots=5)
-    scorer = harness.PrefixLM(model, tokenizer, exams, store=folder / "store")
+    scorer = harness.PrefixLM(model, tokenizer, exams, store=harness.kept(folder, model))
     answers = harness.answers(scorer, exams)            # one record per item
 
 The folder holds what the harness's own command line reads, on any of its backends:
@@ -177,12 +177,11 @@ class PrefixLM(HFLM):
     computed, their softmax in float32. A prompt that does not fit into the context loses whole examples, the last first, as CMMLU's own
     script does; one that does not fit without examples is not answered. Both are counted, nothing is cut. `policy` is one of POLICIES.
 
-    Answers are kept in `store` (a folder), one file for each model: weights, adapters, type, quantisation and configuration as they lie in
-    memory, device and version of this scorer; in it one line for each prompt and answer by their tokens. So a rerun after a kill scores
+    Answers are kept in `store`, by the tokens of prompt and answer; `harness.kept` opens the store of a model. So a rerun after a kill scores
     nothing twice, and no model gets another's answers.
     """
 
-    def __init__(self, model: object, tokenizer: object, exams: dict[str, Exam], policy: str = "joint", batch_tokens: int = 8192, store: Path | None = None,
+    def __init__(self, model: object, tokenizer: object, exams: dict[str, Exam], policy: str = "joint", batch_tokens: int = 8192, store: Store | None = None,
                  chat: bool = False, batch_size: int = 16):
         if policy not in POLICIES:
             raise ValueError(f"there is no answer-token policy '{policy}': write one of {', '.join(POLICIES)}")
@@ -195,7 +194,7 @@ class PrefixLM(HFLM):
         self.policy, self.batch_tokens, self.chat = policy, batch_tokens, chat
         self.counts = Counter(sent=0, encoded=0, kept=0, unequal_letters=0)  # tokens sent and encoded; requests kept from the store; items
         self.fates: dict[tuple[str, int], dict] = {}  # (task, number of the item): {shots, too_long}
-        self.kept = Store(store / f"{identity(model)}.jsonl" if store else None)
+        self.kept = store or Store(None)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: object) -> list[int]:
         asked = string, add_special_tokens, *sorted(more.items())
@@ -345,6 +344,11 @@ def _read_off(found: object, row: dict) -> tuple[float, bool]:
         return found[-1, tail].sum().item(), found[-1].argmax().item() in tail
     span = found[len(found) - len(tail):]
     return sum(span[place, token].item() for place, token in enumerate(tail)), span.argmax(-1).tolist() == tail
+
+
+def kept(folder: Path, model: object) -> Store:
+    """Open the store of a model's answers, a file in `folder` named by `identity`: made once for all settings, since it reads every weight."""
+    return Store(folder / f"{identity(model)}.jsonl")
 
 
 def identity(model: object) -> str:

@@ -270,7 +270,7 @@ def saved(step: str, artifact: Path, adapters: bool = False) -> dict[str, Path]:
         for folder in (child, child / "adapter"):
             if adapters and (folder / "base.json").exists() and not child.is_symlink():
                 found[f"{step}/{folder.relative_to(artifact)}"] = folder
-    return found
+    return {name: found[name] for name in sorted(found, key=step.__eq__)}  # the final one last
 
 
 def complete(model: object, tokenizer: object, text: str, new_tokens: int) -> str:

@@ -313,7 +313,7 @@ def test_no_model_gets_anothers_answers(tiny, source, tmp_path):
     exams = harness.prepare(source, tmp_path / "tasks")
 
     def asked(network, **more):
-        scorer = harness.PrefixLM(network, words, exams, store=tmp_path / "store", **more)
+        scorer = harness.PrefixLM(network, words, exams, store=harness.kept(tmp_path / "store", network), **more)
         return harness.answers(scorer, exams), scorer.counts
 
     first, counts = asked(network)
@@ -342,7 +342,7 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
     network, words = model.load(tiny), tokenizer.load(tiny)
     exams = harness.prepare(source, tmp_path / "tasks")
     whole = harness.answers(harness.PrefixLM(network, words, exams), exams)
-    scorer, calls = harness.PrefixLM(network, words, exams, batch_tokens=60, store=tmp_path / "store"), []
+    scorer, calls = harness.PrefixLM(network, words, exams, batch_tokens=60, store=harness.kept(tmp_path / "store", network)), []
 
     def dies(*arguments, read=scorer._read):
         calls.append(1)
@@ -356,7 +356,7 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
     file = next((tmp_path / "store").iterdir())
     with open(file, "a") as opened:
         opened.write('["half a li')
-    scorer = harness.PrefixLM(network, words, exams, batch_tokens=60, store=tmp_path / "store")
+    scorer = harness.PrefixLM(network, words, exams, batch_tokens=60, store=harness.kept(tmp_path / "store", network))
     records = harness.answers(scorer, exams)
     assert 0 < scorer.counts["kept"] < 48 and [record["chosen"] for record in records] == [record["chosen"] for record in whole]
     lines = open(file).read().splitlines()
@@ -405,9 +405,9 @@ def test_a_chat_model_writes_and_is_not_asked_twice(tiny, source, tmp_path):
         harness.PrefixLM(network, words, {}, chat=True)
     words.chat_template = chat.template("xuanyuan:bare")
     exams = harness.prepare(source, tmp_path / "tasks", "generate", most=3)
-    first = harness.PrefixLM(network, words, exams, chat=True, store=tmp_path / "store")
+    first = harness.PrefixLM(network, words, exams, chat=True, store=harness.kept(tmp_path / "store", network))
     records = harness.answers(first, exams)
-    again = harness.PrefixLM(network, words, exams, chat=True, store=tmp_path / "store")
+    again = harness.PrefixLM(network, words, exams, chat=True, store=harness.kept(tmp_path / "store", network))
     assert harness.answers(again, exams) == records and again.counts["kept"] == 3 and all(record["fault"] in ("", "unparsed") for record in records)
     network.config.max_position_embeddings = 70
     assert {record["fault"] for record in harness.answers(harness.PrefixLM(network, words, exams, chat=True), exams)} == {"too long"}
@@ -423,7 +423,7 @@ def test_written_answers_follow_their_settings(tiny, source, tmp_path):
     exams = harness.prepare(source, tmp_path / "tasks", "generate", most=2)
 
     def asked():
-        scorer = harness.PrefixLM(network, words, exams, chat=True, store=tmp_path / "store")
+        scorer = harness.PrefixLM(network, words, exams, chat=True, store=harness.kept(tmp_path / "store", network))
         harness.answers(scorer, exams)
         return scorer
 
