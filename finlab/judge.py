@@ -238,27 +238,36 @@ def _plain(text: str) -> str:
     return ILLEGAL_CHARACTERS_RE.sub("", text)[:32_000]  # a cell holds 32,767 characters
 
 
-def read_sheets(paths: list[Path], key_file: Path) -> tuple[list[dict], list[dict]]:
-    """Return (judgements {id, rater, verdict, points, rewrite, note}, faults {where, reason}) of filled sheets, blindness undone.
-
-    A verdict is first, same or second. Rows that cannot be read are named by sheet and row and left out; so is a row judged twice. Raises
-    ValueError for a sheet that is not one of ours.
-    """
+def open_sheets(paths: list[Path]) -> dict[str, list[tuple]]:
+    """Return {name: rows of cells} of filled sheets; raise ValueError for one that is missing, no spreadsheet, or not one of ours."""
     from openpyxl import load_workbook
 
-    secret, judgements, faults, seen = json.loads(Path(key_file).read_text(encoding="utf-8")), [], [], set()
+    tables = {}
     for path in map(Path, paths):
-        sheet = load_workbook(path, data_only=True).active
-        table = list(sheet.iter_rows(values_only=True))
+        try:
+            table = list(load_workbook(path, data_only=True).active.iter_rows(values_only=True))
+        except Exception as error:  # openpyxl raises what its parts raise: OSError, BadZipFile, KeyError, its own
+            raise ValueError(f"{path} cannot be read as a spreadsheet ({type(error).__name__}): give the .xlsx that the rater filled in") from None
         if not table or list(table[0][:len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"{path}: the first row is not {', '.join(COLUMNS)}: fill in the sheet that was sent out, without moving columns")
+        tables[f"{path.parent.name}/{path.name}"] = table
+    return tables
+
+
+def read_sheets(tables: dict[str, list[tuple]], key_file: Path) -> tuple[list[dict], list[dict]]:
+    """Return (judgements {id, rater, verdict, points, rewrite, note}, faults {where, reason}) of opened sheets, blindness undone.
+
+    A verdict is first, same or second. Rows that cannot be read are named by sheet and row and left out; so is a row judged twice.
+    """
+    secret, judgements, faults, seen = json.loads(Path(key_file).read_text(encoding="utf-8")), [], [], set()
+    for sheet, table in tables.items():
         for number, cells in enumerate(table[1:], 2):
             row = dict(zip(COLUMNS, (str(cell).strip() if cell is not None else "" for cell in cells)))
             if not any(row.values()):
                 continue
             reason, entry = _fault(row, secret, seen), secret.get(row["编号"])
             if reason:
-                faults.append({"where": f"{path.name}:row {number}", "reason": reason})
+                faults.append({"where": f"{sheet}:row {number}", "reason": reason})
                 continue
             seen.add(row["编号"])
             sides = ("second", "same", "first") if entry["turned"] else ("first", "same", "second")

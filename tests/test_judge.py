@@ -203,7 +203,7 @@ def test_sheets_go_out_blind_and_come_back(tmp_path):
         fill(path, better, 甲分=lambda first, second: 9 if "长" in first else 3, 乙分=lambda first, second: 9 if "长" in second else 3)
     fill(paths[2], lambda first, second: "一样", 更好的写法=lambda first, second: "都不好，应当先说风险。")
     assert judge.write_sheets(rows, tmp_path, raters=3, seed=1) == paths
-    judgements, faults = judge.read_sheets(paths, paths[0].parent / "key.json")
+    judgements, faults = judge.read_sheets(judge.open_sheets(paths), paths[0].parent / "key.json")
     assert not faults and len(judgements) == 18 and {one["verdict"] for one in judgements} == {"second", "same"}, "what was filled in is still there"
     found = judge.people(judgements)
     assert (found["n"], found["raters"], found["good"], found["bad"], found["win_rate"], found["mean_points"]) == (6, 3, 6, 0, 1.0, {"first": 3, "second": 9})
@@ -222,7 +222,7 @@ def test_old_sheets_are_not_read_for_new_answers(tmp_path):
     new = judge.write_sheets([row | {"second": "新答案"} for row in ROWS], tmp_path, raters=1)
     assert old != new and judge.write_sheets([], tmp_path) == []
     fill(old[0], lambda first, second: "甲")
-    judgements, faults = judge.read_sheets(old, new[0].parent / "key.json")
+    judgements, faults = judge.read_sheets(judge.open_sheets(old), new[0].parent / "key.json")
     assert not judgements and len(faults) == 6 and "stands in no sheet that was sent out" in faults[0]["reason"]
 
 
@@ -236,14 +236,18 @@ def test_what_raters_get_wrong_is_named_by_sheet_and_row(tmp_path):
             sheet.cell(number, 1).value = code
     sheet.cell(7, 1).value, sheet.cell(7, 5).value = sheet.cell(2, 1).value, "甲"
     book.save(path)
-    judgements, faults = judge.read_sheets([path], path.parent / "key.json")
-    assert len(judgements) == 1 and [fault["where"] for fault in faults] == [f"rater1.xlsx:row {number}" for number in (3, 4, 5, 6, 7)]
+    judgements, faults = judge.read_sheets(judge.open_sheets([path]), path.parent / "key.json")
+    assert len(judgements) == 1 and [fault["where"] for fault in faults] == [f"{path.parent.name}/rater1.xlsx:row {number}" for number in (3, 4, 5, 6, 7)]
     assert ["哪个更好 is '都好'" in faults[0]["reason"], faults[1]["reason"], "甲分 is '11'" in faults[2]["reason"]] == [True, "not judged", True]
     assert "stands in no sheet" in faults[3]["reason"] and "a second time" in faults[4]["reason"]
     sheet.cell(1, 5).value = "better"
     book.save(path)
     with pytest.raises(ValueError, match="without moving columns"):
-        judge.read_sheets([path], path.parent / "key.json")
+        judge.open_sheets([path])
+    (tmp_path / "notes.xlsx").write_text("not a spreadsheet")
+    for wrong in ("notes.xlsx", "missing.xlsx"):
+        with pytest.raises(ValueError, match=f"{wrong} cannot be read as a spreadsheet"):
+            judge.open_sheets([tmp_path / wrong])
 
 
 def test_fleiss_on_the_known_example():

@@ -4,6 +4,9 @@ import html
 import json
 import math
 import re
+import shutil
+import subprocess
+import sys
 
 import pandas
 import pytest
@@ -222,3 +225,34 @@ def test_options_of_the_corpus_notebook(smoke, tmp_path):
     done = subprocess.run([*command, "-y", options.replace("general_shares: [1.0]", "general_shares: [0.5]")], capture_output=True, text=True)
     assert done.returncode != 0 and "tokens of zh_finance, but no source holds any: add a card" in done.stderr
     assert not (tmp_path / "run/corpus/manifest.json").exists()
+
+
+def test_endpoints_a_judge_and_raters_through_the_notebook(smoke, tmp_path):
+    """A model over HTTP beside ours, judged by another and by two people whose sheets come back; the second run asks nobody again."""
+    from tests.test_judge import Server, fill
+
+    server, folder = Server(), tmp_path / "run"
+    server.replies = [429]
+    for step in ("base", "corpus", "sft", "dpo"):
+        shutil.copytree(smoke / step, folder / step, symlinks=True)
+    spec, values = f"m@{server.url}", {"models_from": "[dpo]", "compared": "[dpo]", "settings": '["official:2"]', "exam_items": "4", "written_items": "2", "judge_items": "3", "raters": "2"}
+    values |= {"endpoints": f'["{spec}"]', "judged": f'[dpo, "{spec}"]', "judge_endpoint": f"j@{server.url}", "exam_cards": "[cw_ceval, cw_cmmlu]"}
+
+    def run(**more):
+        command = [sys.executable, "-m", "finlab", "run", "smoke", "--only", "evaluate", "--run-dir", str(folder)]
+        done = subprocess.run([*command, *[part for name, value in (values | more).items() for part in ("--set", f"evaluate.{name}={value}")]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return metrics(folder, "evaluate")
+
+    first, asked = run(), len(server.seen)
+    assert {line["model"] for line in first["scores"]} == {"dpo", spec} and first["judgement"]["n"] == 19 and first["judgement"]["judge"].startswith("j, prompt golden@1")
+    assert first["judgement"]["ties"] == 19 and first["judgement"]["position_bias"] == 1, "it gives [[7, 4]] whatever stands first"
+    assert asked == 4 + 19 + 38 + 1 and "[[7, 4]]" in (folder / "evaluate/artifact/comparison.html").read_text(encoding="utf-8")
+    sheets = sorted((folder / "sheets").glob("*/rater*.xlsx"))
+    for sheet in sheets:
+        fill(sheet, lambda one, other: "乙" if one.startswith("[[") else "甲", 更好的写法=lambda one, other: "应当先说风险。")
+    second = run(filled_sheets=json.dumps([str(sheet) for sheet in sheets]))
+    assert len(server.seen) == asked, "what an endpoint has answered is kept"
+    assert (second["people"]["n"], second["people"]["bad"], second["people"]["kappa"], second["sheet_faults"]) == (19, 19, None, [])
+    written = [json.loads(line) for line in open(folder / "evaluate/artifact/feedback_preferences.jsonl", encoding="utf-8")]
+    assert len(written) == 57 and all(row["rejected"]["value"] == "[[7, 4]]" or row["chosen"]["value"] == "应当先说风险。" for row in written)
