@@ -72,7 +72,7 @@ def setting(text: str) -> tuple[str, int, str]:
 
 # --- tasks over local files -----------------------------------------------------------------------------------------
 def prepare(sources: dict[str, cards.Source], folder: Path, prompt: str = "text", shots: int = 0, most: int = 0) -> dict[str, Exam]:
-    """Write harness tasks over the items of exam cards, one for each subject, and return {card: Exam} with the tasks loaded.
+    """Write harness tasks over the items of exam cards, one for each subject with examples, and return {card: Exam} with the tasks loaded.
 
     Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`. A card that is left without examples is asked
     without, and its Exam says so. `most` takes so many of each exam, evenly over it (0: all). Each item goes to a JSON line {id, subject,
@@ -107,15 +107,17 @@ def _write(source: cards.Source, folder: Path, prompt: str, shots: int, most: in
         raise ValueError(f"card {card.name}: {shots} shots asked, subject {short} has {few} examples in its `dev` split: ask for at most {few}")
     shots = min(shots, few)
     folder.mkdir(exist_ok=True)
-    names, version = [], None
-    for number, subject in enumerate(dict.fromkeys(row["subject"] for row in scored)):
+    names, version, parts = [], None, defaultdict(list)
+    for row in scored:  # a subject has its own examples, and in the harness its own instruction; without either one task holds all
+        parts[row["subject"] if shots or prompt == "harness" else card.name].append(row)
+    for number, (subject, part) in enumerate(parts.items()):
         name = f"{card.name}_{prompt}_{number:02d}"
-        files = {"test": [row for row in scored if row["subject"] == subject], "dev": examples[subject]}
+        files = {"test": part, "dev": examples[subject]}
         include = _include(card, subject, prompt)
-        for split, part in files.items():
-            lines = [json.dumps(_line(row, card), ensure_ascii=False) for row in part]
+        for split, held in files.items():
+            lines = [json.dumps(_line(row, card), ensure_ascii=False) for row in held]
             (folder / f"{name}.{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        paths = {split: str(folder / f"{name}.{split}.jsonl") for split, part in files.items() if part}
+        paths = {split: str(folder / f"{name}.{split}.jsonl") for split, held in files.items() if held}
         task = {"task": name, "task_alias": subject, "tag": None, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": paths},
                 "validation_split": None, "test_split": "test", "fewshot_split": "dev" if shots else None, "num_fewshot": shots,
                 "doc_to_target": "letter" if prompt in GENERATED else "answer"}
@@ -251,7 +253,8 @@ class PrefixLM(HFLM):
                 continue
             sizes = {len(tail) for (_, tail, _), request in zip(found[1], part) if len(request.args[1].strip()) == 1}
             self.counts["unequal_letters"] += len(sizes) > 1
-            group = part[0].task_name, self.fates[part[0].task_name, part[0].doc_id]["shots"]
+            doc = part[0].doc if isinstance(part[0].doc, dict) else {}
+            group = part[0].task_name, doc.get("subject"), self.fates[part[0].task_name, part[0].doc_id]["shots"]
             for number, (ids, tail, either) in zip(numbers, found[1]):
                 made = key(ids, tail, either)
                 rows[number] = {"ids": ids, "tail": tail, "either": either, "group": group, "key": made, "score": self.kept.get(made)}
