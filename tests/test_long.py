@@ -127,9 +127,13 @@ def test_zhilu_runs_end_to_end_at_small_sizes(tmp_path):
     assert found["tokens"] > 50_000 and metrics(folder, "tokenizer")["new_pieces"] == 0
     lora = json.loads((folder / "pretrain/artifact/adapter/adapter_config.json").read_text())
     assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"]) == (64, 128, 0.05) and sorted(lora["modules_to_save"]) == ["embed_tokens", "lm_head"]
-    scores = {line["model"]: line["accuracy"] for line in metrics(folder, "evaluate")["scores"]}
-    assert set(scores) == {"base", "pretrain", "pretrain/adapter", "sft", "sft/stage1/adapter"}
-    assert scores["pretrain"] == scores["pretrain/adapter"] and scores["sft"] == scores["sft/stage1/adapter"], "the two ways are one model"
+    scores = {}
+    for line in metrics(folder, "evaluate")["scores"]:
+        scores.setdefault(line["model"], {})[line["setting"]] = line["accuracy"]
+    assert set(scores) == {"base", "pretrain", "pretrain/adapter", "sft", "sft/stage1/adapter"} and "generate:0" in scores["sft"]
+    for merged, adapter in (("pretrain", "pretrain/adapter"), ("sft", "sft/stage1/adapter")):
+        assert set(scores[adapter]) == {"official:5", "official:5:sum", "official:0"}
+        assert all(scores[merged][setting] == found for setting, found in scores[adapter].items()), "the two ways are one model"
     assert found["processes"] == 1 and runs.manifest(folder / "pretrain")["attention"] == "sdpa"
 
 
