@@ -544,8 +544,10 @@ def sample(folder: Path, tokens: float, seed: int) -> list[str]:
     import pyarrow.dataset
 
     found = pyarrow.dataset.dataset(str(folder), partitioning="hive")
-    sizes = found.to_table(columns=["tokens"])["tokens"].to_numpy()
-    order = numpy.random.default_rng(seed).permutation(len(sizes))
+    listed = found.to_table(columns=["number", "tokens"])
+    rank = numpy.argsort(listed["number"].to_numpy())  # files have random names, so their order tells nothing
+    sizes = listed["tokens"].to_numpy()
+    order = rank[numpy.random.default_rng(seed).permutation(len(sizes))]
     chosen = order[:int(numpy.searchsorted(sizes[order].cumsum(), tokens)) + 1] if tokens > 0 else order[:0]
     texts = found.take(pyarrow.array(numpy.sort(chosen), pyarrow.int64()), columns=["text"])["text"].to_pylist()
     return [texts[place] for place in numpy.argsort(numpy.argsort(chosen))]

@@ -255,7 +255,12 @@ def test_fates_close_and_samples_hold_their_tokens(tmp_path):
 
     import pandas
 
-    pandas.DataFrame({"text": [f"文{number}" for number in range(100)], "tokens": [10] * 100}).to_parquet(tmp_path / "a.parquet")
+    whole = pandas.DataFrame({"number": range(100), "text": [f"文{number}" for number in range(100)], "tokens": [10] * 100})
+    whole.to_parquet(tmp_path / "a.parquet")
     first, again, other = (corpus.sample(tmp_path, 95, seed) for seed in (1, 1, 2))
     assert first == again != other and len(first) == 10 and len(set(first)) == 10 and corpus.sample(tmp_path, 0, 1) == []
     assert first[:5] == corpus.sample(tmp_path, 45, 1), "the order is the draw's, so a part of it is a draw too"
+    (tmp_path / "parts").mkdir()
+    for name, part in (("b", whole[:60]), ("a", whole[60:])):  # Daft's files have random names
+        part.to_parquet(tmp_path / f"parts/{name}.parquet")
+    assert corpus.sample(tmp_path / "parts", 95, 1) == first, "the same text for the same seed, whatever the files are called"
