@@ -47,4 +47,4 @@ def test_figures_are_measured():
         assert README.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0] == table(), name
     for path in (recipe.NOTEBOOKS / "results").glob("*.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        assert {"command", "versions", "device", "finished"} <= set(found) and {"rows", "sizes", "embeddings", "preparation"} & set(found), path
+        assert {"command", "versions", "device", "finished"} <= set(found) and {"rows", "sizes", "embeddings", "preparation", "ratio"} & set(found), path

@@ -108,7 +108,7 @@ def test_dpo(smoke):
     accuracy, margin = found["reward_accuracy"], found["reward_margin"]
     assert accuracy["after"] > 0.8 and accuracy["ci_low"] < accuracy["after"] < accuracy["ci_high"] and accuracy["n"] == found["pairs_held_out"]
     assert margin["after"] > 0 and 0 < margin["ci_low"] < margin["after"] < margin["ci_high"]
-    assert found["chosen_likelier"]["by token"]["after"] > found["chosen_likelier"]["by token"]["before"]
+    assert found["chosen_likelier"]["by sum"]["after"] > found["chosen_likelier"]["by sum"]["before"] and found["chosen_likelier"]["by token"]["after"] > 0.9
     assert found["length_bias"]["chosen longer"]["n"] + found["length_bias"]["chosen shorter"]["n"] <= accuracy["n"] and -1 <= found["length_bias"]["correlation"] <= 1
     assert set(found["exams"]) == {"finance", "general"} and all({"before", "after", "p", "ci_low", "ci_high"} <= set(row) for row in found["exams"].values())
     assert set(found["bits_per_character"]) == {"zh_finance", "zh_general", "en_finance", "en_general"}
