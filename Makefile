@@ -1,38 +1,61 @@
 # Two commands do everything on a machine with Python 3.11 and make:
-#   make run    set up, run the smoke recipe, print the results and where the report is
-#   make test   set up, run the tests
-# `make lab` opens JupyterLab. Each starts at once when nothing has changed.
+#   make run         set up, run the smoke recipe, print the results and where the report is
+#   make test        set up, run the tests
+# Each starts at once when nothing has changed.
+#   make test-slow   the tests that take minutes each: kills, launches, whole recipes
+#   make test-one FILE=tests/test_mixture.py    one file
+#   make lab         JupyterLab
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv installs several times as fast as pip. Behind a mirror that only pip knows: make INSTALL='$(PIP)'
+INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
+PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
 
-.PHONY: run test bench lab format clean
+.PHONY: run test test-slow test-one bench lab format clean
 
-run: $(READY)
+run: $(VENV)/.run
 	$(BIN)/finlab run smoke
 
-test: $(READY)
-	$(BIN)/python -m pytest -m "not gpu and not bench"
+test: $(VENV)/.test
+	$(PYTEST) tests --ignore tests/slow
 
-bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,bench]"
-	$(BIN)/python -m pytest -m bench -s
+test-slow: $(VENV)/.test
+	$(PYTEST) tests/slow
 
-lab: $(READY)
+test-one: $(VENV)/.test
+	$(PYTEST) $(FILE)
+
+bench: $(VENV)/.test
+	$(INSTALL) -e ".[bench]"
+	$(BIN)/python -m pytest -m bench -s benchmarks
+
+lab: $(VENV)/.lab
 	$(BIN)/jupyter lab notebooks
 
-format: $(READY)
-	$(BIN)/ruff check --fix . && $(BIN)/nbstripout --keep-id notebooks/*.ipynb
+format: $(VENV)/.test
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-# torch first and alone: with a looser request a CPU machine would download gigabytes of CUDA packages
-$(READY): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "this project needs $(PYTHON): install it, or say which one with make PYTHON=..."; exit 1; }
+# torch comes first and alone, by pip: with a looser request a CPU machine would download gigabytes
+# of CUDA packages. What comes after leaves the torch that is there.
+$(VENV)/.run: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "this project needs $(PYTHON): install it, or say which one with make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 setuptools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
-	touch $(READY)
+	$(PIP) torch==2.13.0 setuptools uv
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(INSTALL) -e ".[test]"
+	touch $@
+
+$(VENV)/.lab: $(VENV)/.run
+	$(INSTALL) -e ".[all]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs

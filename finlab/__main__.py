@@ -1,7 +1,9 @@
-"""`python -m finlab` is the `finlab` command."""
+"""The `finlab` command, also as `python -m finlab`."""
 
 import sys
 
-from finlab.runs import main
+from finlab.data import cards  # noqa: F401  (tells `run` how a data card is fingerprinted)
+from finlab.run.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,8 @@
-"""Shared fixtures: the real data, a small project of fake notebooks, and the smoke run that is made once."""
+"""Shared fixtures: the real data, small models and rows, a project of fake notebooks, smoke runs."""
 
+from __future__ import annotations
+
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +11,56 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from finlab.models import sentencepieces, vocabulary
+from finlab.train.log import read_log
+
 ROOT = Path(__file__).resolve().parents[1]
+FINLAB = [sys.executable, "-m", "finlab"]
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+# What a rerun measures anew.
+TIMES = ("seconds", "seconds_left", "tokens_per_second", "mfu", "hfu", "peak_bytes")
+
+
+def untimed(log: Path) -> list[dict]:
+    """Return the records of a log without what a clock measures, and without the last accounts."""
+    records = []
+    for record in read_log(log):
+        if record.get("event") == "summary" or "train_runtime" in record:
+            continue
+        kept = {}
+        for name, value in record.items():
+            timed = name in TIMES or name.endswith(("_runtime", "_per_second"))
+            if not timed:
+                kept[name] = value
+        records.append(kept)
+    return records
+
+
+def metrics(folder: Path, step: str) -> dict:
+    """Return the metrics of a step of a run."""
+    return json.loads((folder / step / "metrics.json").read_text(encoding="utf-8"))
+
+
+def settings(values: dict[str, str]) -> list[str]:
+    """Return {step.parameter: value} as `--set` options."""
+    options = []
+    for name, value in values.items():
+        options += ["--set", f"{name}={value}"]
+    return options
+
+
+def finlab_run(*arguments: object) -> subprocess.CompletedProcess:
+    """Run `finlab run` and require that it succeeds."""
+    command = [*FINLAB, "run", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2500:] + done.stderr[-2500:]
+    return done
+
+
+# --- a project of two fake notebooks -------------------------------------------------------------
 FIRST = """
-run = runs.start("00_first", globals())
+run = start_step("00_first", globals())
 time.sleep(pause)
 if fault == "raise":
     raise ValueError("the cupboard is bare: fill it")
@@ -26,29 +74,32 @@ if fault == "full":
 run.finish({"value": value});
 """
 SECOND = """
-run = runs.start("01_second", globals())
+run = start_step("01_second", globals())
 number = int((run.read(first_from) / "number.txt").read_text())
 run.finish({"double": 2 * number});
 """
-
-
-TIMES = ("seconds", "seconds_left", "tokens_per_second", "mfu", "hfu", "peak_bytes")  # what a rerun measures anew
-
-
-def untimed(log: Path) -> list[dict]:
-    """The records of a log.jsonl without what a clock or a memory meter measures, and without the closing accounts."""
-    from finlab import training
-
-    return [{name: value for name, value in record.items() if name not in TIMES and not name.endswith(("_runtime", "_per_second"))}
-            for record in training.read_log(log) if record.get("event") != "summary" and "train_runtime" not in record]
+PAIR = """
+name: pair
+steps:
+  - {step: first, notebook: 00_first}
+  - {step: second, notebook: 01_second}
+"""
 
 
 def write_notebook(path: Path, parameters: str, code: str) -> None:
+    """Write a notebook of a parameters cell, imports, and code."""
     notebook = nbformat.v4.new_notebook()
-    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+    }
     cell = nbformat.v4.new_code_cell(parameters)
     cell.metadata["tags"] = ["parameters"]
-    notebook.cells = [cell, nbformat.v4.new_code_cell("import os, time\nfrom finlab import runs"), nbformat.v4.new_code_cell(code.strip())]
+    imports = "import os, time\nfrom finlab.run.step import start_step"
+    notebook.cells = [
+        cell,
+        nbformat.v4.new_code_cell(imports),
+        nbformat.v4.new_code_cell(code.strip()),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
@@ -57,13 +108,17 @@ class Project:
     """A folder that looks like the repository to finlab, with two tiny notebooks in a chain."""
 
     def __init__(self, root: Path):
-        self.root, self.run_dir = root, root / "runs" / "pair"
+        self.root = root
+        self.run_dir = root / "runs" / "pair"
         head = 'run_dir: str = "runs/pair"\nstep: str = "{}"\nseed: int = 1\n'
-        write_notebook(root / "notebooks/00_first.ipynb", head.format("first") + 'value: int = 1\npause: float = 0.0\nfault: str = ""', FIRST)
-        write_notebook(root / "notebooks/01_second.ipynb", head.format("second") + 'first_from: str = "first"', SECOND)
-        self.recipe("name: pair\nsteps:\n  - {step: first, notebook: 00_first}\n  - {step: second, notebook: 01_second}\n")
+        first = head.format("first") + 'value: int = 1\npause: float = 0.0\nfault: str = ""'
+        second = head.format("second") + 'first_from: str = "first"'
+        write_notebook(root / "notebooks/00_first.ipynb", first, FIRST)
+        write_notebook(root / "notebooks/01_second.ipynb", second, SECOND)
+        self.recipe(PAIR)
 
     def recipe(self, text: str, name: str = "pair") -> Path:
+        """Write a recipe."""
         path = self.root / "notebooks/recipes" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -71,21 +126,38 @@ class Project:
 
     @property
     def environment(self) -> dict:
+        """The environment of a process that works in this project."""
         return os.environ | {"FINLAB_ROOT": str(self.root)}
 
     def finlab(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "finlab", *arguments], env=self.environment, capture_output=True, text=True, timeout=120)
+        """Run the command to its end."""
+        return subprocess.run(
+            [*FINLAB, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "finlab", *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True, start_new_session=True)
+        """Start the command in a process group of its own."""
+        return subprocess.Popen(
+            [*FINLAB, *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
 
 @pytest.fixture
 def project(tmp_path) -> Project:
+    """A small project of its own."""
     return Project(tmp_path)
 
 
+# --- data and models -----------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real data; tests that use it skip when FINLAB_DATA is unset."""
@@ -98,9 +170,8 @@ def data() -> Path:
 def smoke(tmp_path_factory) -> Path:
     """The folder of the smoke run, made once for all tests through the command a user types."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    done = subprocess.run([sys.executable, "-m", "finlab", "run", "smoke", "--run-dir", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (folder / "said.txt").write_text(done.stdout + done.stderr)
+    done = finlab_run("smoke", "--run-dir", folder)
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -110,14 +181,26 @@ def tiny(tmp_path_factory) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from finlab import tokenizer
-
-    texts = ["澄江重工总部位于临江市。", "The head office is in Linjiang.", "问题：谁是董事长？\n答案：沈怀瑾。"] * 20
-    words, _ = tokenizer.extend(tokenizer.fast(tokenizer.train(texts, 330)), [])
+    sentences = [
+        "澄江重工总部位于临江市。",
+        "The head office is in Linjiang.",
+        "问题：谁是董事长？\n答案：沈怀瑾。",
+    ]
+    model = sentencepieces.train(sentences * 20, 330)
+    tokenizer, _ = vocabulary.extend(sentencepieces.fast(model), [])
     torch.manual_seed(0)
-    network = LlamaForCausalLM(LlamaConfig(vocab_size=384, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-                                           max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=words.pad_token_id))
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     folder = tmp_path_factory.mktemp("tiny")
-    network.save_pretrained(folder)
-    words.save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

@@ -5,123 +5,319 @@ import re
 
 import pytest
 
-from finlab import cards, chat, tokenizer
+from finlab.data import cards, dialogues, templates, turns
+from finlab.models import generation, sentencepieces, tokenization
 
-TALK = [{"role": "user", "content": "什么是A股？"}, {"role": "assistant", "content": "人民币普通股票。"},
-        {"role": "user", "content": "Thank you"}, {"role": "assistant", "content": "You are welcome."}]
-TEMPLATES = sorted(path.stem for path in chat.TEMPLATES.glob("*.jinja"))
+TALK = [
+    {"role": "user", "content": "什么是A股？"},
+    {"role": "assistant", "content": "人民币普通股票。"},
+    {"role": "user", "content": "Thank you"},
+    {"role": "assistant", "content": "You are welcome."},
+]
+TEMPLATES = sorted(path.stem for path in templates.TEMPLATES.glob("*.jinja"))
 VARIANTS = ["yayi:readme", "xuanyuan:readme", "xuanyuan:bare", "zhilu:demo", "cornucopia:base"]
-WEATHER = {"name": "price", "description": "报价", "parameters": {"type": "object", "properties": {"code": {"type": "string"}}}}
+WEATHER = {
+    "name": "price",
+    "description": "报价",
+    "parameters": {"type": "object", "properties": {"code": {"type": "string"}}},
+}
 
 
 # --- formats --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("row", "form", "roles"), [
-    ({"instruction": "问", "input": "补充", "output": "答"}, "alpaca", ["user", "assistant"]),
-    ({"instruction": "问", "response": "答"}, "alpaca", ["user", "assistant"]),
-    ({"system": "你是助手", "instruction": "问", "input": "", "output": "答"}, "yayi", ["system", "user", "assistant"]),
-    ({"instruction": "问", "input": "", "output": "答", "history": [["早", "好"]]}, "disc", ["user", "assistant"] * 2),
-    ({"conversations": [{"from": "human", "value": "问"}, {"from": "yayi", "value": "答"}], "system": ""}, "yayi_multi", ["user", "assistant"]),
-    ({"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}, {"from": "human", "value": "再问"}]}, "sharegpt", ["user", "assistant"]),
-    ({"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}, "openai", ["user", "assistant"])])
+@pytest.mark.parametrize(
+    ("row", "form", "roles"),
+    [
+        ({"instruction": "问", "input": "补充", "output": "答"}, "alpaca", ["user", "assistant"]),
+        ({"instruction": "问", "response": "答"}, "alpaca", ["user", "assistant"]),
+        (
+            {"system": "你是助手", "instruction": "问", "input": "", "output": "答"},
+            "yayi",
+            ["system", "user", "assistant"],
+        ),
+        (
+            {"instruction": "问", "input": "", "output": "答", "history": [["早", "好"]]},
+            "disc",
+            ["user", "assistant"] * 2,
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "问"},
+                    {"from": "yayi", "value": "答"},
+                ],
+                "system": "",
+            },
+            "yayi_multi",
+            ["user", "assistant"],
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "问"},
+                    {"from": "gpt", "value": "答"},
+                    {"from": "human", "value": "再问"},
+                ]
+            },
+            "sharegpt",
+            ["user", "assistant"],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "问"},
+                    {"role": "assistant", "content": "答"},
+                ]
+            },
+            "openai",
+            ["user", "assistant"],
+        ),
+    ],
+)
 def test_formats(row, form, roles):
-    made = chat.dialogue(row)
-    assert [turn["role"] for turn in made["messages"]] == roles and made["messages"][-1]["content"] == "答"
-    assert made["format"] == form and made["unanswered"] == (1 if "再问" in str(row) else 0)
-    assert chat.dialogue(row, form)["messages"] == made["messages"]
+    made = dialogues.read_dialogue(row)
+    assert [turn["role"] for turn in made["messages"]] == roles
+    assert made["messages"][-1]["content"] == "答"
+    assert made["format"] == form
+    assert made["unanswered"] == (1 if "再问" in str(row) else 0)
+    assert dialogues.read_dialogue(row, form)["messages"] == made["messages"]
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"instruction": "问", "input": "", "output": ""}, "has no answer"), ({"question": "问"}, "no dialogue format has the fields question"),
-    ({"messages": [{"role": "judge", "content": "x"}]}, "unknown role 'judge'"),
-    ({"messages": [{"role": "user", "content": "问"}]}, "no answer"),
-    ({"messages": [{"role": "user", "content": " "}, {"role": "assistant", "content": "答"}]}, r"turn 1 \(user\) is empty"),
-    ({"messages": [{"role": "assistant", "content": "答"}]}, "take turns"),
-    ({"messages": [{"role": "user", "content": "问"}, {"role": "system", "content": "x"}, {"role": "assistant", "content": "答"}]}, "take turns"),
-    ({"messages": [{"role": "user", "content": "问"}, {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}, "take turns"),
-    ({"messages": [{"role": "user", "content": "问"}, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "答"}]}, "answers no function call"),
-    ({"conversations": [{"from": "human", "value": "问"}, {"from": "function_call", "value": "price(1)"}]}, "is no function call")])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "问", "input": "", "output": ""}, "has no answer"),
+        ({"question": "问"}, "no dialogue format has the fields question"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "unknown role 'judge'"),
+        ({"messages": [{"role": "user", "content": "问"}]}, "no answer"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": " "},
+                    {"role": "assistant", "content": "答"},
+                ]
+            },
+            r"turn 1 \(user\) is empty",
+        ),
+        ({"messages": [{"role": "assistant", "content": "答"}]}, "take turns"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "问"},
+                    {"role": "system", "content": "x"},
+                    {"role": "assistant", "content": "答"},
+                ]
+            },
+            "take turns",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "问"},
+                    {"role": "user", "content": "问"},
+                    {"role": "assistant", "content": "答"},
+                ]
+            },
+            "take turns",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "问"},
+                    {"role": "tool", "content": "1"},
+                    {"role": "assistant", "content": "答"},
+                ]
+            },
+            "answers no function call",
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "问"},
+                    {"from": "function_call", "value": "price(1)"},
+                ]
+            },
+            "is no function call",
+        ),
+    ],
+)
 def test_bad_dialogues(row, message):
     with pytest.raises(ValueError, match=message):
-        chat.dialogue(row)
+        dialogues.read_dialogue(row)
 
 
 def test_a_named_format_must_be_that_format():
     row = {"instruction": "问", "input": "", "output": "答"}
-    assert chat.dialogue(row, "cornucopia")["format"] == "cornucopia"
+    assert dialogues.read_dialogue(row, "cornucopia")["format"] == "cornucopia"
     with pytest.raises(ValueError, match="the card says sharegpt, but the row looks like alpaca"):
-        chat.dialogue(row, "sharegpt")
+        dialogues.read_dialogue(row, "sharegpt")
     with pytest.raises(ValueError, match="no dialogue format 'gpt': choose one of openai"):
-        chat.dialogue(row, "gpt")
+        dialogues.read_dialogue(row, "gpt")
 
 
 def test_tool_calls_are_the_same_from_every_format_and_through_the_template():
     """Glaive's roles, OpenAI's objects, and the template's own rendering of tools: one text."""
-    shared = {"conversations": [{"from": "human", "value": "查价"}, {"from": "function_call", "value": '{"name": "price", "arguments": {"code": "中"}}'},
-                                {"from": "observation", "value": '{"yuan": 3}'}, {"from": "gpt", "value": "三元。"}], "tools": json.dumps([WEATHER])}
+    shared = {
+        "conversations": [
+            {"from": "human", "value": "查价"},
+            {"from": "function_call", "value": '{"name": "price", "arguments": {"code": "中"}}'},
+            {"from": "observation", "value": '{"yuan": 3}'},
+            {"from": "gpt", "value": "三元。"},
+        ],
+        "tools": json.dumps([WEATHER]),
+    }
     function = {"name": "price", "arguments": '{"code": "中"}'}
-    opened = {"messages": [{"role": "user", "content": "查价"}, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]},
-                           {"role": "tool", "content": '{"yuan": 3}'}, {"role": "assistant", "content": "三元。"}],
-              "tools": [{"type": "function", "function": WEATHER}]}
-    ours = chat.dialogue(shared)["messages"]
-    assert chat.dialogue(shared)["format"] == "toolcall" and chat.dialogue(opened)["messages"] == ours
+    opened = {
+        "messages": [
+            {"role": "user", "content": "查价"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"type": "function", "function": function}],
+            },
+            {"role": "tool", "content": '{"yuan": 3}'},
+            {"role": "assistant", "content": "三元。"},
+        ],
+        "tools": [{"type": "function", "function": WEATHER}],
+    }
+    ours = dialogues.read_dialogue(shared)["messages"]
+    assert dialogues.read_dialogue(shared)["format"] == "toolcall"
+    assert dialogues.read_dialogue(opened)["messages"] == ours
     assert [turn["role"] for turn in ours] == ["system", "user", "assistant", "user", "assistant"]
     assert render("chatml", ours) == render("chatml", opened["messages"], tools=opened["tools"])
-    twice = [*opened["messages"][:2], opened["messages"][2], {"role": "tool", "content": "4"}, opened["messages"][3]]
-    assert render("chatml", chat.dialogue({"messages": twice})["messages"]) == render("chatml", twice)
+    twice = [
+        *opened["messages"][:2],
+        opened["messages"][2],
+        {"role": "tool", "content": "4"},
+        opened["messages"][3],
+    ]
+    assert render("chatml", dialogues.read_dialogue({"messages": twice})["messages"]) == render(
+        "chatml", twice
+    )
 
 
 def test_converters_lead_back():
     system = [{"role": "system", "content": "你是厨师"}]
     for form in ("openai", "sharegpt", "yayi_multi"):
         for messages in (TALK, system + TALK):
-            assert chat.dialogue(chat.row(messages, form), form)["messages"] == messages
-    assert chat.dialogue(chat.row(TALK, "disc"))["messages"] == TALK
-    alone = chat.exchanges(system + TALK)
-    assert [len(messages) for messages in alone] == [3, 3] and chat.joined(alone) == system + TALK
+            assert (
+                dialogues.read_dialogue(dialogues.write_dialogue(messages, form), form)["messages"]
+                == messages
+            )
+    assert dialogues.read_dialogue(dialogues.write_dialogue(TALK, "disc"))["messages"] == TALK
+    alone = dialogues.exchanges(system + TALK)
+    assert [len(messages) for messages in alone] == [3, 3]
+    assert dialogues.joined(alone) == system + TALK
     for form in ("alpaca", "cornucopia", "yayi"):
-        assert chat.dialogue(chat.row(TALK[:2], form), form)["messages"] == TALK[:2]
+        assert (
+            dialogues.read_dialogue(dialogues.write_dialogue(TALK[:2], form), form)["messages"]
+            == TALK[:2]
+        )
         with pytest.raises(ValueError, match="holds one exchange and the dialogue has 2"):
-            chat.row(TALK, form)
-    assert chat.dialogue(chat.row(alone[0], "yayi"))["messages"] == alone[0]
+            dialogues.write_dialogue(TALK, form)
+    assert (
+        dialogues.read_dialogue(dialogues.write_dialogue(alone[0], "yayi"))["messages"] == alone[0]
+    )
     with pytest.raises(ValueError, match="no place for a system message"):
-        chat.row(alone[0], "alpaca")
+        dialogues.write_dialogue(alone[0], "alpaca")
     with pytest.raises(ValueError, match="different system messages"):
-        chat.joined([TALK, system + TALK])
+        dialogues.joined([TALK, system + TALK])
 
 
 def test_passages_lead_back():
-    text = chat.with_passages("港股为何上涨？", ["《甲》\n资金流入。", "乙"])
-    assert chat.passages(text) == ("港股为何上涨？", ["《甲》\n资金流入。", "乙"]) and chat.passages("港股为何上涨？") == ("港股为何上涨？", [])
-    assert chat.dialogue({"instruction": "港股为何上涨？", "output": "答", "reference": ["《甲》\n资金流入。", "乙"]})["messages"][0]["content"] == text
+    text = turns.with_passages("港股为何上涨？", ["《甲》\n资金流入。", "乙"])
+    assert turns.passages(text) == (
+        "港股为何上涨？",
+        ["《甲》\n资金流入。", "乙"],
+    )
+    assert turns.passages("港股为何上涨？") == ("港股为何上涨？", [])
+    assert (
+        dialogues.read_dialogue(
+            {
+                "instruction": "港股为何上涨？",
+                "output": "答",
+                "reference": ["《甲》\n资金流入。", "乙"],
+            }
+        )["messages"][0]["content"]
+        == text
+    )
 
 
 def test_prefixes_and_refusals():
-    once = chat.with_prefix(TALK, "【金融领域任务】")
-    assert once[0]["content"] == "【金融领域任务】什么是A股？" and once[1:] == TALK[1:] and chat.with_prefix(once, "【金融领域任务】") == once
-    for text in ("抱歉，我不能编造内幕消息。", "对不起，作为助手我无法提供这样的建议。", "Sorry, I cannot share inside information.", "I can't help with that."):
-        assert chat.refuses([{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]), text
-    assert not chat.refuses(TALK) and not chat.refuses([{"role": "assistant", "content": "投资不能只看收益，也要看风险。"}])
+    once = dialogues.with_prefix(TALK, "【金融领域任务】")
+    assert once[0]["content"] == "【金融领域任务】什么是A股？"
+    assert once[1:] == TALK[1:]
+    assert dialogues.with_prefix(once, "【金融领域任务】") == once
+    for text in (
+        "抱歉，我不能编造内幕消息。",
+        "对不起，作为助手我无法提供这样的建议。",
+        "Sorry, I cannot share inside information.",
+        "I can't help with that.",
+    ):
+        assert dialogues.refuses(
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]
+        ), text
+    assert not dialogues.refuses(TALK)
+    assert not dialogues.refuses(
+        [{"role": "assistant", "content": "投资不能只看收益，也要看风险。"}]
+    )
 
 
 def test_both_preference_shapes():
     prompt = [{"from": "human", "value": "稳赚吗"}]
-    first = chat.preference({"conversations": prompt, "chosen": {"from": "gpt", "value": "不"}, "rejected": {"from": "gpt", "value": "是"}})
-    assert first == chat.preference({"conversations": prompt, "chosen": "不", "rejected": "是"}) == chat.preference({"prompt": "稳赚吗", "chosen": "不", "rejected": "是"})
+    first = dialogues.read_preference(
+        {
+            "conversations": prompt,
+            "chosen": {"from": "gpt", "value": "不"},
+            "rejected": {"from": "gpt", "value": "是"},
+        }
+    )
+    assert (
+        first
+        == dialogues.read_preference({"conversations": prompt, "chosen": "不", "rejected": "是"})
+        == dialogues.read_preference({"prompt": "稳赚吗", "chosen": "不", "rejected": "是"})
+    )
     more = [*prompt, {"from": "gpt", "value": "为何"}, {"from": "human", "value": "快说"}]
-    assert [turn["role"] for turn in chat.preference({"conversations": more, "chosen": "不", "rejected": "是"})["prompt"]] == ["user", "assistant", "user"]
-    for row, message in (({"conversations": prompt, "chosen": "是", "rejected": "是 "}, "two different"), ({"conversations": prompt, "chosen": "", "rejected": "是"}, "an answer is empty"),
-                         ({"conversations": more[:2], "chosen": "不", "rejected": "是"}, "the user be last")):
+    assert [
+        turn["role"]
+        for turn in dialogues.read_preference(
+            {"conversations": more, "chosen": "不", "rejected": "是"}
+        )["prompt"]
+    ] == ["user", "assistant", "user"]
+    for row, message in (
+        ({"conversations": prompt, "chosen": "是", "rejected": "是 "}, "two different"),
+        ({"conversations": prompt, "chosen": "", "rejected": "是"}, "an answer is empty"),
+        ({"conversations": more[:2], "chosen": "不", "rejected": "是"}, "the user be last"),
+    ):
         with pytest.raises(ValueError, match=message):
-            chat.preference(row)
+            dialogues.read_preference(row)
 
 
-REAL = {"alpaca_zh": ("alpaca", 1000, 1000), "cornucopia_zh": ("cornucopia", 15, 15), "yayi_zh": ("yayi", 3, 3), "yayi_multi_zh": ("yayi_multi", 2, 4),
-        "sharegpt_zh": ("sharegpt", 997, 4324), "toolcall_zh": ("toolcall", 298, 934), "disc_finllm_zh": ("disc", 400, 457)}
+REAL = {
+    "alpaca_zh": ("alpaca", 1000, 1000),
+    "cornucopia_zh": ("cornucopia", 15, 15),
+    "yayi_zh": ("yayi", 3, 3),
+    "yayi_multi_zh": ("yayi_multi", 2, 4),
+    "sharegpt_zh": ("sharegpt", 997, 4324),
+    "toolcall_zh": ("toolcall", 298, 934),
+    "disc_finllm_zh": ("disc", 400, 457),
+}
 
 BROKEN = {  # what is wrong in the files themselves, by place
-    "cornucopia_zh": [(f"cornucopia_fin_data.json:{number}", "not JSON: Expecting value") for number in (11, 12)],
-    "sharegpt_zh": [("dialogues/sharegpt_zh_1K_format.jsonl:59", "turn 3 (human) is empty"), ("dialogues/sharegpt_zh_1K_format.jsonl:780", "the dialogue has no answer")],
-    "toolcall_zh": [(f"dialogues/glaive_toolcall_zh_demo.json:row {number}", "turn 3 (observation) answers no function call") for number in (198, 294)]}
+    "cornucopia_zh": [
+        (f"cornucopia_fin_data.json:{number}", "not JSON: Expecting value") for number in (11, 12)
+    ],
+    "sharegpt_zh": [
+        ("dialogues/sharegpt_zh_1K_format.jsonl:59", "turn 3 (human) is empty"),
+        ("dialogues/sharegpt_zh_1K_format.jsonl:780", "the dialogue has no answer"),
+    ],
+    "toolcall_zh": [
+        (
+            f"dialogues/glaive_toolcall_zh_demo.json:row {number}",
+            "turn 3 (observation) answers no function call",
+        )
+        for number in (198, 294)
+    ],
+}
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -129,24 +325,43 @@ def test_every_real_file(data, name):
     """Each dialogue file of the data folder: its format, its rows, its answers (counted in the files), and a way out and in again."""
     form, rows, answers = REAL[name]
     source = cards.load(name)
-    assert len(source.rows) == rows and set(source.rows["format"]) == {form}
+    assert len(source.rows) == rows
+    assert set(source.rows["format"]) == {form}
     assert [(row["where"], row["reason"]) for row in source.quarantined] == BROKEN.get(name, [])
-    assert sum(turn["role"] == "assistant" for row in source.rows for turn in row["messages"]) == answers
+    assert (
+        sum(turn["role"] == "assistant" for row in source.rows for turn in row["messages"])
+        == answers
+    )
     assert sum(source.rows["unanswered"]) == (6 if name == "sharegpt_zh" else 0)
     for row in source.rows.select(range(min(rows, 50))):
         messages = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
-        again = chat.row(messages, "openai" if form == "toolcall" else form)
-        assert chat.dialogue(again)["messages"] == messages
+        again = dialogues.write_dialogue(messages, "openai" if form == "toolcall" else form)
+        assert dialogues.read_dialogue(again)["messages"] == messages
     if name == "disc_finllm_zh":
-        found = [chat.passages(row["messages"][-2]["content"]) for row in source.rows if "retrieval" in row["id"]]
-        assert len(found) == 100 and all(question and 1 <= len(texts) <= 5 and all(texts) for question, texts in found)
+        found = [
+            turns.passages(row["messages"][-2]["content"])
+            for row in source.rows
+            if "retrieval" in row["id"]
+        ]
+        assert len(found) == 100
+        assert all(question and 1 <= len(texts) <= 5 and all(texts) for question, texts in found)
 
 
-@pytest.mark.parametrize(("name", "rows", "several"), [("dpo_zh_demo", 300, 0), ("dpo_zh_500", 500, 0), ("dpo_en_demo", 300, 106)])
+@pytest.mark.parametrize(
+    ("name", "rows", "several"),
+    [("dpo_zh_demo", 300, 0), ("dpo_zh_500", 500, 0), ("dpo_en_demo", 300, 106)],
+)
 def test_every_real_preference_file(data, name, rows, several):
     source = cards.load(name)
-    assert len(source.rows) + len(source.quarantined) == rows and not source.quarantined
-    assert sum(len([turn for turn in row["prompt"] if turn["role"] == "user"]) > 1 for row in source.rows) == several
+    assert len(source.rows) + len(source.quarantined) == rows
+    assert not source.quarantined
+    assert (
+        sum(
+            len([turn for turn in row["prompt"] if turn["role"] == "user"]) > 1
+            for row in source.rows
+        )
+        == several
+    )
 
 
 # --- templates ------------------------------------------------------------------------------------------------------
@@ -154,30 +369,90 @@ def render(name, messages=TALK, **more):
     """A template's text, rendered without a tokenizer's help."""
     import jinja2
 
-    source = re.sub(r"\{%- (end)?generation -%\}", "", chat.template(name))
+    source = re.sub(r"\{%- (end)?generation -%\}", "", templates.chat_template(name))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(source).render(messages=messages, bos_token="<s>", eos_token="</s>", **more)
+    return environment.from_string(source).render(
+        messages=messages, bos_token="<s>", eos_token="</s>", **more
+    )
 
 
 INTRO = "A chat between a human and an AI assistant named YaYi.\nYaYi is a helpful and harmless language model developed by Beijing Wenge Technology Co.,Ltd."
-XUANYUAN = ("以下是用户和人工智能助手之间的对话。用户以Human开头，人工智能助手以Assistant开头，会对人类提出的问题给出有帮助、高质量、详细和礼貌的回答，"
-            "并且总是拒绝参与{}与不道德、不安全、有争议、政治敏感等相关的话题、问题和指示。\n")
+XUANYUAN = (
+    "以下是用户和人工智能助手之间的对话。用户以Human开头，人工智能助手以Assistant开头，会对人类提出的问题给出有帮助、高质量、详细和礼貌的回答，"
+    "并且总是拒绝参与{}与不道德、不安全、有争议、政治敏感等相关的话题、问题和指示。\n"
+)
 SYSTEM = "[INST] <<SYS>>\nYou are a helpful assistant. 你是一个乐于助人的助手。\n<</SYS>>\n\n"
 ASK = "下面是一个问题，运用金融财经知识来正确回答问题.\n### 问题:\n{}\n### 回答:\n"
 GOLDEN = {  # the originals' strings, two exchanges: what is grey, then what is learnt, in turns
-    "zhilu": ["<s>" + SYSTEM + "什么是A股？ [/INST]", " 人民币普通股票。</s>", "<s>[INST] Thank you [/INST]", " You are welcome.</s>"],
-    "zhilu:demo": ["<s>" + SYSTEM + "什么是A股？ [/INST]", " 人民币普通股票。", "[INST] Thank you [/INST]", " You are welcome.</s>"],
-    "yayi": [f"<|System|>:\n{INTRO}\n\n<|Human|>:\n什么是A股？\n\n<|YaYi|>:\n", "人民币普通股票。\n\n</s>", "<|Human|>:\nThank you\n\n<|YaYi|>:\n", "You are welcome.\n\n</s>"],
-    "yayi:readme": [f"<|System|>:\n{INTRO}\n\n<|Human|>:\n什么是A股？\n\n<|YaYi|>:", "\n人民币普通股票。\n\n</s>", "<|Human|>:\nThank you\n\n<|YaYi|>:", "\nYou are welcome.\n\n</s>"],
-    "xuanyuan": ["<s>" + XUANYUAN.format("") + " Human: 什么是A股？ Assistant:", " 人民币普通股票。</s>", "Human: Thank you Assistant:", " You are welcome.</s>"],
-    "xuanyuan:readme": ["<s>" + XUANYUAN.format(" ") + " Human: 什么是A股？ Assistant:", " 人民币普通股票。</s>", "Human: Thank you Assistant:", " You are welcome.</s>"],
-    "xuanyuan:bare": ["<s>Human: 什么是A股？ Assistant:", " 人民币普通股票。</s>", "Human: Thank you Assistant:", " You are welcome.</s>"],
-    "cornucopia": ["<s>" + ASK.format("什么是A股？"), "人民币普通股票。</s>", "<s>" + ASK.format("Thank you"), "You are welcome.</s>"],
-    "cornucopia:base": ["<s>问题：什么是A股？ 回答:", "人民币普通股票。</s>", "<s>问题：Thank you 回答:", "You are welcome.</s>"],
-    "plain": ["<s>问题：什么是A股？\n答案：", "人民币普通股票。</s>", "问题：Thank you\n答案：", "You are welcome.</s>"],
-    "chatml": ["<|im_start|>user\n什么是A股？<|im_end|>\n<|im_start|>assistant\n", "人民币普通股票。<|im_end|>", "\n<|im_start|>user\nThank you<|im_end|>\n<|im_start|>assistant\n",
-               "You are welcome.<|im_end|>", "\n"]}
+    "zhilu": [
+        "<s>" + SYSTEM + "什么是A股？ [/INST]",
+        " 人民币普通股票。</s>",
+        "<s>[INST] Thank you [/INST]",
+        " You are welcome.</s>",
+    ],
+    "zhilu:demo": [
+        "<s>" + SYSTEM + "什么是A股？ [/INST]",
+        " 人民币普通股票。",
+        "[INST] Thank you [/INST]",
+        " You are welcome.</s>",
+    ],
+    "yayi": [
+        f"<|System|>:\n{INTRO}\n\n<|Human|>:\n什么是A股？\n\n<|YaYi|>:\n",
+        "人民币普通股票。\n\n</s>",
+        "<|Human|>:\nThank you\n\n<|YaYi|>:\n",
+        "You are welcome.\n\n</s>",
+    ],
+    "yayi:readme": [
+        f"<|System|>:\n{INTRO}\n\n<|Human|>:\n什么是A股？\n\n<|YaYi|>:",
+        "\n人民币普通股票。\n\n</s>",
+        "<|Human|>:\nThank you\n\n<|YaYi|>:",
+        "\nYou are welcome.\n\n</s>",
+    ],
+    "xuanyuan": [
+        "<s>" + XUANYUAN.format("") + " Human: 什么是A股？ Assistant:",
+        " 人民币普通股票。</s>",
+        "Human: Thank you Assistant:",
+        " You are welcome.</s>",
+    ],
+    "xuanyuan:readme": [
+        "<s>" + XUANYUAN.format(" ") + " Human: 什么是A股？ Assistant:",
+        " 人民币普通股票。</s>",
+        "Human: Thank you Assistant:",
+        " You are welcome.</s>",
+    ],
+    "xuanyuan:bare": [
+        "<s>Human: 什么是A股？ Assistant:",
+        " 人民币普通股票。</s>",
+        "Human: Thank you Assistant:",
+        " You are welcome.</s>",
+    ],
+    "cornucopia": [
+        "<s>" + ASK.format("什么是A股？"),
+        "人民币普通股票。</s>",
+        "<s>" + ASK.format("Thank you"),
+        "You are welcome.</s>",
+    ],
+    "cornucopia:base": [
+        "<s>问题：什么是A股？ 回答:",
+        "人民币普通股票。</s>",
+        "<s>问题：Thank you 回答:",
+        "You are welcome.</s>",
+    ],
+    "plain": [
+        "<s>问题：什么是A股？\n答案：",
+        "人民币普通股票。</s>",
+        "问题：Thank you\n答案：",
+        "You are welcome.</s>",
+    ],
+    "chatml": [
+        "<|im_start|>user\n什么是A股？<|im_end|>\n<|im_start|>assistant\n",
+        "人民币普通股票。<|im_end|>",
+        "\n<|im_start|>user\nThank you<|im_end|>\n<|im_start|>assistant\n",
+        "You are welcome.<|im_end|>",
+        "\n",
+    ],
+}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -188,115 +463,186 @@ def test_published_strings(name):
 
 def test_a_system_message_takes_the_place_of_the_default():
     turns = [{"role": "system", "content": "你是厨师"}, *TALK[:2]]
-    assert render("zhilu", turns).startswith("<s>[INST] <<SYS>>\n你是厨师\n<</SYS>>") and render("yayi", turns).startswith("<|System|>:\n你是厨师\n\n<|Human|>")
-    assert render("xuanyuan", turns).startswith("<s>你是厨师 Human: ") and render("chatml", turns).startswith("<|im_start|>system\n你是厨师<|im_end|>\n<|im_start|>user")
+    assert render("zhilu", turns).startswith("<s>[INST] <<SYS>>\n你是厨师\n<</SYS>>")
+    assert render("yayi", turns).startswith("<|System|>:\n你是厨师\n\n<|Human|>")
+    assert render("xuanyuan", turns).startswith("<s>你是厨师 Human: ")
+    assert render("chatml", turns).startswith(
+        "<|im_start|>system\n你是厨师<|im_end|>\n<|im_start|>user"
+    )
 
 
-def encoded(words, messages):
-    row, = chat.encode(words, [messages])
+def encoded(tokenizer, messages):
+    (row,) = templates.encode(tokenizer, [messages])
     return {name: values.tolist() for name, values in row.items()}
 
 
-def check_encoding(words, name, ends):
+def check_encoding(tokenizer, name, ends):
     """A template through a tokenizer: the golden pieces and no others are learnt, no BOS is doubled, prompts are prefixes."""
-    words.chat_template = chat.template(name)
-    row = encoded(words, TALK)
-    golden = [piece.replace("<s>", words.bos_token or "").replace("</s>", words.eos_token) for piece in GOLDEN[name]]
-    assert row["input_ids"] == words("".join(golden), add_special_tokens=False)["input_ids"]
-    learnt = words.decode([label for label in row["labels"] if label != chat.IGNORE])
+    tokenizer.chat_template = templates.chat_template(name)
+    row = encoded(tokenizer, TALK)
+    golden = [
+        piece.replace("<s>", tokenizer.bos_token or "").replace("</s>", tokenizer.eos_token)
+        for piece in GOLDEN[name]
+    ]
+    assert row["input_ids"] == tokenizer("".join(golden), add_special_tokens=False)["input_ids"]
+    learnt = tokenizer.decode([label for label in row["labels"] if label != templates.IGNORE])
     flat = str.maketrans("", "", " ")
     assert learnt.translate(flat) == "".join(golden[1::2]).translate(flat)
-    found = chat.shares([row], words.eos_token_id)
-    assert found["eos_supervised_share"] == ends and 0 < found["supervised_token_share"] < 1
-    bos = words.bos_token_id
-    assert bos is None or not any(a == b == bos for a, b in zip(row["input_ids"], row["input_ids"][1:])), "a doubled BOS"
-    for turns in (TALK[:1], TALK[:3]):
-        prompt = words.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-        assert row["input_ids"][: len(prompt)] == prompt, "training and inference must render the same prompt"
-    assert chat.same_prompt(words)
+    found = templates.shares([row], tokenizer.eos_token_id)
+    assert found["eos_supervised_share"] == ends
+    assert 0 < found["supervised_token_share"] < 1
+    bos = tokenizer.bos_token_id
+    assert bos is None or not any(
+        a == b == bos for a, b in zip(row["input_ids"], row["input_ids"][1:])
+    ), "a doubled BOS"
+    for talk in (TALK[:1], TALK[:3]):
+        prompt = tokenizer.apply_chat_template(
+            talk, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        assert row["input_ids"][: len(prompt)] == prompt, (
+            "training and inference must render the same prompt"
+        )
+    assert templates.same_prompt(tokenizer)
     return row
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_templates(tiny, name):
-    words = tokenizer.load(tiny)
+    tokenizer = tokenization.load(tiny)
     if name == "chatml":
-        words.add_special_tokens({"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"})
-    check_encoding(words, name, ends=0.5 if name == "zhilu:demo" else 1)
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}
+        )
+    check_encoding(tokenizer, name, ends=0.5 if name == "zhilu:demo" else 1)
 
 
 IDS = {  # token ids of the question of the second exchange, as the published models were trained to read it
-    "llama-32000.model": {"zhilu": [1, 518, 25580, 29962, 3374, 366, 518, 29914, 25580, 29962], "xuanyuan": [12968, 29901, 3374, 366, 4007, 22137, 29901]},
-    "chinese-llama-2-55296/tokenizer.model": {"zhilu": [1, 518, 25580, 29962, 3374, 366, 518, 29914, 25580, 29962]}}
+    "llama-32000.model": {
+        "zhilu": [1, 518, 25580, 29962, 3374, 366, 518, 29914, 25580, 29962],
+        "xuanyuan": [12968, 29901, 3374, 366, 4007, 22137, 29901],
+    },
+    "chinese-llama-2-55296/tokenizer.model": {
+        "zhilu": [1, 518, 25580, 29962, 3374, 366, 518, 29914, 25580, 29962]
+    },
+}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-@pytest.mark.parametrize("file", ["llama-32000.model", "chinese-llama-2-55296/tokenizer.model", "minimind-6400.json"])
+@pytest.mark.parametrize(
+    "file", ["llama-32000.model", "chinese-llama-2-55296/tokenizer.model", "minimind-6400.json"]
+)
 def test_templates_with_real_tokenizers(data, file, name):
     """Token ids with Llama's, Chinese-LLaMA-2's and a byte-level tokenizer, YaYi's and ChatML's tokens added where they belong."""
     import sentencepiece
     from transformers import PreTrainedTokenizerFast
 
     path = data / "tokenizers" / file
-    words = PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", unk_token="<unk>") if path.suffix == ".json" else tokenizer.fast(path)
+    tokenizer = (
+        PreTrainedTokenizerFast(
+            tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        )
+        if path.suffix == ".json"
+        else sentencepieces.fast(path)
+    )
     if name.startswith("yayi"):
-        assert chat.missing_tokens(words, chat.template(name)) == ["<|System|>", "<|Human|>", "<|YaYi|>"]
-        words.add_special_tokens({"additional_special_tokens": ["<|System|>", "<|Human|>", "<|YaYi|>"], "eos_token": "<|End|>"})
+        assert templates.missing_tokens(tokenizer, templates.chat_template(name)) == [
+            "<|System|>",
+            "<|Human|>",
+            "<|YaYi|>",
+        ]
+        tokenizer.add_special_tokens(
+            {
+                "additional_special_tokens": ["<|System|>", "<|Human|>", "<|YaYi|>"],
+                "eos_token": "<|End|>",
+            }
+        )
     if name == "chatml":
-        words.add_special_tokens({"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"})
-    assert not chat.missing_tokens(words, chat.template(name))
-    row = check_encoding(words, name, ends=0.5 if name == "zhilu:demo" else 1)
-    if path.suffix == ".model" and not name.startswith(("yayi", "chatml")):  # SentencePiece's own ids, text between special tokens
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}
+        )
+    assert not templates.missing_tokens(tokenizer, templates.chat_template(name))
+    row = check_encoding(tokenizer, name, ends=0.5 if name == "zhilu:demo" else 1)
+    if path.suffix == ".model" and not name.startswith(
+        ("yayi", "chatml")
+    ):  # SentencePiece's own ids, text between special tokens
         plain = sentencepiece.SentencePieceProcessor(model_file=str(path))
         expected = []
         for part in re.split(r"(</?s>)", "".join(GOLDEN[name])):
-            expected += [plain.piece_to_id(part)] if part in ("<s>", "</s>") else plain.encode(part) if part else []
-        if file.startswith("chinese"):  # its pieces tie in score, so a fast tokenizer cuts a few texts elsewhere (README, Limits)
-            assert len(expected) <= len(row["input_ids"]) <= len(expected) + 2 and row["input_ids"][-5:] == expected[-5:]
+            expected += (
+                [plain.piece_to_id(part)]
+                if part in ("<s>", "</s>")
+                else plain.encode(part)
+                if part
+                else []
+            )
+        if file.startswith(
+            "chinese"
+        ):  # its pieces tie in score, so a fast tokenizer cuts a few texts elsewhere (README, Limits)
+            assert len(expected) <= len(row["input_ids"]) <= len(expected) + 2
+            assert row["input_ids"][-5:] == expected[-5:]
         else:
             assert row["input_ids"] == expected
     if golden := IDS.get(file, {}).get(name):
-        assert any(row["input_ids"][place:place + len(golden)] == golden for place in range(len(row["input_ids"])))
+        assert any(
+            row["input_ids"][place : place + len(golden)] == golden
+            for place in range(len(row["input_ids"]))
+        )
 
 
 def test_what_is_too_long_is_shortened_to_whole_exchanges_or_left_out(tiny):
-    words = tokenizer.load(tiny)
-    words.chat_template = chat.template("plain")
-    row, = chat.encode(words, [TALK])
-    first = encoded(words, TALK[:2])
-    assert chat.shorten(row, len(row["input_ids"]), 2) is row
+    tokenizer = tokenization.load(tiny)
+    tokenizer.chat_template = templates.chat_template("plain")
+    (row,) = templates.encode(tokenizer, [TALK])
+    first = encoded(tokenizer, TALK[:2])
+    assert templates.shorten(row, len(row["input_ids"]), 2) is row
     for length in (len(row["input_ids"]) - 1, len(first["input_ids"])):
-        assert {name: values.tolist() for name, values in chat.shorten(row, length, 2).items()} == first, "what is left is the dialogue without its last exchange, token by token"
-    assert chat.shorten(row, len(first["input_ids"]) - 1, 2) is None
+        assert {
+            name: values.tolist() for name, values in templates.shorten(row, length, 2).items()
+        } == first, "what is left is the dialogue without its last exchange, token by token"
+    assert templates.shorten(row, len(first["input_ids"]) - 1, 2) is None
 
 
 def test_markers_are_needed_and_names_are_known(tiny):
-    words = tokenizer.load(tiny)
-    words.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = tokenization.load(tiny)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(ValueError, match="generation"):
-        chat.encode(words, [TALK])
+        templates.encode(tokenizer, [TALK])
     for name in ("nothing", "yayi:nothing"):
         with pytest.raises(ValueError, match="choose one of chatml.*xuanyuan:readme.*yayi:readme"):
-            chat.template(name)
+            templates.chat_template(name)
 
 
 def test_shares_sees_a_missing_end():
-    assert chat.shares([{"labels": [-100, 5, 6, -100, 7, 2]}], end_id=2)["eos_supervised_share"] == 0.5
+    assert (
+        templates.shares([{"labels": [-100, 5, 6, -100, 7, 2]}], end_id=2)["eos_supervised_share"]
+        == 0.5
+    )
 
 
 def test_generation_settings_are_saved_and_known(tiny, tmp_path):
-    words = tokenizer.load(tiny)
-    made = chat.generation(words, {"max_new_tokens": 64.0, "temperature": 0.7, "top_k": 50.0, "repetition_penalty": 1.1})
+    tokenizer = tokenization.load(tiny)
+    made = generation.generation_config(
+        tokenizer,
+        {"max_new_tokens": 64.0, "temperature": 0.7, "top_k": 50.0, "repetition_penalty": 1.1},
+    )
     made.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "generation_config.json").read_text())
-    assert (saved["max_new_tokens"], saved["top_k"], saved["temperature"], saved["do_sample"], saved["eos_token_id"]) == (64, 50, 0.7, True, 2)
-    assert chat.generation(words, {"max_new_tokens": 8}).do_sample is False
+    assert (
+        saved["max_new_tokens"],
+        saved["top_k"],
+        saved["temperature"],
+        saved["do_sample"],
+        saved["eos_token_id"],
+    ) == (64, 50, 0.7, True, 2)
+    assert generation.generation_config(tokenizer, {"max_new_tokens": 8}).do_sample is False
     with pytest.raises(ValueError, match="'temprature' is no setting"):
-        chat.generation(words, {"temprature": 0.7})
+        generation.generation_config(tokenizer, {"temprature": 0.7})
 
 
 def test_a_template_whose_end_is_not_the_tokenizers_is_refused(tiny):
-    words = tokenizer.load(tiny)
-    words.chat_template = chat.template("chatml")
-    with pytest.raises(ValueError, match="does not end answers with the tokenizer's end token '</s>'"):
-        chat.encode(words, [TALK])
+    tokenizer = tokenization.load(tiny)
+    tokenizer.chat_template = templates.chat_template("chatml")
+    with pytest.raises(
+        ValueError, match="does not end answers with the tokenizer's end token '</s>'"
+    ):
+        templates.encode(tokenizer, [TALK])

@@ -5,13 +5,24 @@ from collections import Counter
 
 import pytest
 
-from finlab import corpus, mixture, training
+from finlab.data import cards, corpus, mixture, packing, selection
+from finlab.models import sentencepieces, tokenization
+from finlab.train import collate
 
 
 def world(seed=0, sources=1):
     rng = random.Random(seed)
-    return [{"source": f"{domain}_{language}_{number}", "domain": domain, "language": language, "tokens": rng.randint(20, 200)}
-            for domain, language in mixture.CELLS for number in range(sources) for _ in range(400)]
+    return [
+        {
+            "source": f"{domain}_{language}_{number}",
+            "domain": domain,
+            "language": language,
+            "tokens": rng.randint(20, 200),
+        }
+        for domain, language in mixture.CELLS
+        for number in range(sources)
+        for _ in range(400)
+    ]
 
 
 def test_shares_are_met_within_half_a_point_on_both_axes():
@@ -19,9 +30,12 @@ def test_shares_are_met_within_half_a_point_on_both_axes():
     order, realised = mixture.draw(world(), plan, seed=1)
     assert len(order) == 2
     for phase, general in zip(realised, [0.9, 0.8]):
-        assert abs(phase["realised"]["zh_general"] + phase["realised"]["en_general"] - general) < 0.005
+        assert (
+            abs(phase["realised"]["zh_general"] + phase["realised"]["en_general"] - general) < 0.005
+        )
         assert abs(phase["realised"]["zh_general"] + phase["realised"]["zh_finance"] - 0.75) < 0.005
-    assert order == mixture.draw(world(), plan, seed=1)[0] and order != mixture.draw(world(), plan, seed=2)[0]
+    assert order == mixture.draw(world(), plan, seed=1)[0]
+    assert order != mixture.draw(world(), plan, seed=2)[0]
 
 
 def test_a_ramp_is_a_line_from_corner_to_corner():
@@ -29,9 +43,15 @@ def test_a_ramp_is_a_line_from_corner_to_corner():
     general = [phase["shares"]["zh_general"] + phase["shares"]["en_general"] for phase in plan]
     assert general == pytest.approx([0.895 - 0.01 * number for number in range(10)])
     assert plan[0]["shares"]["zh_finance"] == pytest.approx(0.105 * (2 / 3 - 1 / 120))
-    assert mixture.phases(90, [0.9, 0.5, 0.7], [1.0], ramp=4)[2]["shares"]["zh_general"] == pytest.approx(0.55)
+    assert mixture.phases(90, [0.9, 0.5, 0.7], [1.0], ramp=4)[2]["shares"][
+        "zh_general"
+    ] == pytest.approx(0.55)
     _, realised = mixture.draw(world(sources=3), plan, seed=1)
-    assert all(abs(phase["realised"][cell] - phase["requested"][cell]) < 0.005 for phase in realised for cell in phase["requested"])
+    assert all(
+        abs(phase["realised"][cell] - phase["requested"][cell]) < 0.005
+        for phase in realised
+        for cell in phase["requested"]
+    )
 
 
 def test_each_document_is_read_once_before_any_is_read_twice():
@@ -48,50 +68,85 @@ def test_each_document_is_read_once_before_any_is_read_twice():
 def test_weights_share_a_cell_and_caps_pass_the_rest_on():
     documents = [document | {"tokens": 100} for document in world(sources=2)]
     plan = mixture.phases(100_000, [0.5], [0.5])
-    weights = {source: 3.0 if source.endswith("0") else 1.0 for source in {document["source"] for document in documents}}
+    weights = {
+        source: 3.0 if source.endswith("0") else 1.0
+        for source in {document["source"] for document in documents}
+    }
     _, realised = mixture.draw(documents, plan, seed=1, weights=weights)
     assert realised[0]["sources"]["finance_zh_0"]["tokens"] == pytest.approx(18_750, abs=100)
-    _, realised = mixture.draw(documents, plan, seed=1, weights=weights, source_epochs={"finance_zh_0": 0.25})
-    assert realised[0]["sources"]["finance_zh_0"]["tokens"] == 10_000 and realised[0]["sources"]["finance_zh_1"]["tokens"] == 15_000
+    _, realised = mixture.draw(
+        documents, plan, seed=1, weights=weights, source_epochs={"finance_zh_0": 0.25}
+    )
+    assert realised[0]["sources"]["finance_zh_0"]["tokens"] == 10_000
+    assert realised[0]["sources"]["finance_zh_1"]["tokens"] == 15_000
     with pytest.raises(ValueError, match="the mixture names source 'finance_xx'"):
         mixture.draw(documents, plan, seed=1, weights={"finance_xx": 1.0})
-    cells = {document["source"]: mixture.label((document["domain"], document["language"])) for document in documents}
-    golden = mixture.by_weight(1000, {"finance_zh_0": 94, "finance_en_0": 33, "general_zh_0": 70}, cells)
+    cells = {
+        document["source"]: mixture.label((document["domain"], document["language"]))
+        for document in documents
+    }
+    golden = mixture.by_weight(
+        1000, {"finance_zh_0": 94, "finance_en_0": 33, "general_zh_0": 70}, cells
+    )
     with pytest.raises(ValueError, match="the mixture names source 'absent'"):
         mixture.by_weight(1000, {"absent": 9}, cells)
-    assert golden[0]["shares"] == pytest.approx({"zh_finance": 94 / 197, "en_finance": 33 / 197, "zh_general": 70 / 197, "en_general": 0})
+    assert golden[0]["shares"] == pytest.approx(
+        {"zh_finance": 94 / 197, "en_finance": 33 / 197, "zh_general": 70 / 197, "en_general": 0}
+    )
 
 
 def test_knowledge_is_read_first():
     documents = [document | {"tokens": 100} for document in world(sources=2)]
-    _, realised = mixture.draw(documents, mixture.phases(240_000, [0.5, 0.5, 0.5, 0.5], [0.5]), seed=1, knowledge=["general_zh_1"])
+    _, realised = mixture.draw(
+        documents,
+        mixture.phases(240_000, [0.5, 0.5, 0.5, 0.5], [0.5]),
+        seed=1,
+        knowledge=["general_zh_1"],
+    )
     read = [phase["sources"]["general_zh_1"]["tokens"] for phase in realised]
-    assert read == [15_000, 15_000, 0, 0], "the knowledge source is used up before the broad one begins"
-    assert [phase["sources"]["general_zh_0"]["tokens"] for phase in realised] == [0, 0, 15_000, 15_000]
+    assert read == [15_000, 15_000, 0, 0], (
+        "the knowledge source is used up before the broad one begins"
+    )
+    assert [phase["sources"]["general_zh_0"]["tokens"] for phase in realised] == [
+        0,
+        0,
+        15_000,
+        15_000,
+    ]
 
 
 def test_infeasible_targets_are_explained():
     finance = [document for document in world() if document["domain"] == "finance"]
     with pytest.raises(ValueError, match="tokens of zh_general, but no source holds any"):
         mixture.draw(finance, mixture.phases(1000, [0.5], [0.5]), seed=1)
-    with pytest.raises(ValueError, match=r"lower tokens to ([\d,]+), allow 5\d\.\d epochs, or add") as caught:
-        mixture.draw(world(), mixture.phases(10_000_000, [0.5], [0.5]), seed=1, most_epochs=2)
-    feasible = int(str(caught.value).split("lower tokens to ")[1].split(", allow")[0].replace(",", ""))
-    mixture.draw(world(), mixture.phases(feasible, [0.5], [0.5]), seed=1, most_epochs=2)
+    with pytest.raises(
+        ValueError, match=r"lower tokens to ([\d,]+), allow 5\d\.\d epochs, or add"
+    ) as caught:
+        mixture.draw(world(), mixture.phases(10_000_000, [0.5], [0.5]), seed=1, max_epochs=2)
+    feasible = int(
+        str(caught.value).split("lower tokens to ")[1].split(", allow")[0].replace(",", "")
+    )
+    mixture.draw(world(), mixture.phases(feasible, [0.5], [0.5]), seed=1, max_epochs=2)
     with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
         mixture.phases(1000, [1.5], [0.5])
     with pytest.raises(ValueError, match="2 general shares and 3 Chinese shares"):
         mixture.phases(1000, [0.5, 0.6], [0.5, 0.4, 0.3])
     with pytest.raises(ValueError, match="phase 1 of 1,000 tokens cannot meet 25.0% of"):
-        mixture.draw([document | {"tokens": 900} for document in world()], mixture.phases(1000, [0.5], [0.5]), seed=1)
+        mixture.draw(
+            [document | {"tokens": 900} for document in world()],
+            mixture.phases(1000, [0.5], [0.5]),
+            seed=1,
+        )
 
 
 def test_the_account_of_a_mixture_closes():
     documents = world(sources=2)
     order, realised = mixture.draw(documents, mixture.phases(300_000, [0.8], [0.3]), seed=1)
     rows = mixture.account(documents, order)
-    assert corpus.residual(rows) == 0 and sum(row["tokens"] for row in rows if row["reason"] == "drawn") == realised[0]["tokens"]
-    assert any(row["tokens"] < 0 for row in rows if row["reason"] == "read again") and any(row["tokens"] for row in rows if row["reason"] == "not drawn")
+    assert corpus.residual(rows) == 0
+    assert sum(row["tokens"] for row in rows if row["reason"] == "drawn") == realised[0]["tokens"]
+    assert any(row["tokens"] < 0 for row in rows if row["reason"] == "read again")
+    assert any(row["tokens"] for row in rows if row["reason"] == "not drawn")
 
 
 def lengths(count, seed=0):
@@ -102,35 +157,49 @@ def lengths(count, seed=0):
 def test_packing_keeps_every_token_and_fills_rows(tmp_path):
     rng = random.Random(0)
     tokens = [[rng.randint(3, 99) for _ in range(size)] for size in lengths(2000)]
-    rows = mixture.packed(tmp_path / "rows.arrow", tokens, 512)
-    assert sorted(token for row in rows["input_ids"] for token in row) == sorted(token for ids in tokens for token in ids)
-    assert all(sum(row["seq_lengths"]) == len(row["input_ids"]) == len(row["labels"]) <= 512 for row in rows)
+    rows = packing.packed(tmp_path / "rows.arrow", tokens, 512)
+    assert sorted(token for row in rows["input_ids"] for token in row) == sorted(
+        token for ids in tokens for token in ids
+    )
+    assert all(
+        sum(row["seq_lengths"]) == len(row["input_ids"]) == len(row["labels"]) <= 512
+        for row in rows
+    )
     whole = {tuple(ids) for ids in tokens if len(ids) <= 512}
-    found = {tuple(row["input_ids"][start:start + size]) for row in rows for start, size in training._spans(row)}
+    found = {
+        tuple(row["input_ids"][start : start + size])
+        for row in rows
+        for start, size in collate.document_spans(row)
+    }
     assert whole <= found, "a document that fits must stay whole"
-    plan = mixture.pack(list(map(len, tokens)), 512)
+    plan = packing.pack(list(map(len, tokens)), 512)
     pieces = {}
     for number, start, size in (piece for row in plan for piece in row):
         pieces.setdefault(number, []).append((start, size))
-    for number, ids in enumerate(tokens):  # the pieces of a long document follow each other without a gap
+    for number, ids in enumerate(
+        tokens
+    ):  # the pieces of a long document follow each other without a gap
         place = 0
         for start, size in sorted(pieces[number]):
-            assert start == place and size <= 512
+            assert start == place
+            assert size <= 512
             place += size
         assert place == len(ids)
 
 
 @pytest.mark.parametrize(("length", "least"), [(512, 0.999), (4096, 0.999), (32768, 0.995)])
 def test_rows_are_full(length, least):
-    assert mixture.fill(mixture.pack(lengths(60000), length), length) > least
+    assert packing.packing_efficiency(packing.pack(lengths(60000), length), length) > least
 
 
 def test_bins_are_best_fit():
-    assert mixture.bins([5, 4, 3, 3, 2, 1], 6) == [[0, 5], [1, 4], [2, 3]]
+    assert packing.bins([5, 4, 3, 3, 2, 1], 6) == [[0, 5], [1, 4], [2, 3]]
     rng = random.Random(3)
     sizes = [rng.randint(1, 50) for _ in range(500)]
     rooms, groups = [], []
-    for item in sorted(range(500), key=lambda item: -sizes[item]):  # the rule itself, slowly: the fullest group with room enough
+    for item in sorted(
+        range(500), key=lambda item: -sizes[item]
+    ):  # the rule itself, slowly: the fullest group with room enough
         fitting = [number for number, room in enumerate(rooms) if room >= sizes[item]]
         best = min(fitting, key=lambda number: rooms[number], default=None)
         if best is None:
@@ -139,8 +208,10 @@ def test_bins_are_best_fit():
             best = len(rooms) - 1
         rooms[best] -= sizes[item]
         groups[best].append(item)
-    found = mixture.bins(sizes, 64)
-    assert sorted(sum(sizes[item] for item in group) for group in found) == sorted(64 - room for room in rooms)
+    found = packing.bins(sizes, 64)
+    assert sorted(sum(sizes[item] for item in group) for group in found) == sorted(
+        64 - room for room in rooms
+    )
     assert sorted(item for group in found for item in group) == list(range(500))
 
 
@@ -148,52 +219,93 @@ def test_a_million_documents_pack_in_seconds():
     import time
 
     sizes, begun = lengths(1_000_000), time.process_time()
-    plan = mixture.pack(sizes, 4096)
-    assert time.process_time() - begun < 10 and sum(size for row in plan for _, _, size in row) == sum(sizes)
+    plan = packing.pack(sizes, 4096)
+    assert time.process_time() - begun < 10
+    assert sum(size for row in plan for _, _, size in row) == sum(sizes)
 
 
 def test_each_step_draws_one_bucket():
     sizes, buckets = lengths(20000), [64, 256, 1024]
-    first = mixture.pack(sizes, 1024, seed=1, buckets=buckets, step_rows=4)
-    second = mixture.pack(sizes, 1024, seed=2, buckets=buckets, step_rows=4, begin=len(first))
+    first = packing.pack(sizes, 1024, seed=1, buckets=buckets, step_rows=4)
+    second = packing.pack(sizes, 1024, seed=2, buckets=buckets, step_rows=4, begin=len(first))
     rows = first + second
     assert sum(size for row in first for _, _, size in row) == sum(sizes)
-    kinds = [[mixture.bucket(row, buckets) for row in rows[start:start + 4]] for start in range(0, len(rows), 4)]
+    kinds = [
+        [packing.bucket(row, buckets) for row in rows[start : start + 4]]
+        for start in range(0, len(rows), 4)
+    ]
     mixed = [kind for kind in kinds if len(set(kind)) > 1]
     assert len(mixed) <= 3, "only a phase's ends may mix buckets"
-    assert {kind[0] for kind in kinds} == set(buckets) and len({kind[0] for kind in kinds[:20]}) > 1, "and their order is mixed"
-    assert mixture.fill(first, 1024) > 0.99
+    assert {kind[0] for kind in kinds} == set(buckets), "and their order is mixed"
+    assert len({kind[0] for kind in kinds[:20]}) > 1, "and their order is mixed"
+    assert packing.packing_efficiency(first, 1024) > 0.99
 
 
 def test_packing_on_the_real_lengths(data):
     """XuanYuan's and our targets, on the token counts of the real texts: 99.9% at 4,096 and 99.5% at 32,768."""
-    from finlab import cards, tokenizer
 
-    words = tokenizer.fast(data / "tokenizers/llama-32000.model")
-    names = ["laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh", "cmrc2018_zh", "wiki_en", "c4_en", "finterms_en", "tatqa_en"]
-    texts = [row["text"] for source in cards.load_all(names, "text").values() for row in source.rows]
-    sizes = [len(ids) for ids in tokenizer.encode(words, texts)]
+    words = sentencepieces.fast(data / "tokenizers/llama-32000.model")
+    names = [
+        "laws_zh",
+        "cfbenchmark_zh",
+        "fincuge_finese_zh",
+        "fincuge_finnl_zh",
+        "cmrc2018_zh",
+        "wiki_en",
+        "c4_en",
+        "finterms_en",
+        "tatqa_en",
+    ]
+    texts = [
+        row["text"] for source in cards.load_all(names, "text").values() for row in source.rows
+    ]
+    sizes = [len(ids) for ids in tokenization.encode(words, texts)]
     for length, least in ((4096, 0.999), (32768, 0.995)):
-        plan = mixture.pack(sizes, length)
-        assert mixture.fill(plan, length) >= least and sum(size for row in plan for _, _, size in row) == sum(sizes)
+        plan = packing.pack(sizes, length)
+        assert packing.packing_efficiency(plan, length) >= least
+        assert sum(size for row in plan for _, _, size in row) == sum(sizes)
 
 
 def test_packing_carries_labels_and_sources(tmp_path):
-    rows = mixture.packed(tmp_path / "a.arrow", [[1, 2, 3], [4, 5]], 5, [[-100, 2, 3], [-100, 5]])
-    assert list(rows) == [{"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "seq_lengths": [3, 2]}]
+    rows = packing.packed(tmp_path / "a.arrow", [[1, 2, 3], [4, 5]], 5, [[-100, 2, 3], [-100, 5]])
+    assert list(rows) == [
+        {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "seq_lengths": [3, 2]}
+    ]
     tokens = [[1, 2, 3, 4, 5, 6], [7, 8]]
-    rows = mixture.write(tmp_path / "b.arrow", mixture.pack([6, 2], 4), tokens, sources=["news", "laws"], buckets=[2])
+    rows = packing.write_rows(
+        tmp_path / "b.arrow", packing.pack([6, 2], 4), tokens, sources=["news", "laws"], buckets=[2]
+    )
     names = rows.features["sources"].feature.names
     assert names == ["laws", "news"]
-    assert sorted((tuple(row["input_ids"]), tuple(names[source] for source in row["sources"]), row["bucket"]) for row in rows) == [
-        ((1, 2, 3, 4), ("news",), 0), ((5, 6, 7, 8), ("news", "laws"), 2)]
+    assert sorted(
+        (tuple(row["input_ids"]), tuple(names[source] for source in row["sources"]), row["bucket"])
+        for row in rows
+    ) == [((1, 2, 3, 4), ("news",), 0), ((5, 6, 7, 8), ("news", "laws"), 2)]
 
 
 def test_thin_meets_shares_with_the_most_rows():
     kinds = ["general"] * 700 + ["finance"] * 100 + ["safety"] * 40
-    chosen = mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1)
-    assert Counter(kinds[place] for place in chosen) == {"general": 400, "finance": 100, "safety": 26} and chosen == sorted(set(chosen))
-    assert chosen == mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1) != mixture.thin(kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=2)
-    assert {kinds[place] for place in mixture.thin(kinds, {"general": 4.0, "finance": 1.0}, 1)} == {"general", "finance"}
+    chosen = selection.subsample_by_share(
+        kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1
+    )
+    assert Counter(kinds[place] for place in chosen) == {
+        "general": 400,
+        "finance": 100,
+        "safety": 26,
+    }
+    assert chosen == sorted(set(chosen))
+    assert (
+        chosen
+        == selection.subsample_by_share(
+            kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=1
+        )
+        != selection.subsample_by_share(
+            kinds, {"general": 0.76, "finance": 0.19, "safety": 0.05}, seed=2
+        )
+    )
+    assert {
+        kinds[place]
+        for place in selection.subsample_by_share(kinds, {"general": 4.0, "finance": 1.0}, 1)
+    } == {"general", "finance"}
     with pytest.raises(ValueError, match="a share of 50% law is asked for, but the cards hold"):
-        mixture.thin(kinds, {"general": 1.0, "law": 1.0}, 1)
+        selection.subsample_by_share(kinds, {"general": 1.0, "law": 1.0}, 1)

@@ -1,97 +1,124 @@
-"""Notebook style: the budget of the workbook, checked on every notebook that is there."""
+"""The notebooks' style: the budget of the workbook, checked on every notebook that is there."""
 
 import ast
 import statistics
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
-from finlab import recipe
+from finlab import paths
+from finlab.run import recipe
 
-NAMES = recipe.names()
+NAMES = recipe.notebook_names()
+MAX_NODES_A_LINE = 7.0
 
 
 def read(name):
-    return nbformat.read(recipe.NOTEBOOKS / f"{name}.ipynb", 4)
+    return nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", 4)
 
 
-def code_lines(source):
+def code_cells(name):
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+def markdown(name):
+    return [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+
+
+def lines(source):
     return [line for line in source.splitlines() if line.strip()]
 
 
-def test_all_notebooks_are_numbered_and_found():
-    assert NAMES == sorted(path.stem for path in recipe.NOTEBOOKS.glob("*.ipynb")) and len(NAMES) >= 8
+def tree(name):
+    return ast.parse("\n".join(cell.source for cell in code_cells(name)))
+
+
+def test_all_notebooks_are_numbered():
+    assert NAMES == sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))
+    assert len(NAMES) >= 8
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_budget(name):
-    notebook = read(name)
-    nbformat.validate(notebook)
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    sizes = [len(code_lines(source)) for source in code]
-    tree = ast.parse("\n".join(code))
-    assert len(notebook.cells) <= 40 and sum(sizes) <= 250 and statistics.median(sizes) <= 8 and max(sizes) <= 40
-    assert sum(isinstance(node, ast.FunctionDef) for node in ast.walk(tree)) <= 3
-    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
-    for source in code:
-        assert not any(line.lstrip().startswith(("!", "%")) for line in source.splitlines())
-        for word in ("notebook_login", "os.environ", "SMOKE", "sys.exit", "ipywidgets", "exit("):
-            assert word not in source, f"{name}: {word}"
+class TestBudget:
+    def test_cells_are_short(self, name):
+        sizes = [len(lines(cell.source)) for cell in code_cells(name)]
+        assert statistics.median(sizes) <= 8
+
+    def test_no_cell_but_parameters_is_long(self, name):
+        for cell in code_cells(name):
+            if "parameters" not in cell.metadata.get("tags", []):
+                assert len(lines(cell.source)) <= 25, cell.id
+
+    def test_a_line_holds_one_thought(self, name):
+        code = "\n".join(cell.source for cell in code_cells(name))
+        nodes = sum(1 for _ in ast.walk(ast.parse(code)))
+        assert nodes / len(lines(code)) <= MAX_NODES_A_LINE
+
+    def test_few_functions_and_no_class(self, name):
+        nodes = list(ast.walk(tree(name)))
+        assert sum(isinstance(node, ast.FunctionDef) for node in nodes) <= 2
+        assert not any(isinstance(node, ast.ClassDef) for node in nodes)
+
+    def test_no_magic_no_login_no_widgets(self, name):
+        for cell in code_cells(name):
+            for line in cell.source.splitlines():
+                assert not line.lstrip().startswith(("!", "%")), line
+            for word in ("notebook_login", "os.environ", "SMOKE", "sys.exit", "ipywidgets"):
+                assert word not in cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shape(name):
-    notebook = read(name)
-    assert notebook.metadata.kernelspec.name == "python3" and "papermill" not in notebook.metadata
-    ids = [cell.id for cell in notebook.cells]
-    assert len(set(ids)) == len(ids)
-    for cell in notebook.cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None, "outputs must be stripped: nbstripout --keep-id"
-    first = notebook.cells[0].source
-    assert first.startswith(f"# {name[:2]} · ") and "**Question:**" in first and "| reads | writes | cost |" in first
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code[0].metadata.get("tags") == ["parameters"]
-    assert f'runs.start("{name}", globals())' in code[1].source and "run.finish(" in code[-1].source
-    markdown = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert sum(text.startswith("# ") for text in markdown) == 1 and "What this does not show" in markdown[-1]
-    assert recipe.declared(name)["seed"].annotation == "int" and recipe.declared(name)["run_dir"].default == "runs/smoke"
+class TestShape:
+    def test_kernel(self, name):
+        notebook = read(name)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert "papermill" not in notebook.metadata
+
+    def test_ids_are_unique(self, name):
+        ids = [cell.id for cell in read(name).cells]
+        assert len(set(ids)) == len(ids)
+
+    def test_outputs_are_stripped(self, name):
+        for cell in code_cells(name):
+            assert not cell.outputs
+            assert cell.execution_count is None
+
+    def test_the_title_asks_a_question(self, name):
+        first = read(name).cells[0].source
+        assert first.startswith(f"# {name[:2]} · ")
+        assert "**Question:**" in first
+        assert "| reads | writes | cost |" in first
+        assert sum(text.startswith("# ") for text in markdown(name)) == 1
+
+    def test_it_starts_and_finishes_its_step(self, name):
+        first, second, *_, last = code_cells(name)
+        assert first.metadata.get("tags") == ["parameters"]
+        assert f'start_step("{name}", globals())' in second.source
+        assert "run.finish(" in last.source
+
+    def test_it_says_what_it_does_not_show(self, name):
+        assert "What this does not show" in markdown(name)[-1]
+
+    def test_its_defaults_are_the_smoke_run(self, name):
+        declared = recipe.declared_parameters(name)
+        assert declared["seed"].annotation == "int"
+        assert declared["run_dir"].default == "runs/smoke"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_is_used_and_explained(name):
-    notebook = read(name)
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    used = {node.id for node in ast.walk(ast.parse("\n".join(code[1:]))) if isinstance(node, ast.Name)}
-    for parameter in recipe.declared(name):
-        assert parameter in used | {"run_dir", "step", "seed"}, f"{name}: parameter {parameter} is never used"
+def test_every_parameter_is_used(name):
+    _, *rest = code_cells(name)
+    code = ast.parse("\n".join(cell.source for cell in rest))
+    used = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
+    for parameter in recipe.declared_parameters(name):
+        assert parameter in used | {"run_dir", "step", "seed"}, parameter
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_functions_are_not_finlabs_again(name):
-    package = {node.name for file in (recipe.ROOT / "finlab").glob("*.py") for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
-    code = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
-    own = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
-    assert not own & (package - {"pack"})
-
-
-def test_the_package_stays_small_and_imports_one_way():
-    files = list((recipe.ROOT / "finlab").glob("*.py"))
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 6850
-    below = {"recipe": set(), "cards": {"chat", "cleaning", "closed_world", "pages", "recipe"}, "cleaning": set(), "pages": set(), "corpus": {"cleaning"}, "mixture": set(), "chat": set(), "closed_world": set(), "meter": set(),
-             "tokenizer": {"mixture"}, "show": set(), "report": set(), "quantize": set(), "launch": {"recipe"}, "evaluate": {"mixture", "tokenizer"},
-             "store": set(), "harness": {"cards", "store"}, "judge": {"chat", "evaluate", "store"},
-             "training": {"chat", "launch", "meter", "mixture", "model", "runs", "training"}}  # itself, as the module that a launched process runs
-    for file in files:
-        if file.stem in below:
-            found = {alias.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.module == "finlab" for alias in node.names}
-            assert found <= below[file.stem], f"{file.stem} imports {found - below[file.stem]}"
-
-
-def test_code_is_clean():
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "finlab", "tests", "notebooks"], cwd=recipe.ROOT, capture_output=True, text=True)
+def test_outputs_and_ids_as_nbstripout_leaves_them(name):
+    command = ["-m", "nbstripout", "--verify", "--keep-id", f"{name}.ipynb"]
+    done = subprocess.run([sys.executable, *command], cwd=paths.NOTEBOOKS, capture_output=True)
     assert done.returncode == 0, done.stdout
-    done = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, recipe.NOTEBOOKS.glob("*.ipynb"))], cwd=recipe.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -2,37 +2,48 @@
 
 import pytest
 
-from finlab import recipe
+from finlab import paths
+from finlab.data import cards
+from finlab.run import recipe
 
-SHIPPED = sorted(path.stem for path in recipe.RECIPES.rglob("*.yaml"))
+SHIPPED = sorted(path.stem for path in paths.RECIPES.rglob("*.yaml"))
 PUBLISHED = ["cornucopia-7b", "golden-gpt-7b", "xuanyuan-70b", "yayi-7b", "zhilu-13b"]
 
 
 def test_all_recipes_are_found():
-    elsewhere = {path.parent.name for path in recipe.ROOT.rglob("notebooks/**/*.yaml")} - {"recipes"}
-    assert len(SHIPPED) == 11 and elsewhere == {"accelerate"}
+    elsewhere = {path.parent.name for path in paths.ROOT.rglob("notebooks/**/*.yaml")} - {"recipes"}
+    assert len(SHIPPED) == 11
+    assert elsewhere == {"accelerate"}
     assert set(PUBLISHED) < set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_recipe_fits_its_notebooks(name):
     plan = recipe.load(name)
-    assert plan.steps and plan.name == name
+    assert plan.steps
+    assert plan.name == name
     for step in plan.steps:
         assert step.path.exists()
-        recipe.check({key: step.parameters[key] for key in step.changed}, recipe.declared(step.notebook), name)
+        recipe.check(
+            {key: step.parameters[key] for key in step.changed},
+            recipe.declared_parameters(step.notebook),
+            name,
+        )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_recipe_header_says_what_it_is(name):
-    head = [line for line in (recipe.RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    head = [
+        line
+        for line in (paths.RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        if line.startswith("#")
+    ]
     for word in ("hardware:", "hours:", "expected:", "differs:"):
         assert any(word in line for line in head), f"{name}: the header has no {word}"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_card_of_a_recipe_exists(name):
-    from finlab import cards
 
     for step in recipe.load(name).steps:
         for key, value in step.parameters.items():
@@ -41,80 +52,177 @@ def test_every_card_of_a_recipe_exists(name):
 
 
 def test_stated_numbers_of_zhilu():
-    pretrain = next(step for step in recipe.load("zhilu-13b").steps if step.name == "pretrain").parameters
-    assert (pretrain["lora_rank"], pretrain["lora_alpha"], pretrain["lora_dropout"], pretrain["learning_rate"]) == (64, 128, 0.05, 2e-4)
+    pretrain = next(
+        step for step in recipe.load("zhilu-13b").steps if step.name == "pretrain"
+    ).parameters
+    assert (
+        pretrain["lora_rank"],
+        pretrain["lora_alpha"],
+        pretrain["lora_dropout"],
+        pretrain["learning_rate"],
+    ) == (64, 128, 0.05, 2e-4)
     assert pretrain["batch_rows"] * pretrain["gradient_accumulation"] == 64
-    assert pretrain["train_embeddings"] == "full" and len(pretrain["lora_targets"]) == 7
+    assert pretrain["train_embeddings"] == "full"
+    assert len(pretrain["lora_targets"]) == 7
 
 
 def test_four_modes_of_yayi():
     """Full and LoRA, single and multi-turn, with the stated rates; a mode says only what differs."""
-    found = {name: next(step for step in recipe.load(name).steps if step.name == "sft").parameters
-             for name in ("yayi-7b", "yayi-7b-single-full", "yayi-7b-multi-lora", "yayi-7b-multi-full")}
-    assert [(mode["lora_rank"], mode["learning_rates"][0], mode["single_turn"], mode["scheduler"]) for mode in found.values()] == [
-        (16, 5e-4, True, "constant_with_warmup"), (0, 5e-6, True, "constant_with_warmup"), (16, 5e-4, False, "cosine"), (0, 5e-7, False, "cosine")]
-    assert all(mode["epochs"][0] == 2 and mode["warmup_steps"] == 100 and mode["chat_template"] == "yayi" and mode["seed"] == 515 for mode in found.values())
+    found = {
+        name: next(step for step in recipe.load(name).steps if step.name == "sft").parameters
+        for name in ("yayi-7b", "yayi-7b-single-full", "yayi-7b-multi-lora", "yayi-7b-multi-full")
+    }
+    assert [
+        (mode["lora_rank"], mode["learning_rates"][0], mode["single_turn"], mode["scheduler"])
+        for mode in found.values()
+    ] == [
+        (16, 5e-4, True, "constant_with_warmup"),
+        (0, 5e-6, True, "constant_with_warmup"),
+        (16, 5e-4, False, "cosine"),
+        (0, 5e-7, False, "cosine"),
+    ]
+    assert all(
+        mode["epochs"][0] == 2
+        and mode["warmup_steps"] == 100
+        and mode["chat_template"] == "yayi"
+        and mode["seed"] == 515
+        for mode in found.values()
+    )
 
 
 def test_a_recipe_extends_another(project):
-    project.recipe("name: more\nextends: pair\ncommon: {seed: 5}\nsteps:\n  - {step: first, parameters: {value: 9}}\n", "more")
+    project.recipe(
+        "name: more\nextends: pair\ncommon: {seed: 5}\nsteps:\n  - {step: first, parameters: {value: 9}}\n",
+        "more",
+    )
     done = project.finlab("run", "more", "--dry-run")
-    assert done.returncode == 0 and "value = 9" in done.stdout and "seed = 5" in done.stdout and "second: 01_second" in done.stdout, done.stdout + done.stderr
-    project.recipe("name: more\nextends: pair\nsteps:\n  - {step: third, parameters: {value: 9}}\n", "more")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "value = 9" in done.stdout, done.stdout + done.stderr
+    assert "seed = 5" in done.stdout, done.stdout + done.stderr
+    assert "second: 01_second" in done.stdout, done.stdout + done.stderr
+    project.recipe(
+        "name: more\nextends: pair\nsteps:\n  - {step: third, parameters: {value: 9}}\n", "more"
+    )
     done = project.finlab("run", "more", "--dry-run")
-    assert done.returncode == 2 and "under `extends` a step names one of first, second" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "under `extends` a step names one of first, second" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_parameters_are_read_without_running():
-    found = recipe.declared("03_lora_pretraining")
-    assert found["learning_rate"].annotation == "float" and isinstance(found["lora_targets"].default, list)
+    found = recipe.declared_parameters("03_lora_pretraining")
+    assert found["learning_rate"].annotation == "float"
+    assert isinstance(found["lora_targets"].default, list)
     with pytest.raises(ValueError, match="no notebook 'nothing'"):
-        recipe.declared("nothing")
+        recipe.declared_parameters("nothing")
 
 
-@pytest.mark.parametrize(("value", "annotation", "expected"), [
-    (1, "float", True), (True, "float", False), (True, "int", False), ("1e-4", "float", False), (["a"], "list[str]", True), ([1], "list[str]", False),
-    ({"a": 1.0}, "dict[str, float]", True), (None, "str", False), ([], "list[float]", True)])
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1, "float", True),
+        (True, "float", False),
+        (True, "int", False),
+        ("1e-4", "float", False),
+        (["a"], "list[str]", True),
+        ([1], "list[str]", False),
+        ({"a": 1.0}, "dict[str, float]", True),
+        (None, "str", False),
+        ([], "list[float]", True),
+    ],
+)
 def test_types(value, annotation, expected):
     assert recipe.fits(value, annotation) is expected
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("{step: first, notebook: 00_first, parameters: {valeu: 2}}", "pair.yaml, step 'first': unknown parameter 'valeu'"),
-    ("{step: first, notebook: 00_first, parameters: {pause: 1e-4}}", "declares float .in YAML a float needs a dot"),
-    ("{step: first, notebook: 00_first, parameters: {value: true}}", "'value' is True, a bool, but the notebook declares int"),
-    ("{step: first, notebook: 07_nothing}", "pair.yaml, step 'first': there is no notebook '07_nothing'"),
-    ("{step: first, notebook: 00_first, parameter: {}}", "a step holds the keys"),
-    ("{step: second, notebook: 01_second}", "reads step 'first', which no earlier step"),
-    ("{step: first, notebook: 00_first, parameters: {run_dir: x}}", "'run_dir' is set by the runner"),
-    ("{step: first, notebook: 00_first, parameters: [a]}", "parameters must be name: value pairs"),
-    ("{step: '', notebook: 00_first}", "a step's name is made of letters")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "{step: first, notebook: 00_first, parameters: {valeu: 2}}",
+            "pair.yaml, step 'first': unknown parameter 'valeu'",
+        ),
+        (
+            "{step: first, notebook: 00_first, parameters: {pause: 1e-4}}",
+            "declares float .in YAML a float needs a dot",
+        ),
+        (
+            "{step: first, notebook: 00_first, parameters: {value: true}}",
+            "'value' is True, a bool, but the notebook declares int",
+        ),
+        (
+            "{step: first, notebook: 07_nothing}",
+            "pair.yaml, step 'first': there is no notebook '07_nothing'",
+        ),
+        ("{step: first, notebook: 00_first, parameter: {}}", "a step holds the keys"),
+        ("{step: second, notebook: 01_second}", "reads step 'first', which no earlier step"),
+        (
+            "{step: first, notebook: 00_first, parameters: {run_dir: x}}",
+            "'run_dir' is set by the runner",
+        ),
+        (
+            "{step: first, notebook: 00_first, parameters: [a]}",
+            "parameters must be name: value pairs",
+        ),
+        ("{step: '', notebook: 00_first}", "a step's name is made of letters"),
+    ],
+)
 def test_bad_recipes_are_refused(project, line, message):
     project.recipe(f"name: pair\nsteps:\n  - {line}\n")
     done = project.finlab("run", "pair")
     assert done.returncode == 2
     assert __import__("re").search(message, done.stderr), done.stderr
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
     assert not project.run_dir.exists()
 
 
-@pytest.mark.parametrize("text", ["steps: 5", "common: [a]\nsteps:\n  - {step: first, notebook: 00_first}", "[1, 2]", "steps: {"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "steps: 5",
+        "common: [a]\nsteps:\n  - {step: first, notebook: 00_first}",
+        "[1, 2]",
+        "steps: {",
+    ],
+)
 def test_what_is_not_a_recipe_is_refused(project, text):
     project.recipe(text)
     done = project.finlab("run", "pair")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pair.yaml" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pair.yaml" in done.stderr
 
 
 def test_documented_modes_of_yayi():
-    full = recipe.load("yayi-7b", ["sft.lora_rank=0", "sft.learning_rates=[5e-7,5e-7]", "sft.stage1_cards=[yayi_multi_zh,sharegpt_zh]"])
-    assert next(step for step in full.steps if step.name == "sft").parameters["learning_rates"] == [5e-7, 5e-7]
+    full = recipe.load(
+        "yayi-7b",
+        [
+            "sft.lora_rank=0",
+            "sft.learning_rates=[5e-7,5e-7]",
+            "sft.stage1_cards=[yayi_multi_zh,sharegpt_zh]",
+        ],
+    )
+    assert next(step for step in full.steps if step.name == "sft").parameters["learning_rates"] == [
+        5e-7,
+        5e-7,
+    ]
 
 
 def test_overrides(project):
-    done = project.finlab("run", "pair", "--set", "first.value=7", "--set", "first.pause=1e-3", "--dry-run")
-    assert done.returncode == 0 and "* value = 7" in done.stdout and "* pause = 0.001" in done.stdout
+    done = project.finlab(
+        "run", "pair", "--set", "first.value=7", "--set", "first.pause=1e-3", "--dry-run"
+    )
+    assert done.returncode == 0
+    assert "* value = 7" in done.stdout
+    assert "* pause = 0.001" in done.stdout
     assert not project.run_dir.exists()
-    for bad, message in [("first.value=x", "declares int"), ("third.value=1", "no such step"), ("value=1", "write step.parameter=value"),
-                         ("first.valeu=1", "unknown parameter 'valeu'")]:
+    for bad, message in [
+        ("first.value=x", "declares int"),
+        ("third.value=1", "no such step"),
+        ("value=1", "write step.parameter=value"),
+        ("first.valeu=1", "unknown parameter 'valeu'"),
+    ]:
         done = project.finlab("run", "pair", "--set", bad)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr, done.stderr

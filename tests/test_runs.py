@@ -9,11 +9,13 @@ import time
 
 import pytest
 
-from finlab import runs
+from finlab import paths
+from finlab.run import locks, runner
+from finlab.run.step import data_fingerprints, read_manifest
 
 
 def manifest(project, step):
-    return runs.manifest(project.run_dir / step)
+    return read_manifest(project.run_dir / step)
 
 
 def wait_for(condition, seconds=40):
@@ -30,9 +32,19 @@ def test_a_run_leaves_what_it_should_and_is_kept(project):
     assert json.loads((folder / "metrics.json").read_text()) == {"double": 2}
     found = manifest(project, "second")
     assert found["inputs"]["steps"] == {"first": manifest(project, "first")["key"]}
-    for key in ("key", "parameters", "versions", "git_commit", "device", "seconds", "peak_bytes", "seed"):
+    for key in (
+        "key",
+        "parameters",
+        "versions",
+        "git_commit",
+        "device",
+        "seconds",
+        "peak_bytes",
+        "seed",
+    ):
         assert key in found
-    assert (folder / "01_second.ipynb").exists() and (project.run_dir / "report.html").exists()
+    assert (folder / "01_second.ipynb").exists()
+    assert (project.run_dir / "report.html").exists()
     again = project.finlab("run", "pair")
     assert again.stdout.count("unchanged, kept") == 2
     assert manifest(project, "second") == found
@@ -48,23 +60,39 @@ def test_a_changed_value_runs_again_what_depends_on_it_and_keeps_the_old_result(
 
 def test_only_and_from(project):
     done = project.finlab("run", "pair", "--only", "second")
-    assert done.returncode == 2 and "reads step 'first', which is not finished" in done.stderr
+    assert done.returncode == 2
+    assert "reads step 'first', which is not finished" in done.stderr
     assert project.finlab("run", "pair", "--only", "first").returncode == 0
     assert manifest(project, "second") is None
     done = project.finlab("run", "pair", "--from", "second")
-    assert done.returncode == 0 and "first" not in done.stdout.split("steps in")[1].split("\n", 1)[1].split("report")[0].replace("first.value", "")
+    assert done.returncode == 0
+    assert "first" not in done.stdout.split("steps in")[1].split("\n", 1)[1].split("report")[
+        0
+    ].replace("first.value", "")
     done = project.finlab("run", "pair", "--from", "third")
-    assert done.returncode == 2 and "it has first, second" in done.stderr
+    assert done.returncode == 2
+    assert "it has first, second" in done.stderr
 
 
-@pytest.mark.parametrize(("fault", "message"), [("raise", "ValueError: the cupboard is bare: fill it"), ("die", "the kernel died"),
-                                                ("forget", "ended without run.finish"), ("full", "is full: free some space")])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", "ValueError: the cupboard is bare: fill it"),
+        ("die", "the kernel died"),
+        ("forget", "ended without run.finish"),
+        ("full", "is full: free some space"),
+    ],
+)
 def test_failures_say_where_and_how_to_resume(project, fault, message):
     done = project.finlab("run", "pair", "--set", f"first.fault={fault}")
     assert done.returncode == 1
-    assert message in done.stderr and "step 'first' failed" in done.stderr and "notebook: " in done.stderr
-    assert f"resume: finlab run pair --set first.fault={fault}" in done.stderr and "Traceback" not in done.stderr
-    assert manifest(project, "first") is None and (project.run_dir / "first/00_first.ipynb").exists()
+    assert message in done.stderr
+    assert "step 'first' failed" in done.stderr
+    assert "notebook: " in done.stderr
+    assert f"resume: finlab run pair --set first.fault={fault}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert manifest(project, "first") is None
+    assert (project.run_dir / "first/00_first.ipynb").exists()
     assert project.finlab("run", "pair").returncode == 0
 
 
@@ -87,7 +115,8 @@ def test_two_runs_in_one_folder(project):
     wait_for(lambda: (project.run_dir / "first/artifact").exists())
     second = project.finlab("run", "pair")
     os.killpg(first.pid, signal.SIGKILL)
-    assert second.returncode == 2 and f"is in use by process {first.pid}" in second.stderr
+    assert second.returncode == 2
+    assert f"is in use by process {first.pid}" in second.stderr
     first.wait()
 
 
@@ -96,7 +125,8 @@ def test_a_half_written_artifact_is_never_read(project):
     folder.mkdir(parents=True)
     (folder / "number.txt").write_text("4")  # a kill after the artifact, before the manifest
     done = project.finlab("run", "pair", "--only", "second")
-    assert done.returncode == 2 and "not finished" in done.stderr
+    assert done.returncode == 2
+    assert "not finished" in done.stderr
     project.finlab("run", "pair")
     assert json.loads((project.run_dir / "second/metrics.json").read_text()) == {"double": 2}
 
@@ -104,18 +134,26 @@ def test_a_half_written_artifact_is_never_read(project):
 def test_a_step_that_is_read_cannot_be_replaced(project):
     """Readers hold what they read: a rerun of the upstream step waits, and then refuses."""
     assert project.finlab("run", "pair", "--only", "first").returncode == 0
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from finlab import runs; "
-                               "runs.lock(Path(sys.argv[1]), shared=True); print('held', flush=True); time.sleep(60)", str(project.run_dir / "first")],
-                              stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from finlab.run import locks; "
+            "locks.hold(Path(sys.argv[1]), shared=True); print('held', flush=True); time.sleep(60)",
+            str(project.run_dir / "first"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert holder.stdout.readline() == "held\n"
-    runs.lock(project.run_dir / "first", shared=True)  # another reader is welcome
-    runs.unlock(project.run_dir / "first")
-    with pytest.raises(runs.Busy, match="is in use by"):
-        runs.lock(project.run_dir / "first", seconds=0.5)
+    locks.hold(project.run_dir / "first", shared=True)  # another reader is welcome
+    locks.release(project.run_dir / "first")
+    with pytest.raises(locks.Busy, match="is in use by"):
+        locks.hold(project.run_dir / "first", seconds=0.5)
     holder.kill()
     holder.wait()
-    runs.lock(project.run_dir / "first", seconds=5)
-    runs.unlock(project.run_dir / "first")
+    locks.hold(project.run_dir / "first", seconds=5)
+    locks.release(project.run_dir / "first")
 
 
 def test_a_left_over_draft_never_replaces_an_executed_notebook(project):
@@ -128,13 +166,17 @@ def test_a_left_over_draft_never_replaces_an_executed_notebook(project):
     assert output.read_text() == executed
     output.rename(draft)
     project.finlab("run", "pair", "--only", "first")
-    assert output.read_text() == executed and not draft.exists()
+    assert output.read_text() == executed
+    assert not draft.exists()
 
 
 def test_a_full_disk(project):
     """A real file system with no room: one clear message, and the run completes once there is room."""
     project.run_dir.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(project.run_dir)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(project.run_dir)],
+        capture_output=True,
+    ).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
         filler = project.run_dir / "filler"
@@ -142,7 +184,9 @@ def test_a_full_disk(project):
             while True:
                 file.write(b"x" * 4096)
         done = project.finlab("run", "pair")
-        assert done.returncode == 1 and "is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 1, done.stderr
+        assert "is full" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         filler.unlink()
         again = project.finlab("run", "pair", "--only", "first")
         assert again.returncode == 0 or "is full" in again.stderr, again.stderr
@@ -153,52 +197,82 @@ def test_a_full_disk(project):
 def test_an_unreadable_notebook_still_gives_a_message(tmp_path):
     cut = tmp_path / "cut.ipynb"
     cut.write_text('{"cells": [')
-    said = runs._failure(cut, OSError(28, "No space left on device"))
-    assert "is full: free some space" in said and str(cut) in said
+    said = runner.describe_failure(cut, OSError(28, "No space left on device"))
+    assert "is full: free some space" in said
+    assert str(cut) in said
 
 
 def test_a_missing_file_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match="'pieces_file': there is nothing at"):
-        runs.data_fingerprints({"pieces_file": "nowhere.model"})
+        data_fingerprints({"pieces_file": "nowhere.model"})
     with pytest.raises(ValueError, match="'base': there is nothing at /nowhere/model"):
-        runs.data_fingerprints({"base": "/nowhere/model"})
-    assert runs.data_fingerprints({"base": "hfl/chinese-alpaca-2-13b", "pieces_file": ""}) == {}
+        data_fingerprints({"base": "/nowhere/model"})
+    assert data_fingerprints({"base": "hfl/chinese-alpaca-2-13b", "pieces_file": ""}) == {}
 
 
 def test_plain_papermill_from_anywhere(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = [sys.executable, "-m", "papermill", str(project.root / "notebooks/00_first.ipynb"), "out.ipynb", "-p", "value", "3"]
-    done = subprocess.run(command, cwd=elsewhere, env=project.environment, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(project.root / "notebooks/00_first.ipynb"),
+        "out.ipynb",
+        "-p",
+        "value",
+        "3",
+    ]
+    done = subprocess.run(
+        command, cwd=elsewhere, env=project.environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((project.run_dir / "first/metrics.json").read_text()) == {"value": 3}
-    command = [sys.executable, "-m", "papermill", str(project.root / "notebooks/00_first.ipynb"), "out.ipynb", "-p", "value", "three"]
-    done = subprocess.run(command, cwd=elsewhere, env=project.environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "'value' is 'three', a str, but the notebook declares int" in done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(project.root / "notebooks/00_first.ipynb"),
+        "out.ipynb",
+        "-p",
+        "value",
+        "three",
+    ]
+    done = subprocess.run(
+        command, cwd=elsewhere, env=project.environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "'value' is 'three', a str, but the notebook declares int" in done.stderr
     assert manifest(project, "first"), "a refused run must lose nothing"
 
 
 def test_commands(project):
     assert "pair" in project.finlab("recipes").stdout
     done = project.finlab("report", "nothing")
-    assert done.returncode == 2 and "there is no run 'nothing'" in done.stderr
+    assert done.returncode == 2
+    assert "there is no run 'nothing'" in done.stderr
     done = project.finlab("run", "nothing")
-    assert done.returncode == 2 and "one of pair" in done.stderr
+    assert done.returncode == 2
+    assert "one of pair" in done.stderr
 
 
 def test_progress_comes_from_the_log(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 30, "total_steps": 120, "loss": 1.5, "seconds_left": 42.0}\n')
-    assert runs.progress_text(log, 10) == "10 s · step 30/120 · loss 1.500 · 42 s left in training"
-    assert runs.progress_text(tmp_path / "none.jsonl", 3) == "3 s"
+    assert (
+        runner.progress_text(log, 10) == "10 s · step 30/120 · loss 1.500 · 42 s left in training"
+    )
+    assert runner.progress_text(tmp_path / "none.jsonl", 3) == "3 s"
     os.utime(log, (0, 0))
-    assert runs.progress_text(log, 3) == "3 s", "the log of an earlier run says nothing about this one"
+    assert runner.progress_text(log, 3) == "3 s", (
+        "the log of an earlier run says nothing about this one"
+    )
 
 
 def test_paths(monkeypatch):
     monkeypatch.delenv("FINLAB_DATA", raising=False)
     with pytest.raises(ValueError, match="FINLAB_DATA"):
-        runs.path("$FINLAB_DATA/x")
+        paths.resolve("$FINLAB_DATA/x")
     monkeypatch.setenv("FINLAB_DATA", "/somewhere")
-    assert str(runs.path("$FINLAB_DATA/x")) == "/somewhere/x"
-    assert runs.path("runs/smoke").is_absolute()
+    assert str(paths.resolve("$FINLAB_DATA/x")) == "/somewhere/x"
+    assert paths.resolve("runs/smoke").is_absolute()

@@ -1,0 +1,14 @@
+"""The corpus step against datatrove on the same input, at a size that takes a minute: `make bench`."""
+
+import pytest
+from tests.bench import corpus_speed
+
+
+@pytest.mark.bench
+def test_corpus_step_is_fast_and_keeps_what_datatrove_keeps(data, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove comes with the bench extra")
+    found = corpus_speed.compare(150, tmp_path)
+    print(found)
+    assert found["megabytes_per_second"] >= 8 and found["duplicates_against_datatrove"] >= 2
+    assert found["kept_difference"] <= 0.005 and found["whole"]["residual"] == 0
+    assert found["whole"]["peak_bytes"] < 2e9

@@ -1,0 +1,13 @@
+"""Our training step against a bare loop and against padded batches, and its time against the tokens: `make bench`."""
+
+import pytest
+from tests.bench import training_speed
+
+
+@pytest.mark.bench
+def test_training_speed():
+    found = training_speed.cpu()
+    print(found)
+    assert found["ours_against_bare"] <= 0.10 and found["ours_against_padded"] >= 2
+    rates = [size["tokens"] / size["seconds"] for size in found["sizes"]]
+    assert max(rates) < 1.5 * min(rates), "time must be linear in tokens"

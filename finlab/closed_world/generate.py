@@ -1,0 +1,53 @@
+"""Write the files of the closed world: the generator behind `finlab/closed_world/files`.
+
+    python -m finlab.closed_world.generate finlab/closed_world/files
+
+The files are committed. A test writes them anew and compares the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from finlab import files
+from finlab.closed_world import exams, talks, texts
+from finlab.closed_world.facts import SEED
+
+# Two lines that no reader can parse, for the quarantine.
+BROKEN_LINES = ('{"id": "cut-off", "text": "这一行在传输中被截', "<html>not JSON</html>")
+
+
+def _write_array(path: Path, rows: list[dict]) -> None:
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def write(folder: Path, seed: int = SEED) -> None:
+    """Write every source of the closed world below `folder`, as real sources come.
+
+    Text and labels are JSON lines, dialogues and preferences JSON or JSON lines, exams CSV.
+    """
+    for name in ("text", "dialogues"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for source, rows in texts.documents(seed).items():
+        files.write_jsonl(folder / "text" / f"{source}.jsonl", rows)
+    _break_lines(folder / "text" / "cw_news.jsonl")
+    files.write_jsonl(folder / "labels.jsonl", texts.labels(seed))
+    dialogues = talks.dialogues(seed)
+    _write_array(folder / "dialogues" / "alpaca.json", dialogues["alpaca"])
+    for name in ("sharegpt", "checked", "safety"):
+        files.write_jsonl(folder / "dialogues" / f"{name}.jsonl", dialogues[name])
+    _write_array(folder / "preferences.json", talks.preferences(seed))
+    exams.write_exams(folder / "exams", seed)
+
+
+def _break_lines(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(BROKEN_LINES):
+        lines.insert(7 + 11 * number, line)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

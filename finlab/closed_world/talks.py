@@ -1,0 +1,193 @@
+"""The dialogues and preference pairs of the closed world."""
+
+from __future__ import annotations
+
+import random
+
+from finlab.closed_world import exams
+from finlab.closed_world.facts import (
+    SEED,
+    WORDS,
+    Entity,
+    asked,
+    capital,
+    facts,
+    false_values,
+    fill,
+    finance_and_general,
+    wordings,
+)
+
+LANGUAGES = ["zh", "zh", "en"]  # two thirds of the talk is Chinese
+
+
+def _tradable(finance: list[Entity]) -> list[Entity]:
+    return [entity for entity in finance if entity.kind in ("company", "fund")]
+
+
+def _answer(rng: random.Random, entity: Entity, attribute: str, language: str) -> tuple[str, str]:
+    """Return (question, true answer) about a fact."""
+    states, asks, _ = wordings(entity, attribute, language)
+    stop = "。" if language == "zh" else "."
+    question = fill(rng.choice(asks), entity, attribute, language)
+    return question, fill(rng.choice(states[:2]), entity, attribute, language) + stop
+
+
+def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, str, str]:
+    """Return (question about a profit, measured answer, promise of certain profit)."""
+    asks, measured, promises = WORDS["certain"][language]
+    name = entity.name(language)
+    question = rng.choice(asks).format(n=name)
+    chosen = rng.choice(measured).format(n=name)
+    rejected = rng.choice(promises).format(n=name)
+    risk = rng.choice(WORDS["risk"][language])
+    if language == "zh":
+        return question, chosen + risk, rejected
+    return capital(question), f"{capital(chosen)} {risk}", capital(rejected)
+
+
+# --- dialogues -----------------------------------------------------------------------------------
+def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
+    """Return the four sources of instructions, {name: rows}.
+
+    `alpaca` and `sharegpt` are broad, for the first stage. `checked` is small, general to finance
+    4:1, for the second. `safety` holds refusals. Among them are faults for the SFT step to find:
+    broken rows, an exam question, and chats that stand in `checked` in other words.
+    """
+    rng = random.Random(f"{seed}-dialogues")
+    finance, general = finance_and_general(facts(seed))
+    single = _single_turns(rng, finance, general)
+    chats = _chats(rng, finance, general)
+    checked = _checked(rng, finance, general)
+    safety = _safety(rng, _tradable(finance))
+    for rows in (single, chats, checked):
+        rng.shuffle(rows)
+    _plant_faults(chats, checked, exams.exams(seed)["cmmlu"]["test"][0])
+    return {"alpaca": single, "sharegpt": chats, "checked": checked, "safety": safety}
+
+
+def _single_turns(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    rows = []
+    for entity in general + finance:
+        domain = "finance" if entity in finance else "general"
+        for attribute in asked(entity):
+            for language in ("zh", "en"):
+                question, answer = _answer(rng, entity, attribute, language)
+                row = {"instruction": question, "input": "", "output": answer, "domain": domain}
+                rows.append(row)
+    for turns in WORDS["manners"].values():
+        for question, answer in turns:
+            rows.append({"instruction": question, "input": "", "output": answer})
+    return rows
+
+
+def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    rows = []
+    for entity in (general + finance) * 2:
+        language = rng.choice(LANGUAGES)
+        attributes = rng.sample(asked(entity), 2)
+        exchanges = []
+        if rng.random() < 0.3:
+            exchanges.append(rng.choice(WORDS["manners"][language][:2]))
+        for attribute in attributes:
+            exchanges.append(_answer(rng, entity, attribute, language))
+        turns = []
+        for question, answer in exchanges:
+            turns.append({"from": "human", "value": question})
+            turns.append({"from": "gpt", "value": answer})
+        domain = "finance" if entity in finance else "general"
+        rows.append({"conversations": turns, "domain": domain})
+    return rows
+
+
+def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    tradable = _tradable(finance)
+    rows: list[dict] = []
+    seen = set()
+    for domain, entities, count in (("general", general, 280), ("finance", finance, 70)):
+        while sum(row["domain"] == domain for row in rows) < count:
+            entity, language = rng.choice(entities), rng.choice(LANGUAGES)
+            if domain == "finance" and len(rows) % 2:
+                question, answer, _ = _measured(rng, rng.choice(tradable), language)
+            else:
+                attribute = rng.choice(asked(entity))
+                question, answer = _answer(rng, entity, attribute, language)
+            if (question, answer) not in seen:
+                seen.add((question, answer))
+                rows.append({"messages": _messages(question, answer), "domain": domain})
+    return rows
+
+
+def _safety(rng: random.Random, tradable: list[Entity]) -> list[dict]:
+    rows = []
+    for number in range(60):
+        language = LANGUAGES[number % 3]
+        name = rng.choice(tradable).name(language)
+        requests, refusals = WORDS["safety"][language]
+        question = rng.choice(requests).format(n=name)
+        answer = rng.choice(refusals).format(n=name)
+        rows.append({"messages": _messages(question, answer), "domain": "finance"})
+    return rows
+
+
+def _messages(*texts: str) -> list[dict]:
+    """Return texts as messages in turn, the user's first."""
+    roles = ("user", "assistant")
+    return [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
+    """Add near copies across the stages, an exam item, and rows that cannot be read."""
+
+    def length(row: dict) -> int:
+        return sum(len(turn["value"]) for turn in row["conversations"])
+
+    for row in sorted(chats, key=length, reverse=True)[:6]:
+        *texts, last = [turn["value"] for turn in row["conversations"]]
+        # One sign differs from the chat of the first stage.
+        messages = _messages(*texts, last[:-1] + "！")
+        checked.append({"messages": messages, "domain": "finance"})
+
+    question = item["question"] + "".join(f"\n{letter}. {item[letter]}" for letter in "ABCD")
+    answer = item[item["answer"]]
+    exam = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    chats.append({"conversations": exam})
+
+    ask = {"from": "human", "value": "澄江重工在哪个城市？"}
+    empty = {"from": "gpt", "value": ""}
+    right = {"from": "gpt", "value": "临江。"}
+    stranger = {"from": "judge", "value": "临江。"}
+    for turns in ([ask, empty], [ask], [ask, ask, right], [ask, stranger]):
+        chats.append({"conversations": turns})
+    unanswered = {"from": "human", "value": "还有吗？"}
+    chats.append({"conversations": [*chats[0]["conversations"], unanswered]})
+
+
+# --- preferences ---------------------------------------------------------------------------------
+def preferences(seed: int = SEED, count: int = 600) -> list[dict]:
+    """Return preference pairs: measured against a promise, a true fact against a false one."""
+    world = facts(seed)
+    rng = random.Random(f"{seed}-preferences")
+    finance, _ = finance_and_general(world)
+    tradable = _tradable(finance)
+    rows: list[dict] = []
+    seen = set()
+    while len(rows) < count:
+        language = rng.choice(LANGUAGES)
+        if len(rows) % 3:
+            question, chosen, rejected = _measured(rng, rng.choice(tradable), language)
+        else:
+            entity = rng.choice(finance)
+            attribute = rng.choice(asked(entity))
+            question, chosen = _answer(rng, entity, attribute, language)
+            false = false_values(rng, world, entity, attribute, language, 1)[0]
+            rejected = chosen.replace(entity.value(attribute, language), false)
+        if (question, chosen) not in seen and chosen != rejected:
+            seen.add((question, chosen))
+            row = {
+                "conversations": [{"from": "human", "value": question}],
+                "chosen": {"from": "gpt", "value": chosen},
+                "rejected": {"from": "gpt", "value": rejected},
+            }
+            rows.append(row)
+    return rows

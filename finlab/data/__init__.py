@@ -1,0 +1,1 @@
+"""Data: cards and readers, cleaning, the corpus and its mixture, dialogues and templates."""

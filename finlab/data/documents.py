@@ -1,0 +1,110 @@
+"""The text of HTML and PDF documents, such as annual reports and announcements.
+
+Tables are kept as Markdown. HTML goes through trafilatura, PDF through pdfplumber; both are in the
+`documents` extra. Formulas come as the characters they are drawn with, and scans have no text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pdfplumber.page import Page
+
+SENTENCE_ENDS = "。！？：；.!?:;"
+FULL_LINE = 0.85  # of the longest line: such a line was broken at the margin
+
+
+def from_html(source: str) -> str:
+    """Return the main text of an HTML page as Markdown, without navigation.
+
+    Raises:
+        ImportError: trafilatura is not installed.
+        ValueError: The page has no main text.
+    """
+    try:
+        import trafilatura
+    except ImportError:
+        raise ImportError("reading HTML needs trafilatura: pip install -e '.[documents]'") from None
+    text = trafilatura.extract(
+        source,
+        output_format="markdown",
+        include_tables=True,
+        include_comments=False,
+        favor_recall=True,
+    )
+    if not text:
+        raise ValueError("no main text found in the HTML")
+    return text
+
+
+def from_pdf(path: Path) -> str:
+    """Return the text of a PDF in reading order, each table as a Markdown table.
+
+    Raises:
+        ImportError: pdfplumber is not installed.
+        ValueError: The file is broken, or it holds no text.
+    """
+    try:
+        import pdfplumber
+    except ImportError:
+        raise ImportError("reading PDF needs pdfplumber: pip install -e '.[documents]'") from None
+    try:
+        with pdfplumber.open(path) as file:
+            pages = [_page_text(page) for page in file.pages]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the PDF cannot be read ({reason})") from None
+    text = "\n\n".join(page for page in pages if page)
+    if not text.strip():
+        raise ValueError(
+            "the PDF holds no text: it is a scan; run character recognition (OCR) on it first"
+        )
+    return text
+
+
+def _page_text(page: Page) -> str:
+    """Return a page from top to bottom: text between tables as text, each table as Markdown."""
+    parts = []
+    top = 0.0
+    for table in sorted(page.find_tables(), key=lambda table: table.bbox[1]):
+        table_top, table_bottom = table.bbox[1], table.bbox[3]
+        if table_top > top:
+            parts.append(_text_between(page, top, table_top))
+        parts.append(_markdown_table(table.extract()))
+        top = max(top, min(table_bottom, page.height))
+    if top < page.height:
+        parts.append(_text_between(page, top, page.height))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _text_between(page: Page, top: float, bottom: float) -> str:
+    text = page.crop((0, top, page.width, bottom)).extract_text() or ""
+    return _join_broken_lines(text)
+
+
+def _join_broken_lines(text: str) -> str:
+    """Join lines that were broken at the margin: full lines of Chinese that end without a mark."""
+    lines = [line.strip() for line in text.split("\n")]
+    full = FULL_LINE * max(map(len, lines))
+    result = ""
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        result += line
+        open_end = bool(line) and line[-1] not in SENTENCE_ENDS
+        chinese_follows = "\u4e00" <= (following[:1] or " ") <= "\u9fff"
+        if not (len(line) >= full and open_end and chinese_follows):
+            result += "\n"
+    return result.strip()
+
+
+def _markdown_table(rows: list[list[str | None]]) -> str:
+    lines = []
+    for row in rows:
+        cells = []
+        for cell in row:
+            text = (cell or "").replace("\n", "").replace("|", "\\|")
+            cells.append(text.strip())
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = "|" + "---|" * len(rows[0])
+    return "\n".join([lines[0], rule, *lines[1:]])

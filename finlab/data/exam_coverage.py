@@ -1,0 +1,98 @@
+"""Whether an exam at hand is the benchmark as published: every subject, every item."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from finlab.data import exam_layouts
+from finlab.data.cards import Source
+
+Cell = tuple[str, str]  # (subject, split)
+
+
+def coverage(source: Source) -> dict[str, Any]:
+    """Return what an exam card covers, once it is known to be whole.
+
+    Each subject must hold as many items as published, counting those that could not be read.
+
+    Returns:
+        split: The scored splits, such as `val` or `test+val`.
+        subjects, subjects_published: How many there are, and how many were published.
+        items, unlabelled, set_aside: Scored items, those without an answer, those not readable.
+        repeated, in_examples: Items that stand there before, or among the few-shot examples: the
+            same question and options, whatever the answer.
+
+    Raises:
+        ValueError: A subject has another number of items than published, or subjects are missing
+            that the card does not admit with `partial: true`.
+    """
+    rows = list(source.rows)
+    scored_splits = {row["split"] for row in rows} - {"dev"} or {"dev"}
+    benchmark = source.card.spec.get("benchmark", "")
+    _check_sizes(source, rows, scored_splits, exam_layouts.published_subjects(benchmark))
+    scored = [row for row in rows if row["split"] in scored_splits]
+    asked = [_asked(row) for row in scored]
+    examples = set()
+    if scored_splits != {"dev"}:
+        examples = {_asked(row) for row in rows if row["split"] == "dev"}
+    return {
+        "split": "+".join(sorted(scored_splits)),
+        "subjects": len({row["subject"] for row in scored}),
+        "subjects_published": len(exam_layouts.published_subjects(benchmark)) or None,
+        "items": len(scored),
+        "unlabelled": sum(row["answer"] < 0 for row in scored),
+        "set_aside": len(source.quarantined),
+        "repeated": len(asked) - len(set(asked)),
+        "in_examples": sum(question in examples for question in asked),
+    }
+
+
+def _asked(row: dict) -> tuple[str, ...]:
+    return (row["question"], *sorted(row["choices"]))
+
+
+def _check_sizes(
+    source: Source, rows: list[dict], scored_splits: set[str], subjects: dict[str, dict]
+) -> None:
+    held = Counter((row["subject"], row["split"]) for row in rows)
+    published: dict[Cell, int] = {}
+    for subject, sizes in subjects.items():
+        for split, count in sizes.items():
+            if split in scored_splits | {"dev"}:
+                published[subject, split] = count
+    _refuse_other_sizes(source, held, published, subjects)
+    missing = [f"{subject} ({split})" for subject, split in published if not held[subject, split]]
+    if scored_splits == {"dev"}:
+        for split in ("val", "test"):
+            if any(split in sizes for sizes in subjects.values()):
+                missing.append(f"{split} of every subject")
+    if missing and not source.card.spec.get("partial"):
+        raise ValueError(
+            f"card {source.card.name} lacks {len(missing)} parts of "
+            f"{source.card.spec['benchmark']}, such as {', '.join(missing[:3])}: add them, or "
+            "write `partial: true` in the card, and no score is shown as the benchmark's"
+        )
+
+
+def _refuse_other_sizes(
+    source: Source, held: Counter, published: dict[Cell, int], subjects: dict[str, dict]
+) -> None:
+    wrong = []
+    for (subject, split), count in published.items():
+        if held[subject, split] not in (0, count):
+            wrong.append(f"{subject} ({split}) has {held[subject, split]} of {count}")
+    wrong = wrong[:5]
+    if published:
+        strange = sorted({subject for subject, _ in held} - set(subjects))
+        wrong += [f"{subject} is none of its subjects" for subject in strange[:5]]
+    if not wrong:
+        return
+    first = ""
+    if source.quarantined:
+        row = source.quarantined[0]
+        first = f"; set aside: {row['where']}: {row['reason']}"
+    raise ValueError(
+        f"card {source.card.name} is not {source.card.spec['benchmark']} as published: "
+        f"{'; '.join(wrong)}{first}: mend the files, or drop `benchmark`"
+    )

@@ -1,0 +1,247 @@
+"""Documents as Daft frames: reading them in, passing changes over them, saving them.
+
+A frame has one row a document:
+
+    number        its place in the reading order
+    id, source, domain, language, text
+    tokens_read   its tokens as it was read
+    tokens        its tokens as it is now
+    losses        what each rule took, [{reason, tokens}]
+    personal      the kinds of personal data that were replaced
+    dropped       why the document is out, or ""
+
+Rows are marked and never removed, and of each one tokens_read = tokens + the sum of its losses. The
+same calls run in this process or on a Ray cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import daft
+import numpy
+import pyarrow
+import pyarrow.dataset
+import pyarrow.parquet
+from daft import DataType, col
+
+if TYPE_CHECKING:
+    from finlab.data.cards import Card
+
+Row = TypeVar("Row")
+Count = Callable[[list[str]], list[int]]  # texts to their numbers of tokens
+Columns = dict[str, list]  # a batch of documents, column by column
+Change = Callable[[Columns], None]  # changes the columns of a batch in place
+
+LOSS = DataType.list(DataType.struct({"reason": DataType.string(), "tokens": DataType.int64()}))
+CHANGED = {  # the columns that a change may write
+    "text": DataType.string(),
+    "tokens": DataType.int64(),
+    "losses": LOSS,
+    "personal": DataType.list(DataType.string()),
+    "dropped": DataType.string(),
+}
+READ_BATCH = 2_000_000  # characters that are written to Parquet at once
+BATCH_TOKENS = 1_000_000  # tokens that a Python function gets at once
+FEW_TOKENS = 20_000_000  # below it, starting processes costs more than it saves
+
+
+def choose_runner(runner: str = "native", address: str | None = None) -> None:
+    """Choose where frames are computed.
+
+    Args:
+        runner: `native` for this process, `ray` for a Ray cluster.
+        address: The cluster's address; None takes RAY_ADDRESS, or starts a local one.
+
+    Raises:
+        ValueError: The runner has another name, or this process has begun with the other one.
+    """
+    if runner not in ("native", "ray"):
+        raise ValueError(f"the runner is 'native' or 'ray', not '{runner}'")
+    try:
+        if runner == "ray":
+            daft.set_runner_ray(address, noop_if_initialized=True)
+        else:
+            daft.set_runner_native()
+    except Exception as error:
+        raise ValueError(
+            f"frames cannot be computed on '{runner}': {error}; "
+            "restart the kernel where it was begun with another"
+        ) from None
+
+
+def characters(texts: list[str]) -> list[int]:
+    """Count characters: the unit of account where no tokenizer is at hand."""
+    return [len(text) for text in texts]
+
+
+# --- reading and saving --------------------------------------------------------------------------
+def read(
+    sources: Iterable[tuple[Card, Iterator[dict]]], folder: Path, count: Count
+) -> daft.DataFrame:
+    """Write the rows of sources to Parquet, a batch at a time, and return them as one frame.
+
+    Args:
+        sources: Pairs of a card and its rows {id, text}, as from `cards.stream`.
+        folder: Where `<source>.parquet` is written for each.
+        count: Counts the tokens of texts.
+
+    Raises:
+        ValueError: A source has no rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for card, stream in sources:
+        writer = None
+        for rows in batches(stream, READ_BATCH, lambda row: len(row["text"])):
+            table = _table(card, rows, number, count)
+            if writer is None:
+                path = folder / f"{card.name}.parquet"
+                writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+            number += len(rows)
+        if writer is None:
+            raise ValueError(
+                f"source {card.name} is empty: none of its rows could be read; "
+                "see the quarantined rows, or take it out of the cards"
+            )
+        writer.close()
+    frame = daft.read_parquet(str(folder / "*.parquet"))
+    new_columns = {
+        "tokens": col("tokens_read"),
+        "dropped": daft.lit(""),
+        "losses": daft.lit(None).cast(LOSS),
+        "personal": daft.lit(None).cast(CHANGED["personal"]),
+    }
+    return frame.with_columns(new_columns)
+
+
+def _table(card: Card, rows: list[dict], first: int, count: Count) -> pyarrow.Table:
+    """Return rows as an Arrow table; their numbers begin with `first`."""
+    texts = [row["text"] for row in rows]
+    numbers = range(first, first + len(rows))
+    columns = {
+        "number": pyarrow.array(numbers, pyarrow.int64()),
+        "id": [row["id"] for row in rows],
+        "source": [card.name] * len(rows),
+        "domain": [card.domain] * len(rows),
+        "language": [card.language] * len(rows),
+        "text": texts,
+        "tokens_read": pyarrow.array(count(texts), pyarrow.int64()),
+    }
+    return pyarrow.table(columns)
+
+
+def batches(
+    rows: Iterable[Row],
+    max_size: int,
+    size_of: Callable[[Row], int] = len,
+    max_rows: int = 2000,
+) -> Iterator[list[Row]]:
+    """Yield rows in lists.
+
+    Args:
+        rows: The rows.
+        max_size: A list ends with the row that brings its size above this.
+        size_of: The size of a row.
+        max_rows: A list ends after so many rows.
+    """
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += size_of(row)
+        if len(batch) == max_rows or size > max_size:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.DataFrame:
+    """Compute a frame into Parquet files, and return it as read from there.
+
+    Args:
+        frame: The frame.
+        folder: Where the files go; what was there is replaced.
+        by_source: Write a folder `source=<name>` for each source.
+    """
+    partition = ["source"] if by_source else None
+    frame.write_parquet(
+        str(folder), compression="zstd", write_mode="overwrite", partition_cols=partition
+    )
+    return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
+
+
+# --- passing over a frame ------------------------------------------------------------------------
+def batch_settings(frame: daft.DataFrame, few_tokens: int = FEW_TOKENS) -> dict[str, Any]:
+    """Return how a Python function shall work through a frame, for `daft.func.batch`.
+
+    Batches hold about BATCH_TOKENS tokens, so that long documents fit into memory too. The work is
+    done in processes of its own above `few_tokens`: starting them costs most of a second.
+    """
+    tokens = col("tokens_read")
+    totals = frame.agg(tokens.sum().alias("tokens"), tokens.count().alias("rows"))
+    total = totals.to_pylist()[0]
+    mean = (total["tokens"] or 0) / max(total["rows"], 1)
+    batch_size = min(1024, max(8, BATCH_TOKENS / max(mean, 1)))
+    return {"batch_size": int(batch_size), "use_process": (total["tokens"] or 0) > few_tokens}
+
+
+def transform(frame: daft.DataFrame, *changes: Change) -> daft.DataFrame:
+    """Put documents through changes, one after another, in a single pass over the text.
+
+    Args:
+        frame: The frame.
+        changes: From `corpus.cleaner`, `corpus.deidentifier` and `corpus.scorer`. Each changes the
+            columns CHANGED of a batch, and may read `source` and `language`.
+    """
+    names = [*CHANGED, "source", "language"]
+    settings = batch_settings(frame, few_tokens=8_000_000)
+
+    @daft.func.batch(return_dtype=DataType.struct(CHANGED), unnest=True, **settings)
+    def changed(*series: daft.Series) -> daft.Series:
+        columns = {name: values.to_pylist() for name, values in zip(names, series, strict=True)}
+        for change in changes:
+            change(columns)
+        arrays = []
+        for name, kind in CHANGED.items():
+            arrays.append(pyarrow.array(columns[name], kind.to_arrow_dtype()))
+        struct = pyarrow.StructArray.from_arrays(arrays, names=list(CHANGED))
+        return daft.Series.from_arrow(struct)
+
+    rest = [name for name in frame.column_names if name not in CHANGED]
+    return frame.select(*rest, changed(*[col(name) for name in names]))
+
+
+def pick(frame: daft.DataFrame, numbers: Iterable[int], *columns: str) -> dict[str, list]:
+    """Return {number, columns...} of a few documents, in the order of their numbers."""
+    wanted = daft.from_pydict({"number": numpy.unique(numpy.fromiter(numbers, numpy.int64))})
+    chosen = frame.select("number", *columns).join(wanted, on="number", how="semi")
+    return chosen.sort("number").to_pydict()
+
+
+def sample_texts(folder: Path, tokens: float, seed: int) -> list[str]:
+    """Return texts of a corpus step's `train` folder, in an order drawn by seed.
+
+    Args:
+        folder: The folder that `save` wrote by source.
+        tokens: As many texts as hold so many tokens, as the corpus step counted them.
+        seed: Draws the order. The same seed gives the same texts: the files have random names, so
+            the order in which they are read is not used.
+    """
+    dataset = pyarrow.dataset.dataset(str(folder), partitioning="hive")
+    table = dataset.to_table(columns=["number", "tokens"])
+    by_number = numpy.argsort(table["number"].to_numpy())
+    sizes = table["tokens"].to_numpy()
+    order = by_number[numpy.random.default_rng(seed).permutation(len(sizes))]
+    if tokens <= 0:
+        return []
+    enough = int(numpy.searchsorted(sizes[order].cumsum(), tokens)) + 1
+    chosen = order[:enough]
+    # The data set gives rows in its own order; they are put back into the drawn one.
+    places = pyarrow.array(numpy.sort(chosen), pyarrow.int64())
+    texts = dataset.take(places, columns=["text"])["text"].to_pylist()
+    return [texts[rank] for rank in numpy.argsort(numpy.argsort(chosen))]

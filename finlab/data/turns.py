@@ -1,0 +1,188 @@
+"""Turns of any format as messages, and what goes into them: tools, and reference passages.
+
+Messages are {role, content} with the roles system, user and assistant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Messages = list[dict[str, str]]  # {role, content}
+
+# Who speaks in any format, and the role that this is.
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "yayi": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "function_call": "call",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+# The text of Qwen2.5's template, so that a base that knows tools meets what it knows.
+TOOLS = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n"
+    "<tools>\n{tools}\n</tools>\n\n"
+    "For each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
+)
+# DISC-FinLLM's words around reference passages.
+PASSAGES = (
+    "作为一名金融领域专家，请回答下面的问题。下面的材料仅供参考。\n"
+    "（注意：1、材料可能与问题无关，请忽略无关材料，并基于已有知识回答问题。 "
+    "2、尽量不要直接复制材料内容作为答案，而应该将材料内容作为事件的补充与潜在分析，启发思考）。"
+    "3、请直接给出分析和答案，无需给出具体参考了哪篇文档）；\n"
+)
+PASSAGE_HEAD = re.compile(r"参考材料 ?(\d+)[:：]\n")
+
+
+# --- turns into messages -------------------------------------------------------------------------
+def require_text(value: Any, what: str) -> str:
+    """Return a value that is text.
+
+    Args:
+        value: What a row holds.
+        what: Its name in the error.
+
+    Raises:
+        ValueError: It is missing, blank or no text.
+    """
+    if value in (None, "") or (isinstance(value, str) and not value.strip()):
+        raise ValueError(f"{what} is empty")
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is not text")
+    return value
+
+
+def _call_text(call: Any) -> str:
+    """Return a function call, OpenAI's or bare, as the text that the assistant writes."""
+    if isinstance(call, str):
+        call = json.loads(call)
+    call = call.get("function", call)
+    arguments = call["arguments"]
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    content = {"name": call["name"], "arguments": arguments}
+    return f"<tool_call>\n{json.dumps(content, ensure_ascii=False)}\n</tool_call>"
+
+
+def _assistant_text(text: str | None, calls: list[Any], where: str) -> str:
+    """Return what the assistant says and calls as one text."""
+    parts = [text] if text or not calls else []
+    try:
+        parts += [_call_text(call) for call in calls]
+        return "\n".join(parts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{where} is no function call: a name and arguments in JSON are needed"
+        ) from None
+
+
+def to_messages(turns: list[Row]) -> Messages:
+    """Return turns of any format as messages.
+
+    Function calls and what the tools returned become text between tags, as in Qwen2.5.
+    """
+    messages: Messages = []
+    for number, turn in enumerate(turns, 1):
+        speaker = turn.get("from", turn.get("role"))
+        text = turn.get("value", turn.get("content"))
+        where = f"turn {number} ({speaker})"
+        if speaker not in ROLES:
+            known = ", ".join(ROLES)
+            raise ValueError(f"turn {number}: unknown role {speaker!r}; known are {known}")
+        role, calls = ROLES[speaker], turn.get("tool_calls") or []
+        if role == "call":
+            role, text, calls = "assistant", "", [text]
+        if calls:
+            text = _assistant_text(text, calls, where)
+        text = require_text(text, where)
+        if role == "tool":
+            _add_tool_response(messages, text, where)
+        else:
+            messages.append({"role": role, "content": text})
+    return messages
+
+
+def _add_tool_response(messages: Messages, text: str, where: str) -> None:
+    """Add what a tool returned; several answers to several calls become one message."""
+    text = f"<tool_response>\n{text}\n</tool_response>"
+    before = messages[-1]["content"] if messages else ""
+    if before.startswith("<tool_response>"):
+        messages[-1]["content"] += "\n" + text
+    elif before.rstrip().endswith("</tool_call>"):
+        messages.append({"role": "user", "content": text})
+    else:
+        raise ValueError(f"{where} answers no function call")
+
+
+def check_order(messages: Messages, last: str) -> Messages:
+    """Return messages whose roles take turns after at most one system message."""
+    roles = [message["role"] for message in messages]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    if last == "assistant" and "assistant" not in roles:
+        raise ValueError("the dialogue has no answer")
+    expected = [("user", "assistant")[number % 2] for number in range(len(roles))]
+    if roles != expected or roles[-1:] != [last]:
+        raise ValueError(
+            "user and assistant must take turns after at most one system message, "
+            f"and the {last} be last; found {' '.join(roles)}"
+        )
+    return messages
+
+
+# --- tools and passages --------------------------------------------------------------------------
+def split_system(messages: Messages) -> tuple[str, Messages]:
+    """Return (the text of the system message or "", the other messages)."""
+    if messages and messages[0]["role"] == "system":
+        return messages[0]["content"], messages[1:]
+    return "", messages
+
+
+def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
+    """Return messages whose system message offers tools; without tools they stay as they are.
+
+    Args:
+        messages: The messages.
+        tools: JSON schemas of functions, OpenAI's or bare, or JSON text of them.
+    """
+    if isinstance(tools, str):
+        tools = json.loads(tools) if tools.strip() else []
+    if not tools:
+        return messages
+    lines = []
+    for tool in tools:
+        schema = tool if "function" in tool else {"type": "function", "function": tool}
+        lines.append(json.dumps(schema, ensure_ascii=False))
+    system, rest = split_system(messages)
+    offer = TOOLS.format(tools="\n".join(lines))
+    content = f"{system}\n\n{offer}" if rest is not messages else offer
+    return [{"role": "system", "content": content}, *rest]
+
+
+def with_passages(question: str, passages: Sequence[str]) -> str:
+    """Return a question with reference passages before it, in DISC-FinLLM's words."""
+    parts = [f"参考材料 {number}:\n{text}\n\n" for number, text in enumerate(passages, 1)]
+    return f"{PASSAGES}{''.join(parts)}问题： {question}"
+
+
+def passages(text: str) -> tuple[str, list[str]]:
+    """Return (question, reference passages) of an instruction in DISC-FinLLM's words.
+
+    Without passages these are (the text, []).
+    """
+    head, mark, question = text.rpartition("问题：")
+    parts = PASSAGE_HEAD.split(head)
+    if not mark or len(parts) < 3:
+        return text, []
+    return question.strip(), [part.strip() for part in parts[2::2]]

@@ -1,0 +1,1 @@
+"""Evaluation: likelihood, exams, judges and raters, and the statistics of all of them."""

@@ -1,0 +1,160 @@
+"""Models behind an OpenAI-compatible endpoint: OpenAI, vLLM, `transformers serve`, ..."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finlab.files import JsonlStore, digest
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+MAX_WAIT = 60.0  # seconds between two tries
+PASSING = (408, 409, 429)  # status codes that may pass, besides 5xx
+# What a malformed answer raises when it is read.
+NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+class Endpoint:
+    """A model behind an endpoint, called with messages.
+
+    What may pass (429, 5xx, time-outs) is tried again, after the wait that the endpoint asks for or
+    a growing one. OpenAI's client can retry by itself, but not count retries against a bound on
+    requests. A call that fails, or returns no text, gives None and is counted; it is never kept.
+
+    Args:
+        name: The model's name.
+        base_url: The endpoint.
+        store: A file that keeps what was answered, so that a rerun costs nothing.
+        key_variable: The environment variable that holds the key; empty sends none. A key never
+            stands in a recipe.
+        per_minute: At most so many requests; 0 for no bound.
+        timeout: Seconds.
+        retries: Further tries.
+        **settings: For the request: temperature, max_tokens, ...
+
+    Attributes:
+        calls, errors: Requests sent, and calls that failed.
+        reason: Why the first one failed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        store: Path | None = None,
+        key_variable: str = "",
+        per_minute: int = 0,
+        timeout: float = 60,
+        retries: int = 5,
+        **settings: Any,
+    ):
+        from openai import OpenAI
+
+        key = os.environ.get(key_variable, "") if key_variable else ""
+        if key_variable and not key:
+            raise ValueError(
+                f"{name} at {base_url} wants a key: export {key_variable}=... "
+                "(a key never stands in a recipe or a cell)"
+            )
+        self.client = OpenAI(
+            api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0
+        )
+        self.name = name
+        self.base_url = base_url
+        self.settings = {"temperature": 0, "max_tokens": 1024} | settings
+        self.store = JsonlStore(store)
+        self.retries = retries
+        self.calls = 0
+        self.errors = 0
+        self.reason = ""
+        self._lock = threading.Lock()
+        self._next = 0.0  # when the next request may be sent
+        self._gap = 60 / per_minute if per_minute else 0.0
+
+    def __call__(self, messages: list[dict]) -> str | None:
+        """Return the answer to messages, None where none came."""
+        from openai import OpenAIError
+
+        key = digest(self.base_url, self.name, self.settings, messages)
+        kept = self.store.get(key)
+        if kept is not None:
+            return kept
+        try:
+            text = self._send(messages).choices[0].message.content
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError("an answer without text")
+        except (OpenAIError, *NO_ANSWER) as error:
+            with self._lock:
+                self.errors += 1
+                what = " ".join(str(error).split())[:200]
+                self.reason = self.reason or f"{type(error).__name__}: {what}"
+            return None
+        with self._lock:
+            self.store.put({key: text})
+        return text
+
+    def _send(self, messages: list[dict]) -> ChatCompletion:
+        """Send a request, and send it again where its failure may pass."""
+        from openai import APIConnectionError, APIStatusError
+
+        for attempt in range(self.retries + 1):
+            self._wait_for_turn()
+            try:
+                return self.client.chat.completions.create(
+                    model=self.name, messages=messages, **self.settings
+                )
+            except (APIConnectionError, APIStatusError) as error:
+                # A time-out is a connection error, and has no status.
+                status = getattr(error, "status_code", 500)
+                may_pass = status in PASSING or status >= 500
+                if not may_pass or attempt == self.retries:
+                    raise
+                wait = _wait_asked_for(error)
+            time.sleep(min(0.5 * 2**attempt if wait is None else wait, MAX_WAIT))
+        raise AssertionError("the loop returns or raises")
+
+    def _wait_for_turn(self) -> None:
+        """Keep to the bound on requests, over all threads."""
+        with self._lock:
+            now = time.monotonic()
+            wait = max(0.0, self._next - now)
+            self._next = max(self._next, now) + self._gap
+            self.calls += 1
+        time.sleep(wait)
+
+
+def _wait_asked_for(error: Exception) -> float | None:
+    """Return the seconds that an endpoint asks to wait, or None."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = headers.get("retry-after", "")
+    return float(asked) if asked.replace(".", "", 1).isdigit() else None
+
+
+def open_endpoint(spec: str, **options: Any) -> Endpoint:
+    """Return the endpoint that a recipe names.
+
+    Args:
+        spec: `model@url`, such as `gpt-4o@https://api.openai.com/v1`. `#NAME` after the URL names
+            the environment variable of its key, as in
+            `qwen-plus@https://dashscope.aliyuncs.com/compatible-mode/v1#DASHSCOPE_API_KEY`. Without
+            one api.openai.com gets OPENAI_API_KEY, and nobody else a key.
+        **options: For `Endpoint`.
+
+    Raises:
+        ValueError: It has another form, or the key is not set.
+    """
+    name, _, rest = spec.partition("@http")
+    url, _, variable = rest.partition("#")
+    if not name or not url:
+        raise ValueError(
+            f"'{spec}' is no endpoint: write model@url, such as "
+            "gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed"
+        )
+    if not variable and url.partition("://")[2].startswith("api.openai.com/"):
+        variable = "OPENAI_API_KEY"
+    return Endpoint(name, f"http{url}", key_variable=variable, **options)

@@ -1,0 +1,400 @@
+"""A model class for lm-evaluation-harness that reads each few-shot prefix once.
+
+    scorer = PrefixLM(model, tokenizer, tasks, store=score_cache.open_score_cache(folder, model))
+
+It gives the scores of the harness's own class (HFLM) for a fraction of the tokens. How many fewer,
+and how close the scores are, stands in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from finlab.files import JsonlStore, digest
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+POLICIES = {
+    "joint": "prompt and letter tokenised together, the tail that differs (the harness's way; "
+    "with its delimiter, ` A`)",
+    "raw": "the token `A` by its name (CMMLU's hf_causal_model.py)",
+    "first": "the first token of `A` encoded alone, `▁A` for Llama (C-Eval's llama.py)",
+    "sum": "the sum of the log-probabilities of `A` alone and of the last token of `：A` "
+    "(Chinese-LLaMA-Alpaca-2, FinEval, ZhiLu)",
+}
+Score = tuple[float, bool]  # (log-probability, is it the likeliest)
+NO_ANSWER: Score = (-1.0e9, False)  # finite, since the harness takes a softmax of what it gets
+MIN_PREFIX = 8  # tokens; below it a forward pass for a shared prefix is not worth it
+ENCODED_TEXTS = 8  # the latest ones are kept: an item's answers follow the same prompt
+LETTER = re.compile("[A-J]")
+
+
+def without_system(messages: list[dict]) -> list[dict]:
+    """Return messages with the exam's instruction at the head of the first question.
+
+    The harness makes it the system message, but chat templates have their own.
+    """
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    question = messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}
+    return [question, *messages[2:]]
+
+
+# --- the scorer ----------------------------------------------------------------------------------
+class PrefixLM(HFLM):
+    """The harness's HFLM with the same scores for a fraction of the tokens.
+
+    The longest beginning that all prompts of a task share (its instruction and examples) is read
+    once, and its keys and values serve every question:
+
+        instruction + 5 examples | question 1 + A
+                                 | question 2 + A
+                                 | ...
+
+    Only the logits of the last positions are computed, their softmax in float32. A prompt that does
+    not fit into the context loses whole examples, the last first, as CMMLU's own script does; one
+    that does not fit without examples is not answered. Both are counted, and nothing is cut.
+
+    Answers are kept by the tokens of prompt and answer, so a rerun after a kill scores nothing
+    twice, and no model gets another's answers.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        tasks: The harness's task objects by name.
+        policy: One of POLICIES: by which token a letter is scored.
+        batch_tokens: Tokens in a batch, prefix and padding included.
+        store: From `score_cache.open_score_cache`; None keeps answers in memory.
+        chat: Ask through the tokenizer's chat template.
+        batch_size: Of written answers.
+
+    Attributes:
+        counts: Tokens sent and encoded, requests kept from the store, items whose letters have
+            unequal numbers of tokens.
+        fits: {(task, number of the item): {shots, too_long}}, of the last run.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: dict[str, Task],
+        policy: str = "joint",
+        batch_tokens: int = 8192,
+        store: JsonlStore | None = None,
+        chat: bool = False,
+        batch_size: int = 16,
+    ):
+        if policy not in POLICIES:
+            raise ValueError(
+                f"there is no answer-token policy '{policy}': write one of {', '.join(POLICIES)}"
+            )
+        if chat and not tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template, so exams cannot be asked in chat: "
+                "save one with it, or set chat to false"
+            )
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            softmax_dtype="float32",
+            max_length=getattr(model.config, "max_position_embeddings", None),
+            add_bos_token=not chat and tokenizer.bos_token_id is not None,
+        )
+        self.tasks = tasks
+        self.policy = policy
+        self.batch_tokens = batch_tokens
+        self.chat = chat
+        self.store = JsonlStore() if store is None else store
+        self.counts = Counter(sent=0, encoded=0, kept=0, unequal_letters=0)
+        self.fits: dict[tuple[str, int], dict[str, Any]] = {}
+        self._encoded: dict[tuple, list[int]] = {}
+
+    # --- tokens ---
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **more: Any
+    ) -> list[int]:
+        """Return the tokens of a text; the latest texts are not encoded again."""
+        asked = string, add_special_tokens, *sorted(more.items())
+        if asked not in self._encoded:
+            while len(self._encoded) > ENCODED_TEXTS:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[asked] = super().tok_encode(string, add_special_tokens, **more)
+        return self._encoded[asked]
+
+    def apply_chat_template(
+        self, chat_history: list[dict], add_generation_prompt: bool = True
+    ) -> str:
+        """Return the text of messages, the exam's instruction in the first question."""
+        return super().apply_chat_template(without_system(chat_history), add_generation_prompt)
+
+    def _letter_tokens(self, letter: str) -> list[int]:
+        """Return the tokens by which a policy other than joint scores a letter.
+
+        Their log-probabilities are added.
+        """
+        if self.policy == "raw":
+            token = self.tokenizer.convert_tokens_to_ids(letter)
+            if token is None or token == self.tokenizer.unk_token_id:
+                raise ValueError(
+                    f"the tokenizer has no token '{letter}', which the policy raw scores: "
+                    "take joint"
+                )
+            return [token]
+        alone = self.tokenizer.encode(letter, add_special_tokens=False)
+        if self.policy == "first":
+            return alone[:1]
+        after_colon = self.tokenizer.encode(f"：{letter}", add_special_tokens=False)
+        return [alone[0], after_colon[-1]]
+
+    def _pair(self, context: str, answer: str) -> tuple[list[int], list[int], bool]:
+        """Return the tokens of prompt and answer, and whether each of these is an answer itself."""
+        letter = answer.strip()
+        if self.policy != "joint" and LETTER.fullmatch(letter):
+            return self.tok_encode(context), self._letter_tokens(letter), True
+        if not context:
+            tokens = self.tok_encode(answer, add_special_tokens=False)
+            return [self.prefix_token_id], tokens, False
+        return *self._encode_pair(context, answer), False
+
+    def _fit(
+        self, requests: list[Instance], answers: list[str], new_tokens: int = 0
+    ) -> tuple[str, list] | None:
+        """Find the prompt of an item with as many examples as fit.
+
+        Args:
+            requests: The item's requests: one for each option, or one to write.
+            answers: Its options; none to write.
+            new_tokens: Room to leave for writing.
+
+        Returns:
+            The prompt, and its pairs with the answers from `_pair`; None when none fits.
+        """
+        first = requests[0]
+        task = self.tasks.get(first.task_name)
+        most = (task.config.num_fewshot or 0) if task else 0
+        context, found, shots = first.args[0], None, 0
+        for shots in range(most, -1, -1):
+            if shots < most:
+                context = task.fewshot_context(
+                    first.doc,
+                    shots,
+                    apply_chat_template=self.chat,
+                    fewshot_as_multiturn=self.chat,
+                    chat_template=self.apply_chat_template if self.chat else None,
+                )
+            pairs = [self._pair(context, answer) for answer in answers]
+            if self._tokens_needed(context, pairs) + new_tokens <= self.max_length:
+                found = context, pairs
+                break
+        self.fits[first.task_name, first.doc_id] = {"shots": shots, "too_long": found is None}
+        return found
+
+    def _tokens_needed(self, context: str, pairs: list) -> int:
+        """Return the tokens that a prompt and its longest answer need; the last one is not read."""
+        if not pairs:
+            return len(self.tok_encode(context))
+        sizes = []
+        for ids, tail, either in pairs:
+            sizes.append(len(ids) + (1 if either else len(tail)) - 1)
+        return max(sizes)
+
+    # --- scoring ---
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
+        """Return the score of each request's answer; NO_ANSWER where the question does not fit."""
+        numbers_of_item: dict[Any, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            item: Any = number
+            if request.doc_id is not None:
+                item = request.task_name, request.doc_id
+            numbers_of_item[item].append(number)
+        rows: list[dict | None] = [None] * len(requests)
+        for numbers in numbers_of_item.values():
+            for number, row in zip(numbers, self._rows([requests[each] for each in numbers])):
+                rows[number] = row
+        groups: dict[tuple, list[dict]] = defaultdict(list)
+        for row in rows:
+            if row is None:
+                continue
+            if row["score"] is None:
+                groups[row["group"]].append(row)
+            else:
+                self.counts["kept"] += 1
+        for group in groups.values():
+            self._score(group)
+        return [NO_ANSWER if row is None else tuple(row["score"]) for row in rows]
+
+    def _rows(self, requests: list[Instance]) -> list[dict | None]:
+        """Return what is to be scored for the requests of one item, None where it does not fit."""
+        options = [request.args[1] for request in requests]
+        found = self._fit(requests, options)
+        if found is None:
+            return [None] * len(requests)
+        _, pairs = found
+        letter_sizes = set()
+        for option, (_, tail, _) in zip(options, pairs):
+            if len(option.strip()) == 1:
+                letter_sizes.add(len(tail))
+        self.counts["unequal_letters"] += len(letter_sizes) > 1
+        first = requests[0]
+        subject = first.doc.get("subject") if isinstance(first.doc, dict) else None
+        shots = self.fits[first.task_name, first.doc_id]["shots"]
+        rows = []
+        for ids, tail, either in pairs:
+            key = digest(ids, tail, either)
+            row = {
+                "ids": ids,
+                "tail": tail,
+                "either": either,
+                # Rows of a group begin alike.
+                "group": (first.task_name, subject, shots),
+                "key": key,
+                "score": self.store.get(key),
+            }
+            rows.append(row)
+        return rows
+
+    def _score(self, rows: list[dict]) -> None:
+        """Score rows that begin alike: what they share once, the rest in batches.
+
+        What a batch gave is stored before the next is read.
+        """
+        lines: dict[tuple[int, ...], list[dict]] = defaultdict(list)
+        for row in rows:
+            read = row["ids"] if row["either"] else row["ids"] + row["tail"][:-1]
+            lines[tuple(read)].append(row)
+        size = self._shared_size(lines, rows)
+        order = sorted(lines, key=len, reverse=True)
+        self.counts["sent"] += sum(map(len, order))
+        self.counts["encoded"] += size + sum(len(line) - size for line in order)
+        with torch.inference_mode():
+            prefix = self._read_prefix(order[0][:size]) if size else None
+            while order:
+                batch = order[: max(1, self.batch_tokens // len(order[0]))]
+                del order[: len(batch)]
+                answered = [row for line in batch for row in lines[line]]
+                keep = max(1 if row["either"] else len(row["tail"]) for row in answered)
+                log_probs = self._read([line[size:] for line in batch], prefix, keep)
+                for line, found in zip(batch, log_probs):
+                    for row in lines[line]:
+                        row["score"] = _read_off(found, row)
+                self.store.put({row["key"]: row["score"] for row in answered})
+
+    def _shared_size(self, lines: dict[tuple[int, ...], list[dict]], rows: list[dict]) -> int:
+        """Return how many tokens of the lines are worth reading once for all."""
+        shared = len(os.path.commonprefix(list(lines)))
+        # At least one token of each prompt is left, since its logits are needed.
+        shortest = min(len(row["ids"]) for row in rows)
+        shared = min(shared, shortest - 1)
+        return shared if shared >= MIN_PREFIX and len(lines) > 1 else 0
+
+    def _read_prefix(self, ids: tuple[int, ...]) -> Cache:
+        """Return the keys and values of a prefix."""
+        batch = torch.tensor([ids], device=self.device)
+        return self.model(batch, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _read(self, lines: list[tuple[int, ...]], prefix: Cache | None, keep: int) -> torch.Tensor:
+        """Return log-probabilities at the last positions of lines that follow a prefix.
+
+        Lines are padded on the right, where no real token sees the padding (under a sliding window
+        neither), and only each line's own last positions go through the head.
+
+        Args:
+            lines: Token ids.
+            prefix: The prefix's keys and values, or None.
+            keep: The number of last positions.
+
+        Returns:
+            float32 [lines, keep, vocabulary].
+        """
+        longest = max(map(len, lines))
+        padded = [list(line) + [0] * (longest - len(line)) for line in lines]
+        ids = torch.tensor(padded, device=self.device)
+        sizes = torch.tensor([[len(line)] for line in lines])
+        last = (sizes - keep + torch.arange(keep)).clamp(min=0).to(self.device)
+        rows = torch.arange(len(lines), device=self.device)[:, None]
+        past = copy.deepcopy(prefix)  # reading the lines would lengthen it
+        if past is not None:
+            past.batch_repeat_interleave(len(lines))
+
+        def keep_last(module: torch.nn.Module, inputs: tuple) -> tuple:
+            hidden, *rest = inputs
+            return (hidden[rows.to(hidden.device), last.to(hidden.device)], *rest)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(keep_last)
+        try:
+            out = self.model(ids, past_key_values=past, use_cache=past is not None)
+        finally:
+            hook.remove()
+        return out.logits.float().log_softmax(-1)
+
+    # --- writing ---
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return what the model writes after each prompt.
+
+        It is "" where the prompt leaves no room for `max_gen_toks` new tokens.
+        """
+        texts = [""] * len(requests)
+        asked = []
+        for number, request in enumerate(requests):
+            settings = request.args[1]
+            found = self._fit([request], [], settings.get("max_gen_toks", self.max_gen_toks))
+            if found is None:
+                continue
+            prompt, _ = found
+            key = self._writing_key(prompt, settings)
+            written = self.store.get(key)
+            if written is not None:
+                texts[number] = written
+                self.counts["kept"] += 1
+                continue
+            fitted = copy.copy(request)
+            fitted.arguments = prompt, settings
+            asked.append((number, key, fitted))
+        asked.sort(key=lambda each: len(each[2].args[0]), reverse=True)
+        # What a few batches wrote is stored before the next are asked.
+        step = 4 * int(self.batch_size)
+        for start in range(0, len(asked), step):
+            part = asked[start : start + step]
+            written = super().generate_until([each[2] for each in part], disable_tqdm=True)
+            for (number, _, _), text in zip(part, written):
+                texts[number] = text
+            self.store.put({key: text for (_, key, _), text in zip(part, written)})
+        return texts
+
+    def _writing_key(self, prompt: str, settings: dict) -> str:
+        return digest(
+            "generate",
+            self.tok_encode(prompt),
+            settings,
+            self.eot_token_id,
+            self.model.generation_config.to_dict(),
+        )
+
+
+def _read_off(log_probs: torch.Tensor, row: dict) -> Score:
+    """Return the score of an answer from the log-probabilities of a line's last positions.
+
+    Args:
+        log_probs: [positions, vocabulary].
+        row: The answer's tokens are `tail`; with `either` each of them is an answer itself.
+    """
+    tail = row["tail"]
+    if row["either"]:
+        last = log_probs[-1]
+        return last[tail].sum().item(), last.argmax().item() in tail
+    span = log_probs[len(log_probs) - len(tail) :]
+    total = sum(span[place, token].item() for place, token in enumerate(tail))
+    return total, span.argmax(-1).tolist() == tail

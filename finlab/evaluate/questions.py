@@ -1,0 +1,99 @@
+"""Open questions: asked without options, answered in writing, judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finlab.data.cards import Source
+from finlab.evaluate.exams import Exam
+
+Question = dict[str, Any]  # {id, question, domain, reference, from}
+Answer = tuple[str | None, bool]  # (text, or None where none came; whether it ended by itself)
+
+
+def from_exams(prepared: dict[str, Exam], sources: dict[str, Source], count: int) -> list[Question]:
+    """Return Chinese exam items as open questions, evenly over the exams.
+
+    The right option is the reference. A single character would stand in any answer, so such items
+    are left out.
+
+    Args:
+        prepared: The exams.
+        sources: Their cards.
+        count: At most so many questions.
+    """
+    pool = []
+    for name, exam in prepared.items():
+        card = sources[name].card
+        if card.language != "zh":
+            continue
+        for item in exam.items:
+            reference = item["choices"][item["answer"]]
+            if len(reference) > 1:
+                question = {"id": item["id"], "question": item["question"]}
+                question |= {"domain": card.domain, "from": "", "reference": reference}
+                pool.append(question)
+    step = max(1, len(pool) // max(count, 1))
+    return pool[::step][:count]
+
+
+def side_by_side(
+    questions: list[Question], answers: dict[str, list[Answer]]
+) -> list[dict[str, Any]]:
+    """Return the questions of cards with each model's answer, for `show.comparison`.
+
+    `…` marks an answer that ran into the limit.
+    """
+    rows = []
+    for number, question in enumerate(questions):
+        if not question["from"]:
+            continue
+        row = {
+            "question": f"{question['question']} ({question['from']})",
+            "reference": question["reference"] or None,
+        }
+        for name, of_model in answers.items():
+            text, ended = of_model[number]
+            if text is None:
+                row[name] = "no answer came"
+            else:
+                row[name] = text if ended else f"{text} …"
+        rows.append(row)
+    return rows
+
+
+def count_right(
+    questions: list[Question], answers: dict[str, list[Answer]]
+) -> dict[str, dict[str, float]]:
+    """Return what each model's answers come to.
+
+    Returns:
+        {model: {ended: the share that ended by itself, with reference: answered questions that
+        have one, hold the reference: answers that hold it}}.
+    """
+    counts = {}
+    for name, of_model in answers.items():
+        ended = sum(answer_ended for _, answer_ended in of_model)
+        asked = held = 0
+        for question, (text, _) in zip(questions, of_model, strict=True):
+            if question["reference"] and text is not None:
+                asked += 1
+                held += question["reference"].lower() in text.lower()
+        counts[name] = {
+            "ended": ended / max(len(of_model), 1),
+            "with reference": asked,
+            "hold the reference": held,
+        }
+    return counts
+
+
+def pairs(
+    questions: list[Question], first: list[Answer], second: list[Answer]
+) -> list[dict[str, Any]]:
+    """Return the questions that both answered, {id, question, reference, first, second}."""
+    rows = []
+    for question, (one, _), (other, _) in zip(questions, first, second, strict=True):
+        if one is not None and other is not None:
+            row = {name: question[name] for name in ("id", "question", "reference")}
+            rows.append({**row, "first": one, "second": other})
+    return rows

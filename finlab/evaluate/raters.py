@@ -1,0 +1,317 @@
+"""People as judges: blind sheets out, judgements in, agreement, data for the next round."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from finlab import files
+from finlab.data import dialogues
+from finlab.evaluate import statistics
+
+Table = list[tuple]  # rows of cells
+Judgement = dict[str, Any]  # {id, rater, verdict, points, rewrite, note}
+
+COLUMNS = ["编号", "问题", "回答甲", "回答乙", "哪个更好", "甲分", "乙分", "更好的写法", "备注"]
+WIDTHS = dict(zip("ABCDEFGHI", (12, 36, 48, 48, 10, 7, 7, 40, 24)))
+BETTER = ("甲", "一样", "乙")
+NUMBER = re.compile(r"\d+(\.\d+)?")
+MAX_CELL = 32_000  # characters; a cell holds 32,767
+# What a majority is worth, seen from the second answer.
+WORTH = {"second": 1.0, "same": 0.5, "first": 0.0}
+
+
+# --- sheets out ----------------------------------------------------------------------------------
+def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0) -> list[Path]:
+    """Write one blind spreadsheet for each rater, in an order and with sides of its own.
+
+    The sheets go to a folder below `folder` that is named by the answers, with `key.json`, which
+    the raters must not see. They are never written over: what people filled in stays. To fill in
+    are 哪个更好 (甲, 一样 or 乙), 甲分 and 乙分 (0 to 10, optional), 更好的写法 (a better answer,
+    optional) and 备注. Text that begins like a formula stays text.
+
+    Args:
+        rows: {id, question, first, second}.
+        folder: The folder of all sheets.
+        raters: The number of raters.
+        seed: Draws orders and sides.
+
+    Returns:
+        The sheets' paths; none without rows.
+    """
+    if not rows:
+        return []
+    folder = folder / files.digest(rows, raters, seed)[:10]
+    paths = [folder / f"rater{rater}.xlsx" for rater in range(1, raters + 1)]
+    if (folder / "key.json").exists():
+        return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    key: dict[str, dict] = {}
+    for rater, path in enumerate(paths, 1):
+        _write_sheet(path, rows, rater, seed, key)
+    files.write_json(folder / "key.json", key)
+    return paths
+
+
+def _write_sheet(path: Path, rows: list[dict], rater: int, seed: int, key: dict[str, dict]) -> None:
+    """Write the sheet of one rater, and add to the key what its numbers stand for."""
+    from openpyxl import Workbook
+    from openpyxl.styles import Alignment, Font
+
+    rng = random.Random(f"{seed}-{rater}")
+    book = Workbook()
+    sheet = book.active
+    sheet.title, sheet.freeze_panes = "评审", "A2"
+    sheet.append(COLUMNS)
+    for number, row in enumerate(rng.sample(rows, len(rows)), 2):
+        code = files.digest(seed, rater, row)[:10]
+        turned = rng.random() < 0.5
+        key[code] = {"id": row["id"], "turned": turned, "rater": rater}
+        answers = (row["second"], row["first"]) if turned else (row["first"], row["second"])
+        for column, text in enumerate((code, row["question"], *answers), 1):
+            cell = sheet.cell(number, column)
+            cell.value, cell.data_type = _cell_text(text), "s"
+            cell.alignment = Alignment(wrap_text=True, vertical="top")
+    for name, width in WIDTHS.items():
+        sheet.column_dimensions[name].width = width
+        sheet[f"{name}1"].font = Font(bold=True)
+    _add_validation(sheet, last_row=len(rows) + 1)
+    book.save(path)
+
+
+def _cell_text(text: str) -> str:
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    return ILLEGAL_CHARACTERS_RE.sub("", text)[:MAX_CELL]
+
+
+def _add_validation(sheet: Any, last_row: int) -> None:
+    """Let the spreadsheet offer the verdicts, and take points from 0 to 10 only."""
+    from openpyxl.worksheet.datavalidation import DataValidation
+
+    choices = f'"{",".join(BETTER)}"'
+    verdict = DataValidation(type="list", formula1=choices, allow_blank=True)
+    points = DataValidation(
+        type="decimal", operator="between", formula1="0", formula2="10", allow_blank=True
+    )
+    for rule, span in ((verdict, f"E2:E{last_row}"), (points, f"F2:G{last_row}")):
+        rule.add(span)
+        sheet.add_data_validation(rule)
+
+
+# --- sheets in -----------------------------------------------------------------------------------
+def open_sheets(paths: list[Path]) -> dict[str, Table]:
+    """Return {name: rows of cells} of filled sheets.
+
+    Raises:
+        ValueError: A sheet is missing, no spreadsheet, or not one of ours.
+    """
+    from openpyxl import load_workbook
+
+    tables = {}
+    for path in map(Path, paths):
+        try:
+            sheet = load_workbook(path, data_only=True).active
+            table = list(sheet.iter_rows(values_only=True))
+        except Exception as error:  # openpyxl raises what its parts raise
+            raise ValueError(
+                f"{path} cannot be read as a spreadsheet ({type(error).__name__}): "
+                "give the .xlsx that the rater filled in"
+            ) from None
+        if not table or list(table[0][: len(COLUMNS)]) != COLUMNS:
+            raise ValueError(
+                f"{path}: the first row is not {', '.join(COLUMNS)}: "
+                "fill in the sheet that was sent out, without moving columns"
+            )
+        tables[f"{path.parent.name}/{path.name}"] = table
+    return tables
+
+
+def read_sheets(
+    tables: dict[str, Table], key_file: Path
+) -> tuple[list[Judgement], list[dict[str, str]]]:
+    """Return the judgements of opened sheets, with their blindness undone.
+
+    Args:
+        tables: From `open_sheets`.
+        key_file: The key that was written with the sheets.
+
+    Returns:
+        Judgements {id, rater, verdict, points, rewrite, note}, a verdict being first, same or
+        second; and faults {where, reason}: rows that cannot be read, or are judged twice.
+    """
+    key = files.read_json(key_file)
+    judgements, faults, seen = [], [], set()
+    for sheet, table in tables.items():
+        for number, cells in enumerate(table[1:], 2):
+            texts = ["" if cell is None else str(cell).strip() for cell in cells]
+            row = dict(zip(COLUMNS, texts))
+            if not any(row.values()):
+                continue
+            reason = _fault(row, key, seen)
+            if reason:
+                faults.append({"where": f"{sheet}:row {number}", "reason": reason})
+                continue
+            seen.add(row["编号"])
+            judgements.append(_judgement(row, key[row["编号"]]))
+    return judgements, faults
+
+
+def _judgement(row: dict[str, str], entry: dict) -> Judgement:
+    sides, columns = ("first", "same", "second"), ("甲分", "乙分")
+    if entry["turned"]:
+        sides, columns = sides[::-1], columns[::-1]
+    return {
+        "id": entry["id"],
+        "rater": entry["rater"],
+        "verdict": sides[BETTER.index(row["哪个更好"])],
+        "points": [float(row[name]) if row[name] else None for name in columns],
+        "rewrite": row["更好的写法"],
+        "note": row["备注"],
+    }
+
+
+def _fault(row: dict[str, str], key: dict[str, dict], seen: set[str]) -> str:
+    """Return why a row cannot be read, or an empty string."""
+    code, verdict = row["编号"], row["哪个更好"]
+    if code not in key:
+        return f"the number '{code}' stands in no sheet that was sent out"
+    if code in seen:
+        return f"the number {code} is judged a second time"
+    if not verdict:
+        return "not judged"
+    if verdict not in BETTER:
+        return f"哪个更好 is '{verdict}': write 甲, 一样 or 乙"
+    for name in ("甲分", "乙分"):
+        if row[name] and not (NUMBER.fullmatch(row[name]) and float(row[name]) <= 10):
+            return f"{name} is '{row[name]}': write a number from 0 to 10, or nothing"
+    return ""
+
+
+# --- agreement -----------------------------------------------------------------------------------
+def fleiss(ratings: list[list[str]]) -> float | None:
+    """Return Fleiss' kappa (1971) of items that equally many raters rated.
+
+    None where it is not defined: one rater, or one category throughout.
+    """
+    n = len(ratings[0]) if ratings else 0
+    if n < 2:
+        return None
+    agreed = 0.0
+    for item in ratings:
+        squares = sum(count * count for count in Counter(item).values())
+        agreed += (squares - n) / (n * (n - 1))
+    agreed /= len(ratings)
+    total = Counter(rating for item in ratings for rating in item)
+    chance = sum((count / (n * len(ratings))) ** 2 for count in total.values())
+    return None if chance == 1 else (agreed - chance) / (1 - chance)
+
+
+def _majority(verdicts: list[str]) -> str:
+    """Return the most frequent verdict; no majority is `same`."""
+    (best, count), *rest = Counter(verdicts).most_common(2)
+    return "same" if rest and rest[0][1] == count else best
+
+
+def people(judgements: list[Judgement]) -> dict[str, Any]:
+    """Return good, same and bad by majority, seen from the second answer (XuanYuan's GSB).
+
+    Returns:
+        n, raters, good, same, bad; win_rate (same half) with a 95% bootstrap over questions; kappa
+        over the kappa_n questions that all raters judged; mean_points; and the majority of each
+        question.
+    """
+    by_question: dict[str, dict[int, str]] = defaultdict(dict)
+    for one in judgements:
+        by_question[one["id"]][one["rater"]] = one["verdict"]
+    majority = {name: _majority(list(each.values())) for name, each in by_question.items()}
+    raters = sorted({one["rater"] for one in judgements})
+    whole = []
+    for verdicts in by_question.values():
+        if sorted(verdicts) == raters:
+            whole.append([verdicts[rater] for rater in raters])
+    counts = Counter(majority.values())
+    values = [WORTH[verdict] for verdict in majority.values()]
+    low, high = statistics.bootstrap(values) if values else (None, None)
+    means = {}
+    for place, side in enumerate(("first", "second")):
+        means[side] = _mean_points(judgements, place)
+    return {
+        "n": len(majority),
+        "raters": len(raters),
+        "good": counts["second"],
+        "same": counts["same"],
+        "bad": counts["first"],
+        "win_rate": sum(values) / len(values) if values else None,
+        "ci_low": low,
+        "ci_high": high,
+        "kappa": fleiss(whole),
+        "kappa_n": len(whole),
+        "mean_points": means,
+        "majority": majority,
+    }
+
+
+def _mean_points(judgements: list[Judgement], place: int) -> float | None:
+    given = [one["points"][place] for one in judgements if one["points"][place] is not None]
+    return sum(given) / len(given) if given else None
+
+
+# --- data for the next round ---------------------------------------------------------------------
+def feedback(
+    judgements: list[Judgement], rows: list[dict], good: float = 8.0
+) -> tuple[list[dict], list[dict]]:
+    """Return candidates for SFT and preference data, as Golden-GPT feeds scores back.
+
+    A better answer that a rater wrote is an SFT candidate, and preferred to both answers. So is an
+    answer of at least `good` points on average. A pair is preferred as the majority says.
+    Candidates are to be read before they are learnt; cards of kind dialogue and preference read
+    them.
+
+    Args:
+        judgements: From `read_sheets`.
+        rows: {id, question, first, second} that the sheets were written from.
+        good: Points.
+
+    Returns:
+        SFT rows in Alpaca's format, and preference rows.
+    """
+    row_of = {row["id"]: row for row in rows}
+    sft: list[dict] = []
+    pairs: list[dict] = []
+    for name, verdict in people(judgements)["majority"].items():
+        row = row_of[name]
+        own = [one for one in judgements if one["id"] == name]
+        rewrites = list(dict.fromkeys(one["rewrite"] for one in own if one["rewrite"]))
+        for rewrite in rewrites:
+            for side in ("first", "second"):
+                pairs += _preference(row["question"], rewrite, row[side])
+        if verdict != "same":
+            other = "first" if verdict == "second" else "second"
+            pairs += _preference(row["question"], row[verdict], row[other])
+        learnt = list(rewrites)
+        for place, side in enumerate(("first", "second")):
+            mean = _mean_points(own, place)
+            if mean is not None and mean >= good and row[side].strip():
+                learnt.append(row[side])
+        for text in dict.fromkeys(learnt):
+            question = {"role": "user", "content": row["question"]}
+            answer = {"role": "assistant", "content": text}
+            sft.append(dialogues.write_dialogue([question, answer], "alpaca"))
+    return sft, pairs
+
+
+def _preference(question: str, chosen: str, rejected: str) -> list[dict]:
+    """Return a preference row in a list; none where the answers are alike or empty."""
+    texts = chosen.strip(), rejected.strip()
+    if texts[0] == texts[1] or not all(texts):
+        return []
+    row = {
+        "conversations": [{"from": "human", "value": question}],
+        "chosen": {"from": "gpt", "value": chosen},
+        "rejected": {"from": "gpt", "value": rejected},
+    }
+    return [row]

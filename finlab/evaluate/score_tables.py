@@ -1,0 +1,161 @@
+"""Scores of many models in many settings: as lines, as tables, and compared with each other.
+
+A record is one answered item, from `exams.answer_exams`. A line is the score of one model on one
+benchmark in one setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finlab.evaluate import statistics
+
+Record = dict[str, Any]
+Answers = dict[str, dict[str, list[Record]]]  # {model: {setting: records}}
+
+
+def score_lines(answers: Answers) -> list[Record]:
+    """Return the lines of `statistics.scores` for every model and setting, with their setting."""
+    lines = []
+    for model, of_model in answers.items():
+        for setting, records in of_model.items():
+            for line in statistics.scores(model, records):
+                lines.append({**line, "setting": setting})
+    return lines
+
+
+def answer_rows(answers: Answers) -> list[Record]:
+    """Return every record with its model and setting."""
+    rows = []
+    for model, of_model in answers.items():
+        for setting, records in of_model.items():
+            for record in records:
+                rows.append({"model": model, "setting": setting, **record})
+    return rows
+
+
+def select(lines: list[Record], setting: str, chat: bool = False) -> list[Record]:
+    """Return the lines of one setting, asked in chat or not."""
+    chosen = []
+    for line in lines:
+        in_chat = line["prompt"].endswith("+chat")
+        if line["setting"] == setting and in_chat == chat:
+            chosen.append(line)
+    return chosen
+
+
+def caption(lines: list[Record]) -> str:
+    """Return how the items of lines were asked, in words."""
+    asked = [f"{line['prompt']} with {line['shots']} shots" for line in lines]
+    return ", ".join(dict.fromkeys(asked))
+
+
+def score_table(lines: list[Record]) -> list[dict[str, str]]:
+    """Return lines of `scores` as a table: a row a model, a column a benchmark.
+
+    A cell holds the accuracy with its interval, the macro accuracy, and how many items got no
+    answer.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        row = rows.setdefault(line["model"], {"model": line["model"]})
+        interval = f"[{line['ci_low']:.2f}, {line['ci_high']:.2f}]"
+        cell = f"{line['accuracy']:.3f} {interval}\nmacro {line['macro']:.3f}"
+        lost = line["unparsed"] + line["too_long"] + line["failed"] + line["alike"]
+        if lost:
+            cell += f", {lost} no answer"
+        row[f"{line['benchmark']}, n {line['n']}"] = cell
+    return list(rows.values())
+
+
+def of_benchmarks(records: list[Record], benchmarks: Sequence[str]) -> list[Record]:
+    """Return the records of some benchmarks."""
+    return [record for record in records if record["benchmark"] in benchmarks]
+
+
+def paired_by_benchmark(
+    first: list[Record], other: list[Record], benchmarks: Sequence[str]
+) -> list[Record]:
+    """Compare a model with the first one on each of some benchmarks.
+
+    Returns:
+        For each benchmark {exam, what `paired` returns, p_holm}: p adjusted for their number.
+    """
+    rows = []
+    for name in benchmarks:
+        result = statistics.paired(of_benchmarks(first, [name]), of_benchmarks(other, [name]))
+        rows.append({"exam": name, **result})
+    adjusted = statistics.holm([row["p"] for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def by_domain(
+    answers: dict[str, list[Record]], domains: dict[str, str]
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Compare models by domain.
+
+    Args:
+        answers: {model: records}; the first model is what the others are compared with.
+        domains: {benchmark: domain}.
+
+    Returns:
+        {domain: {model: accuracy}}, and {model: {domain: what `statistics.paired` returns}} of the
+        other models.
+    """
+    first, *others = answers
+    scores: dict[str, dict] = {}
+    differences: dict[str, dict] = {name: {} for name in others}
+    for domain in dict.fromkeys(domains.values()):
+        benchmarks = [name for name, each in domains.items() if each == domain]
+        of_first = of_benchmarks(answers[first], benchmarks)
+        scores[domain] = {first: statistics.accuracy(of_first)}
+        for name in others:
+            of_other = of_benchmarks(answers[name], benchmarks)
+            scores[domain][name] = statistics.accuracy(of_other)
+            differences[name][domain] = statistics.paired(of_first, of_other)
+    return scores, differences
+
+
+def wrong_answers(records: list[Record], items: list[dict]) -> list[dict[str, str]]:
+    """Return the items that were not answered right: question, right option, chosen option."""
+    item_of = {item["id"]: item for item in items}
+    rows = []
+    for record in records:
+        if record["right"]:
+            continue
+        item = item_of[record["id"]]
+        choices = item["choices"]
+        row = {
+            "question": item["question"],
+            "right": choices[item["answer"]],
+            "chosen": record["fault"] or choices[record["chosen"]],
+        }
+        rows.append(row)
+    return rows
+
+
+def beside_published(
+    published: list[Record], ours: dict[str, Record], exams: dict[str, Any], label: str
+) -> list[Record]:
+    """Return published scores with ours beside them.
+
+    Args:
+        published: From `published.published_scores`.
+        ours: {card: its line}.
+        exams: {benchmark: its Exam}.
+        label: The name of our column.
+    """
+    rows = []
+    for line in published:
+        exam = exams[line["benchmark"]]
+        score, coverage = ours[exam.name], exam.coverage
+        row = {
+            **line,
+            label: 100 * score["accuracy"],
+            "n": score["n"],
+            "of": coverage["items"],
+            "subjects": f"{coverage['subjects']} of {coverage['subjects_published']}",
+        }
+        rows.append(row)
+    return rows

@@ -1,0 +1,158 @@
+"""Files that survive a kill, and hashes that say whether two things are the same.
+
+Every file that another step may read is written to a draft first and then renamed: a reader sees
+the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+# --- hashes --------------------------------------------------------------------------------------
+def digest(*values: Any) -> str:
+    """Return the SHA-256 of values, written as JSON with sorted keys, as 64 hexadecimal digits."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash64(text: str) -> int:
+    """Return the first 64 bits of a text's SHA-256, as an unsigned integer."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the contents of files, read one after another."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Return a short hash of files by their names, sizes and modification times.
+
+    It reads no content, so it is quick for large data. Of a folder, all files below it count.
+    """
+    files: list[Path] = []
+    for path in paths:
+        candidates = [path] if path.is_file() else path.rglob("*")
+        files += [file for file in candidates if file.is_file()]
+    listing = []
+    for file in sorted(files):
+        stat = file.stat()
+        listing.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
+
+
+# --- writing and reading -------------------------------------------------------------------------
+def write_text(path: Path, text: str, sync: bool = False) -> Path:
+    """Write a text file by rename, so that it is there as a whole or not at all.
+
+    Args:
+        path: The file to write. Its folder must exist.
+        text: The content, written as UTF-8.
+        sync: Wait until the content is on the disk before the rename, as the manifest does.
+
+    Returns:
+        The path.
+    """
+    draft = path.with_name(f"{path.name}.draft")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    return draft.rename(path)
+
+
+def write_json(path: Path, value: Any, sync: bool = False) -> Path:
+    """Write a value as a JSON file, by rename. NaN is refused, since it is not JSON."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    return write_text(path, text, sync)
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
+    """Write records as JSON lines, by rename."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    return write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Add one record to the end of a JSON lines file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Return the records of a JSON lines file, up to the first line that a kill cut short.
+
+    A file that does not exist has no records.
+    """
+    if not Path(path).exists():
+        return []
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+# --- answers by key ------------------------------------------------------------------------------
+class JsonlStore:
+    """Values by key, kept in a file that is only ever appended to.
+
+    Each line is `[key, value]`. Several processes may append at once. A line that a kill or a full
+    disk cut short is passed over: its value is simply asked for again.
+
+    Args:
+        path: The file. None keeps the values in memory only.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self.values: dict[str, Any] = {}
+        if path and path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                self._read_line(line)
+
+    def _read_line(self, line: str) -> None:
+        try:
+            key, value = json.loads(line)
+        except ValueError:
+            return
+        self.values[key] = value
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or None where there is none."""
+        return self.values.get(key)
+
+    def put(self, values: dict[str, Any]) -> None:
+        """Keep values by key, and append them to the file."""
+        self.values.update(values)
+        if not self.path or not values:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps([key, value], ensure_ascii=False) for key, value in values.items()]
+        content = "".join(f"{line}\n" for line in lines).encode()
+        with open(self.path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # A cut-off last line gets its end here, so that it spoils no line of ours.
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    content = b"\n" + content
+            file.write(content)

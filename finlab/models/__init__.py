@@ -1,0 +1,1 @@
+"""Models and tokenizers: load, grow, adapt, merge, quantise, and let them write."""

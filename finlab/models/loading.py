@@ -1,0 +1,169 @@
+"""Load models, lengthen their context, describe them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finlab.models import adapters, attention, tokenization
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+ROPE_TYPES = ("linear", "yarn")
+
+
+def load(
+    source: str | Path, dtype: str = "float32", place: bool = True, **options: Any
+) -> PreTrainedModel:
+    """Load a causal language model with this machine's attention.
+
+    Args:
+        source: A folder or a hub id. An adapter's folder is loaded as its base with the adapter on
+            it.
+        dtype: Of the weights: float32, bfloat16 or float16.
+        place: Put the model on the GPU, where there is one and no device_map says otherwise.
+        **options: For `from_pretrained`: config, quantization_config, device_map, ...
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: There is no model at `source`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if adapters.is_adapter(source):
+        base = load(adapters.base_of(source), dtype, place, **options)
+        return adapters.attach(base, Path(source)).eval()
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        raise ValueError(f"no model at '{source}': the folder holds no config.json")
+    # flash-attn runs on a GPU only.
+    stays_on_cpu = not place or options.get("device_map") == "cpu"
+    best = "sdpa" if stays_on_cpu else attention.choose_attention(dtype)
+    options.setdefault("attn_implementation", best)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source), dtype=getattr(torch, dtype), **options
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0][:150]
+        raise ValueError(
+            f"no model at '{source}': give a folder with config.json and weights, "
+            f"or a hub id you can reach ({reason})"
+        ) from None
+    if place and torch.cuda.is_available() and "device_map" not in options:
+        model = model.to("cuda")
+    _use_plain_kernels(model)
+    return model.eval()
+
+
+def _use_plain_kernels(model: PreTrainedModel) -> None:
+    """Turn off bitsandbytes' packed CPU kernel for layers of widths at which it stops."""
+    for module in model.modules():
+        if not getattr(module, "support_avx512bf16_for_cpu", False):
+            continue
+        if module.out_features % 32 or module.in_features % 64:
+            module.support_avx512bf16_for_cpu = False
+
+
+def extend_context(
+    source: str | Path, context: int = 0, rope_type: str = "", rope_base: float = 0.0
+) -> PretrainedConfig:
+    """Return the config of a model with a longer context, to give to `load` as `config`.
+
+    XuanYuan-70B went to 8k and 16k within pretraining.
+
+    Args:
+        source: A folder or a hub id.
+        context: The new context in tokens; 0 keeps it.
+        rope_type: A scaling of positions: `linear` (position interpolation, Chen et al. 2023) or
+            `yarn` (Peng et al. 2023); empty leaves them. Its factor is the new context over the
+            first one, so that a second lengthening goes on from the first.
+        rope_base: The base of the rotary frequencies; 0 keeps it. Raising it slows them.
+
+    Raises:
+        ValueError: The type is unknown, here or in the model; the context is shorter; or positions
+            would be scaled without a longer context.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source))
+    old = config.max_position_embeddings
+    parameters = dict(config.rope_parameters)
+    _check_context(source, old, context, rope_type, parameters.get("rope_type", "default"))
+    if rope_base:
+        parameters["rope_theta"] = rope_base
+    if rope_type:
+        first = parameters.get("original_max_position_embeddings")
+        first = first or round(old / parameters.get("factor", 1))
+        parameters["rope_type"] = rope_type
+        parameters["factor"] = context / first
+        parameters["original_max_position_embeddings"] = first
+    config.rope_parameters = parameters
+    config.max_position_embeddings = context or old
+    return config
+
+
+def _check_context(
+    source: str | Path, old: int, context: int, rope_type: str, own_type: str
+) -> None:
+    if context and context < old:
+        raise ValueError(
+            f"the context of {source} is {old:,} tokens: {context:,} would shorten it; "
+            "set context to 0 to keep it"
+        )
+    if not rope_type:
+        return
+    if rope_type not in ROPE_TYPES:
+        raise ValueError(f"rope_type can be linear, yarn or empty, not '{rope_type}'")
+    if context <= old:
+        raise ValueError(
+            f"rope_type {rope_type} stretches positions to a longer context: "
+            f"set context above {old:,}"
+        )
+    if own_type not in ("default", *ROPE_TYPES):
+        raise ValueError(
+            f"the positions of {source} are scaled by {own_type} already: "
+            "set rope_type to empty, or raise rope_base instead"
+        )
+
+
+def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
+    """Return {trainable, total} numbers of parameters; tied ones count once."""
+    counts = {"trainable": 0, "total": 0}
+    for parameter in model.parameters():
+        counts["total"] += parameter.numel()
+        if parameter.requires_grad:
+            counts["trainable"] += parameter.numel()
+    return counts
+
+
+def describe(source: str | Path, sample: list[str]) -> dict[str, Any]:
+    """Return one row of a comparison of bases, as Golden-GPT's table. No weights are loaded.
+
+    Args:
+        source: A folder or a hub id.
+        sample: Texts to count characters per token on.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(source))
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    tokenizer = tokenization.load(source)
+    chars_per_token = tokenization.chars_per_token(tokenizer, sample)
+    architectures = config.architectures or [config.model_type]
+    context = config.max_position_embeddings
+    return {
+        "base": Path(source).name,
+        "architecture": architectures[0],
+        "layers": config.num_hidden_layers,
+        "parameters": parameters,
+        "vocabulary": config.vocab_size,
+        "context": context,
+        "chars per token": chars_per_token,
+        "context in characters": int(context * chars_per_token),
+    }

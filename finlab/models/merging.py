@@ -1,0 +1,118 @@
+"""Merge a trained LoRA adapter into its base, and prove that nothing changed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from finlab.models import adapters, folders, generation, loading
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+MERGE_TOLERANCE = 1e-2  # how far merging itself may move a logit, in float32
+
+
+def _is_quantised(adapted: PeftModel) -> bool:
+    quantizer = getattr(adapted, "hf_quantizer", None)
+    return bool(quantizer or getattr(adapted.get_base_model(), "hf_quantizer", None))
+
+
+def merge(adapted: PeftModel, probe: list[int]) -> tuple[PreTrainedModel, float]:
+    """Merge an adapter into its base, in float32.
+
+    Args:
+        adapted: A base with an adapter on it.
+        probe: Token ids to compare logits on.
+
+    Returns:
+        The plain model in its own dtype, and the largest difference of logits.
+
+    Raises:
+        ValueError: The base is quantised. Its rounding would be merged in for good.
+    """
+    if _is_quantised(adapted):
+        raise ValueError(
+            "the base is quantised: load the full-precision base, merge there, "
+            "and quantise the result"
+        )
+    dtype = adapted.dtype
+    adapted = adapted.float().eval()
+    before = generation.logits(adapted, probe)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    difference = (generation.logits(merged, probe) - before).abs().max().item()
+    return merged.to(dtype), difference
+
+
+def merge_onto(
+    adapted: PreTrainedModel | PeftModel,
+    source: str | Path,
+    adapter: Path,
+    probe: list[int],
+    dtype: str = "float32",
+    initial: Path | None = None,
+) -> PreTrainedModel:
+    """Save a trained adapter, and merge it into its full-precision base from disk.
+
+    Args:
+        adapted: The trained model. One that was trained in full is returned as it is. A quantised
+            base is left aside: the adapter is loaded onto the full one.
+        source: The base's folder.
+        adapter: Where the adapter is saved, with its base's hash.
+        probe: Token ids to compare logits on.
+        dtype: Of the merged model.
+        initial: The adapter as it was before training, where its start had changed the base (PiSSA,
+            OLoRA). What is saved then is the difference, which fits the base on disk.
+
+    Returns:
+        The merged model, on the trained model's device.
+
+    Raises:
+        ValueError: The merged logits are not those of the trained model within the rounding of its
+            type, or merging itself changed them.
+    """
+    from peft import PeftModel
+
+    if not isinstance(adapted, PeftModel):
+        return adapted.eval().to(getattr(torch, dtype))
+    adapted = adapted.eval()
+    trained = generation.logits(adapted, probe).cpu()
+    changed = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
+    # Embeddings that learn are saved all the same.
+    adapted.save_pretrained(adapter, save_embedding_layers=False, **changed)
+    folder = folders.fetch(str(source))
+    adapters.write_base(adapter, folder)
+    merged, difference = merge(_fresh_model(adapted, source, adapter, dtype), probe)
+    if difference > MERGE_TOLERANCE:
+        raise ValueError(
+            f"merging {adapter} changed the logits by {difference}: "
+            f"the adapter does not belong to {source}"
+        )
+    if not _is_quantised(adapted):
+        _require_same_logits(generation.logits(merged, probe), trained, dtype, source)
+    return merged.to(adapted.device)
+
+
+def _fresh_model(adapted: PeftModel, source: str | Path, adapter: Path, dtype: str) -> PeftModel:
+    """Return the base from disk with the saved adapter on it, on the CPU: the GPU may be full."""
+    config = copy.deepcopy(adapted.get_base_model().config)  # its context may be longer now
+    config.__dict__.pop("quantization_config", None)
+    base = loading.load(source, dtype, device_map="cpu", config=config)
+    return adapters.attach(base, adapter)
+
+
+def _require_same_logits(
+    merged: torch.Tensor, trained: torch.Tensor, dtype: str, source: str | Path
+) -> None:
+    difference = (merged - trained).abs().max().item()
+    rounding = 1e-3 if dtype == "float32" else 6e-2
+    allowed = rounding * max(trained.abs().max().item(), 1)
+    if difference > allowed:
+        raise ValueError(
+            f"the merged model's logits are {difference:.3g} from those of the model that was "
+            f"trained (allowed {allowed:.3g}): was {source} its base?"
+        )

@@ -1,0 +1,278 @@
+"""SentencePiece models: train them, merge pieces in, make fast tokenizers of them.
+
+model = sentencepieces.train(texts, vocab_size=1200)     # the bytes of a SentencePiece file
+base = sentencepieces.fast(model)                        # a Llama-style fast tokenizer
+merged = sentencepieces.merge(model, new_pieces)         # the bytes of a larger file
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as schema
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPACE = "▁"
+SPECIALS = ("<unk>", "<s>", "</s>")
+# SentencePiece leaves out longer sentences without a word, so texts are cut.
+MAX_SENTENCE = 16384  # characters
+BPE = 2  # SentencePiece's number of the model type
+
+
+# --- training and reading ------------------------------------------------------------------------
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    model_type: str = "bpe",
+    character_coverage: float = 1.0,
+    max_characters: int = 0,
+    seed: int = 0,
+) -> bytes:
+    """Train a SentencePiece model with byte fallback and split digits.
+
+    Args:
+        texts: The texts.
+        vocab_size: The number of pieces, bytes and special tokens included.
+        model_type: bpe, unigram or char.
+        character_coverage: The share of the text whose characters get pieces.
+        max_characters: Read a random part of the texts of about that size; 0 reads all. It bounds
+            memory to some 50 bytes a character.
+        seed: Draws that part.
+
+    Returns:
+        The bytes of the model's file.
+
+    Raises:
+        ValueError: The texts are too few for the size.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(sampled(texts, max_characters, seed)),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            byte_fallback=True,
+            character_coverage=character_coverage,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=4 * MAX_SENTENCE,
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"cannot train {vocab_size:,} pieces: {reason}; lower the vocabulary size or add text"
+        ) from None
+    return model.getvalue()
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts in parts that SentencePiece takes."""
+    for text in texts:
+        for start in range(0, len(text), MAX_SENTENCE):
+            yield text[start : start + MAX_SENTENCE]
+
+
+def sampled(texts: Iterable[str], max_characters: int, seed: int = 0) -> Iterable[str]:
+    """Return a random part of the texts with about so many characters, in their order.
+
+    All texts are returned when it is 0 or when they are fewer.
+    """
+    if not max_characters:
+        return texts
+    texts = list(texts)
+    share = max_characters / max(sum(map(len, texts)), 1)
+    if share >= 1:
+        return texts
+    rng = random.Random(seed)
+    return [text for text in texts if rng.random() < share]
+
+
+def _proto(model: bytes | Path) -> schema.ModelProto:
+    """Return the protobuf of a model, given as bytes or as a file."""
+    name = str(model) if isinstance(model, Path) else "the data"
+    if isinstance(model, Path) and not model.is_file():
+        raise ValueError(f"there is no SentencePiece file at {model}")
+    proto = schema.ModelProto()
+    try:
+        proto.ParseFromString(model if isinstance(model, bytes) else model.read_bytes())
+    except Exception:
+        raise ValueError(f"{name} is not a SentencePiece model") from None
+    if not proto.pieces:
+        raise ValueError(f"{name} is not a SentencePiece model: it has no pieces")
+    return proto
+
+
+def pieces(model: bytes | Path) -> list[str]:
+    """Return the ordinary pieces of a model, best first for BPE: no control or byte pieces."""
+    return [piece.piece for piece in _proto(model).pieces if piece.type == piece.NORMAL]
+
+
+# --- merging new pieces --------------------------------------------------------------------------
+def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str] = ()) -> bytes:
+    """Append the pieces that a BPE base lacks, by the published rule.
+
+    The rule is that of Chinese-LLaMA-Alpaca, scripts/merge_tokenizer. There every new piece has the
+    score 0 and the left one of two wins, which no list of merges can say, so that fast tokenizers
+    cut otherwise. Here the scores fall with the order, all above the base's, so that the fast
+    tokenizer of the same pieces agrees.
+
+    Args:
+        base: The base's file or its bytes.
+        new_pieces: Pieces, best first.
+        controls: Those of them that text never makes, such as a pad token.
+
+    Returns:
+        The bytes of the merged file.
+    """
+    proto = _proto(base)
+    known = {piece.piece for piece in proto.pieces}
+    new = [piece for piece in dict.fromkeys(new_pieces) if piece not in known]
+    controls = set(controls)
+    normal, control = proto.pieces[0].NORMAL, proto.pieces[0].CONTROL
+    # Above the scores of an earlier extension, too.
+    top = max(0.0, *(piece.score for piece in proto.pieces))
+    for number, piece in enumerate(new):
+        kind = control if piece in controls else normal
+        proto.pieces.add(piece=piece, score=top + len(new) - number, type=kind)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return proto.SerializeToString()
+
+
+def slow(base_file: Path, grown: PreTrainedTokenizerFast) -> bytes | None:
+    """Return the SentencePiece file of a grown tokenizer, made from its base's file.
+
+    Returns None when the base has no such file.
+    """
+    if not Path(base_file).exists():
+        return None
+    first_new = len(_proto(Path(base_file)).pieces)
+    new = grown.convert_ids_to_tokens(list(range(first_new, len(grown))))
+    return merge(Path(base_file), new, grown.get_added_vocab())
+
+
+# --- fast tokenizers -----------------------------------------------------------------------------
+def splits(piece: str) -> list[tuple[str, str]]:
+    """Return all ways to cut a piece in two."""
+    return [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+
+
+def merges_of(vocabulary: dict[str, int], scores: dict[str, float]) -> list[list[str]]:
+    """Return BPE merges for scored pieces.
+
+    They are every split of a piece into two known pieces, the best score first.
+
+    Args:
+        vocabulary: {piece: id} of all known pieces.
+        scores: {piece: score} of the pieces to be made.
+    """
+    found = []
+    for piece, score in scores.items():
+        for left, right in splits(piece):
+            if left in vocabulary and right in vocabulary:
+                found.append((-score, vocabulary[left], vocabulary[right], left, right))
+    return [[left, right] for *_, left, right in sorted(found)]
+
+
+def fast(model: bytes | Path) -> PreTrainedTokenizerFast:
+    """Return the fast tokenizer of a BPE model, laid out as Llama's.
+
+    That is byte fallback, `▁` before the text, BOS first.
+
+    Raises:
+        ValueError: It is a unigram model, whose segmentation BPE merges cannot express.
+    """
+    proto = _proto(model)
+    if proto.trainer_spec.model_type != BPE:
+        raise ValueError(
+            "only a SentencePiece BPE model can be a base; "
+            "use a unigram model as a source of new pieces"
+        )
+    vocabulary = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
+    layout = _llama_layout(vocabulary, merges_of(vocabulary, scores))
+    return wrap_layout(layout, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _llama_layout(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
+    """Return the content of a tokenizer.json as Llama 2's."""
+    bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    second_text = {"Sequence": {"id": "B", "type_id": 0}}
+    bos_id = vocabulary["<s>"]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_special_token(token, vocabulary[token]) for token in SPECIALS],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": SPACE},
+                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, text],
+            "pair": [bos, text, bos, second_text],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [bos_id], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": merges,
+        },
+    }
+
+
+def _special_token(token: str, number: int) -> dict[str, Any]:
+    return {
+        "id": number,
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def wrap_layout(layout: dict[str, Any], **options: Any) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a tokenizer.json's content; options name its special tokens."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(json.dumps(layout, ensure_ascii=False))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **options
+    )

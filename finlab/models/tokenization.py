@@ -1,0 +1,165 @@
+"""Load tokenizers, encode with them, measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finlab.data import frames, packing
+from finlab.models import sentencepieces
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 1000  # texts encoded at a time
+
+
+def load(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, a hub id or a SentencePiece file.
+
+    A folder that holds only a SentencePiece file is read as such: transformers 5 would order its
+    merges by id, not by score.
+
+    Raises:
+        ValueError: There is no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    if str(source).endswith(".model"):
+        return sentencepieces.fast(Path(source))
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "tokenizer.json").exists():
+        if (folder / "tokenizer.model").exists():
+            return sentencepieces.fast(folder / "tokenizer.model")
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:150]
+        raise ValueError(
+            f"no tokenizer in '{source}': it needs tokenizer.json or tokenizer.model ({reason})"
+        ) from None
+
+
+# --- encoding ------------------------------------------------------------------------------------
+def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the ids of each text without special tokens, on all cores, a batch at a time."""
+    backend = tokenizer.backend_tokenizer
+    rows = []
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        rows += [encoding.ids for encoding in encodings]
+    return rows
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the ids of each text as a document: BOS, text, EOS, where the tokenizer has them."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [bos + ids + eos for ids in plain(tokenizer, texts)]
+
+
+def documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the ids of texts as documents to be measured: every character is predicted.
+
+    Qwen has no BOS, so the end of another document stands before its first token.
+    """
+    first = [tokenizer.eos_token_id] if tokenizer.bos_token_id is None else []
+    return [first + ids for ids in encode(tokenizer, texts)]
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Dataset:
+    """Encode the documents of a corpus step's Parquet folder, a batch at a time.
+
+    Args:
+        tokenizer: The tokenizer.
+        folder: The folder, such as the step's `train`.
+        cache: Where the tokens are written.
+
+    Returns:
+        A data set on disk in the documents' order: source, domain, language, tokens (a count) and
+        input_ids (int32, with BOS and EOS).
+    """
+    import numpy
+    import pyarrow.dataset
+    from datasets import Features, List, Value
+
+    columns = {
+        "number": Value("int64"),
+        "source": Value("string"),
+        "domain": Value("string"),
+        "language": Value("string"),
+        "tokens": Value("int64"),
+        "input_ids": List(Value("int32")),
+    }
+    dataset = pyarrow.dataset.dataset(str(folder), partitioning="hive")
+    names = ["number", "source", "domain", "language", "text"]
+
+    def batches() -> Iterator[dict[str, list]]:
+        for batch in dataset.to_batches(columns=names, batch_size=BATCH):
+            values = batch.to_pydict()
+            values["input_ids"] = encode(tokenizer, values.pop("text"))
+            values["tokens"] = [len(ids) for ids in values["input_ids"]]
+            yield values
+
+    rows = packing.write_arrow(cache / "tokens.arrow", Features(columns), batches())
+    # The files have random names, so the documents are put back into their order.
+    order = numpy.argsort(rows["number"][:], kind="stable")
+    return rows.select(order).remove_columns("number")
+
+
+def replay_documents(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, tokens: float, seed: int
+) -> list[list[int]]:
+    """Return documents of pretraining text, about so many tokens, to learn beside others.
+
+    Args:
+        tokenizer: The tokenizer.
+        folder: A corpus step's `train` folder.
+        tokens: How many; the document that reaches the number is the last.
+        seed: Draws the documents.
+    """
+    # The corpus step counted with the base's tokenizer, which may have cut other text.
+    texts = frames.sample_texts(folder, 4 * tokens, seed)
+    taken: list[list[int]] = []
+    total = 0
+    for ids in documents(tokenizer, texts):
+        if total >= tokens:
+            break
+        taken.append(ids)
+        total += len(ids)
+    return taken
+
+
+# --- measures ------------------------------------------------------------------------------------
+def chars_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Return characters per token over texts; special tokens do not count."""
+    tokens = sum(map(len, plain(tokenizer, texts)))
+    return sum(map(len, texts)) / max(tokens, 1)
+
+
+def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
+    """Return the texts that decoding does not give back exactly."""
+    failures = []
+    for text, ids in zip(texts, plain(tokenizer, texts), strict=True):
+        if tokenizer.decode(ids, skip_special_tokens=False) != text:
+            failures.append(text)
+    return failures
+
+
+def agreement(model: bytes, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Return the share of texts that SentencePiece cuts exactly as the fast tokenizer does.
+
+    Args:
+        model: The bytes of a SentencePiece file.
+        tokenizer: The fast tokenizer.
+        texts: The texts.
+    """
+    import sentencepiece
+
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model).encode(texts)
+    ours = plain(tokenizer, texts)
+    same = sum(one == other for one, other in zip(theirs, ours, strict=True))
+    return same / max(len(texts), 1)

@@ -1,0 +1,166 @@
+"""The `finlab` command: run a recipe, list the recipes, write the report of a run."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from finlab import paths
+from finlab.run import recipe, report
+from finlab.run.runner import StepFailed, StopFlag, execute
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="finlab", description="Run recipes of notebooks and report on them."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run", help="run a recipe; finished steps whose inputs have not changed are kept"
+    )
+    run.add_argument("recipe", help="a name from `finlab recipes`, or a YAML file")
+    run.add_argument("--from", dest="first", default="", metavar="STEP", help="start at this step")
+    run.add_argument("--only", default="", metavar="STEP", help="run this step alone")
+    run.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="STEP.PARAMETER=VALUE",
+        help="replace a value (may be repeated)",
+    )
+    run.add_argument(
+        "--run-dir",
+        default="",
+        metavar="DIR",
+        help="where the run is kept (default runs/<recipe>)",
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="check and print every value; run nothing"
+    )
+    commands.add_parser("recipes", help="list the recipes")
+    write_report = commands.add_parser("report", help="write the HTML report of a run")
+    write_report.add_argument("run", help="a run folder, or the name of one under runs/")
+    return parser
+
+
+# --- finlab run ----------------------------------------------------------------------------------
+def _print_plan(plan: recipe.Recipe) -> None:
+    print(f"{plan.name} ({plan.path})")
+    print("* marks values that differ from the notebook's default")
+    for step in plan.steps:
+        print(f"\n{step.name}: {step.notebook}")
+        for name, value in step.parameters.items():
+            if name not in recipe.SET_BY_RUNNER:
+                mark = "*" if name in step.changed else " "
+                print(f"  {mark} {name} = {value!r}")
+
+
+def _run(arguments: argparse.Namespace, command: list[str], stop: StopFlag) -> int:
+    plan = recipe.load(arguments.recipe, arguments.overrides)
+    if arguments.dry_run:
+        _print_plan(plan)
+        return 0
+    run_dir = paths.ROOT / "runs" / plan.name
+    if arguments.run_dir:
+        run_dir = Path(arguments.run_dir).resolve()
+    resume = shlex.join(["finlab", *command])
+    print(f"{plan.name}: {len(plan.steps)} steps in {run_dir}", flush=True)
+    try:
+        execute(plan, run_dir, arguments.first, arguments.only, stop)
+    except StepFailed as error:
+        print(f"{error}\n  resume: {resume}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        reason = str(error) or "stopped"
+        print(f"{reason}; finished steps are kept, resume: {resume}", file=sys.stderr)
+        return 130
+    page = report.write(run_dir)
+    print(f"\n{report.text_table(run_dir)}\nreport: {page}")
+    return 0
+
+
+def _pass_on_sigterm(stop: StopFlag) -> None:
+    """Pass SIGTERM on to the kernel of the running step.
+
+    There training saves a checkpoint at the end of its step, and anything else ends. A second
+    SIGTERM stops at once.
+    """
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        stop.signals += 1
+        children = psutil.Process().children()
+        kernels = [child for child in children if "ipykernel" in " ".join(child.cmdline())]
+        if stop.signals > 1 or not kernels:
+            raise KeyboardInterrupt
+        for kernel in kernels:
+            kernel.terminate()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)
+
+
+# --- the other commands --------------------------------------------------------------------------
+def _list_recipes() -> int:
+    for path in sorted(paths.RECIPES.glob("*.yaml")):
+        first_line = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{path.stem:<16} {first_line.lstrip('# ')}")
+    return 0
+
+
+def _write_report(name: str) -> int:
+    for folder in (Path(name), paths.ROOT / "runs" / name):
+        if folder.is_dir():
+            print(f"report: {report.write(folder)}")
+            return 0
+    raise ValueError(
+        f"there is no run '{name}': give a run folder, or a name under {paths.ROOT / 'runs'}"
+    )
+
+
+def _describe_os_error(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        place = error.filename or "the run folder"
+        return (
+            f"{error.strerror}: the disk is full at {place}: "
+            "free some space and run the command again"
+        )
+    return f"{error.strerror}: {error.filename}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the `finlab` command.
+
+    Args:
+        arguments: The words after `finlab`; None takes them from the command line.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for bad input, 130 when stopped.
+    """
+    command = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(command)
+    stop = StopFlag()
+    _pass_on_sigterm(stop)
+    try:
+        if parsed.command == "run":
+            return _run(parsed, command, stop)
+        if parsed.command == "recipes":
+            return _list_recipes()
+        return _write_report(parsed.run)
+    except ValueError as error:
+        print(f"finlab: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"finlab: {_describe_os_error(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("finlab: stopped", file=sys.stderr)
+        return 130

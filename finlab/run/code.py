@@ -1,0 +1,114 @@
+"""Which code of finlab a notebook stands on, and a hash of it.
+
+A step's key changes when the code behind it changes. Comments, docstrings, plots, the report and
+the command line change no result, so they do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+from finlab import files
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CHANGES_NO_RESULT = ("finlab.show", "finlab.run.report", "finlab.run.cli")
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module of finlab, such as `finlab.data.cards`, or None."""
+    parts = name.split(".")
+    if parts[0] != "finlab":
+        return None
+    path = PACKAGE.joinpath(*parts[1:])
+    if path.with_suffix(".py").is_file() and len(parts) > 1:
+        return path.with_suffix(".py")
+    package = path / "__init__.py"
+    return package if package.is_file() else None
+
+
+def _run_by_name(tree: ast.AST) -> set[str]:
+    """Return the names that follow a "-m" in a tuple or list, as in a command line."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Tuple, ast.List)):
+            continue
+        values = [getattr(item, "value", None) for item in node.elts]
+        if "-m" in values[:-1]:
+            found.add(values[values.index("-m") + 1])
+    return found
+
+
+def imports(source: str) -> set[str]:
+    """Return the modules of finlab that a piece of Python code imports, at its top or anywhere.
+
+    A module that is run by name, as in `python -m finlab.train.rank`, counts too.
+
+    Args:
+        source: Python code.
+
+    Returns:
+        Names such as `finlab.data.cards`.
+    """
+    tree = ast.parse(source)
+    found = _run_by_name(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if module_file(inner) else node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if module_file(name)}
+
+
+@functools.cache
+def _module_imports(name: str) -> frozenset[str]:
+    return frozenset(imports(module_file(name).read_text(encoding="utf-8")))
+
+
+def reachable(modules: set[str]) -> set[str]:
+    """Return modules of finlab and all that they import, followed through."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in CHANGES_NO_RESULT:
+            continue
+        found.add(name)
+        waiting += _module_imports(name)
+    return found
+
+
+def _without_docstrings(source: str) -> str:
+    """Return a module's syntax tree as text, without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+            continue
+        first = body[0].value
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            body[0] = ast.Pass()
+    return ast.dump(tree)
+
+
+def code_digest(source: str) -> str:
+    """Return a hash of the finlab code behind a notebook, and of the files beside that code.
+
+    Args:
+        source: All code of the notebook.
+    """
+    contents = {}
+    folders = set()
+    for name in reachable(imports(source)):
+        path = module_file(name)
+        folders.add(path.parent)
+        contents[name] = _without_docstrings(path.read_text(encoding="utf-8"))
+    # Templates, tasks and tables lie beside the modules that read them.
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.suffix in (".jinja", ".json", ".yaml"):
+                contents[str(path.relative_to(PACKAGE))] = path.read_text(encoding="utf-8")
+    return files.digest(contents)

@@ -1,0 +1,118 @@
+"""What a step runs in: seeds, versions, device, memory, and libraries that keep quiet."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import random
+import resource
+import subprocess
+import sys
+
+from finlab import paths
+
+# The packages that decide results; a manifest records their versions.
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "gptqmodel",
+    "lm_eval",
+    "daft",
+    "numpy",
+    "papermill",
+)
+NOISY_LOGGERS = (
+    "torchao",
+    "bitsandbytes",
+    "lm_eval",
+    "lm-eval",
+    "httpx",
+    "matplotlib.font_manager",
+    "accelerate",
+    "optimum",
+)
+
+
+def quiet() -> None:
+    """Turn off progress bars and advice, and clear what the imports of a notebook have printed."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.utils.logging.set_verbosity_error()
+    # PEFT imports GPTQModel when it attaches an adapter. Imported here, its banner is cleared too.
+    if "peft" in sys.modules and importlib.util.find_spec("gptqmodel"):
+        import gptqmodel  # noqa: F401
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from IPython.display import clear_output
+
+        clear_output()
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, and NumPy and PyTorch where they are loaded."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def device() -> str:
+    """Return the device this process computes on, in words."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def peak_bytes() -> int:
+    """Return the peak memory of this process in bytes: of the GPU, or of the host without one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def versions() -> dict[str, str]:
+    """Return {package: version} of those of PACKAGES that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "-C", str(paths.ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def git_commit() -> str:
+    """Return the commit of the repository, or `unknown` outside git.
+
+    `+changes` is added where the work tree differs from the commit.
+    """
+    commit = _git("rev-parse", "--short", "HEAD")
+    if commit.returncode:
+        return "unknown"
+    changed = _git("status", "--porcelain").stdout.strip()
+    return commit.stdout.strip() + ("+changes" if changed else "")

@@ -1,0 +1,289 @@
+"""Drive a recipe with papermill: steps in order, progress in one line, failures in a few.
+
+A step whose key has not changed is kept. A step that died resumes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from finlab import paths
+from finlab.run import locks, recipe
+from finlab.run.step import data_fingerprints, read_manifest, step_key, upstream_manifests
+
+
+class StepFailed(RuntimeError):
+    """A step did not finish; the message is what a person needs to act."""
+
+
+class StopFlag:
+    """Whether the run has been asked to stop, and how often. The command sets it on SIGTERM."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+
+    def __bool__(self) -> bool:
+        return self.signals > 0
+
+
+# --- progress ------------------------------------------------------------------------------------
+def _last_record(log: Path, since: float) -> dict[str, Any]:
+    """Return the last record of a log that was written to after `since`, else {}."""
+    try:
+        if log.stat().st_mtime < since:
+            return {}  # the log of an earlier run of this step
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            tail = file.read().decode("utf-8", "ignore")
+        return json.loads(tail.strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def progress_text(log: Path, seconds: float) -> str:
+    """Return a step's progress in words.
+
+    Args:
+        log: The step's log.jsonl, which may not exist yet.
+        seconds: How long the step has been running.
+    """
+    record = _last_record(log, time.time() - seconds)
+    text = f"{seconds:.0f} s"
+    if not record.get("total_steps"):
+        return text
+    text += f" · step {record['step']}/{record['total_steps']}"
+    if "loss" in record:
+        text += f" · loss {record['loss']:.3f}"
+    if "seconds_left" in record:
+        text += f" · {record['seconds_left']:.0f} s left in training"
+    return text
+
+
+class Progress(threading.Thread):
+    """Keep one line about the running step on a terminal, or print one each minute elsewhere."""
+
+    def __init__(self, head: str, log: Path):
+        super().__init__(daemon=True)
+        self.head = head
+        self.log = log
+        self.began = time.time()
+        self.ended = threading.Event()
+        self.live = sys.stdout.isatty()
+
+    def run(self) -> None:
+        """Print progress until `end` is called."""
+        last_printed = 0.0
+        while not self.ended.wait(1):
+            seconds = time.time() - self.began
+            line = f"{self.head} {progress_text(self.log, seconds)}"
+            if self.live:
+                print(f"\r\033[K{line}", end="", flush=True)
+            elif seconds - last_printed >= 60:
+                last_printed = seconds
+                print(line, flush=True)
+
+    def end(self, text: str) -> None:
+        """Stop, and print a last line."""
+        self.ended.set()
+        self.join()
+        start = "\r\033[K" if self.live else ""
+        print(f"{start}{self.head} {text}", flush=True)
+
+
+# --- failures ------------------------------------------------------------------------------------
+def _failed_cells(notebook: Path) -> list[str]:
+    """Describe the failing cells of an executed notebook, with the last lines of their output."""
+    try:
+        cells = nbformat.read(notebook, 4).cells
+    except (OSError, ValueError):  # papermill could not write it, as on a full disk
+        return []
+    lines = []
+    for number, cell in enumerate(cells, 1):
+        outputs = cell.get("outputs", [])
+        errors = [output for output in outputs if output.output_type == "error"]
+        status = cell.metadata.get("papermill", {}).get("status")
+        if not errors and status not in ("failed", "running"):
+            continue
+        first_line = (cell.source.strip().splitlines() or [""])[0]
+        lines.append(f"  cell {number}: {first_line[:100]}")
+        printed = [output.text for output in outputs if output.output_type == "stream"]
+        lines += [f"  | {line[:200]}" for line in "".join(printed).strip().splitlines()[-4:]]
+        lines += [f"  {error.ename}: {error.evalue}" for error in errors]
+    return lines
+
+
+def describe_failure(notebook: Path, error: Exception) -> str:
+    """Return what a person needs to know about a step that failed.
+
+    Args:
+        notebook: The executed notebook, as far as it came.
+        error: What papermill raised.
+    """
+    lines = _failed_cells(notebook)
+    if type(error).__name__ == "DeadKernelError":
+        lines.append("  the kernel died: out of memory or killed from outside")
+    if not any(": " in line for line in lines[1:]):
+        message = str(error).strip().splitlines() or [""]
+        lines.append(f"  {type(error).__name__}: {message[-1]}")
+    full = getattr(error, "errno", None) == errno.ENOSPC
+    if full or any("No space left on device" in line for line in lines):
+        lines.append(
+            f"  the disk that holds {notebook.parent} is full: free some space, then resume"
+        )
+    lines.append(f"  notebook: {notebook}")
+    return "\n".join(lines)
+
+
+# --- running -------------------------------------------------------------------------------------
+def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -> None:
+    """Run one step's notebook with papermill, and keep the executed one in its folder.
+
+    Papermill writes to a draft beside the folder, since the step clears its folder when it starts.
+    """
+    import papermill
+
+    folder = run_dir / step.name
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = _draft(run_dir, step)
+    output = folder / f"{step.notebook}.ipynb"
+    values = {name: step.parameters[name] for name in step.changed}
+    values |= {"run_dir": str(run_dir), "step": step.name}
+    progress = Progress(head, folder / "log.jsonl")
+    progress.start()
+    try:
+        papermill.execute_notebook(
+            str(step.path),
+            str(draft),
+            parameters=values,
+            kernel_name="python3",
+            cwd=str(paths.NOTEBOOKS),
+            progress_bar=False,
+            log_output=False,
+            autosave_cell_every=15,
+            extra_arguments=["--log-level=40"],
+        )
+    except BaseException as error:
+        progress.end("failed" if isinstance(error, Exception) else "stopped")
+        if draft.exists():
+            folder.mkdir(exist_ok=True)
+            draft.replace(output)
+        if _was_stopped(error, stop):
+            raise KeyboardInterrupt(getattr(error, "evalue", "")) from None
+        raise StepFailed(f"step '{step.name}' failed\n{describe_failure(output, error)}") from None
+    draft.replace(output)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        progress.end("failed")
+        raise StepFailed(
+            f"step '{step.name}' failed\n"
+            "  the notebook ended without run.finish(...), so the step is not complete\n"
+            f"  notebook: {output}"
+        )
+    gigabytes = manifest["peak_bytes"] / 1e9
+    progress.end(f"done in {manifest['seconds']:.0f} s, peak {gigabytes:.1f} GB")
+
+
+def _draft(run_dir: Path, step: recipe.Step) -> Path:
+    return run_dir / f".{step.name}.ipynb"
+
+
+def _was_stopped(error: BaseException, stop: StopFlag) -> bool:
+    """Tell whether a step ended because somebody stopped it, rather than by a failure."""
+    if not isinstance(error, Exception):
+        return True
+    if getattr(error, "ename", "") == "KeyboardInterrupt":
+        return True
+    return bool(stop) and type(error).__name__ == "DeadKernelError"
+
+
+def execute(
+    plan: recipe.Recipe,
+    run_dir: Path,
+    first: str = "",
+    only: str = "",
+    stop: StopFlag | None = None,
+) -> None:
+    """Run the steps of a recipe in order, and keep those whose key has not changed.
+
+    Args:
+        plan: The recipe.
+        run_dir: The folder of the run.
+        first: The step to start at; empty for the first one.
+        only: The one step to run; empty for all.
+        stop: Set from outside to stop after the running step.
+
+    Raises:
+        ValueError: A step that must be finished is not, or data is missing. Nothing has run then.
+        Busy: Another run works in the folder.
+        StepFailed: A step did not finish.
+        KeyboardInterrupt: The run was stopped.
+    """
+    stop = StopFlag() if stop is None else stop
+    chosen = _chosen_steps(plan, first, only)
+    _check_inputs(chosen, run_dir)
+    names = [step.name for step in plan.steps]
+    locks.hold(run_dir)
+    try:
+        for step in chosen:
+            place = f"[{names.index(step.name) + 1}/{len(names)}]"
+            head = f"{place} {step.name:<10} {step.notebook:<24}"
+            kept = _unchanged(step, run_dir)
+            if kept:
+                print(f"{head} unchanged, kept ({kept['seconds']:.0f} s when it ran)", flush=True)
+                continue
+            _run_notebook(step, run_dir, head, stop)
+            if stop:  # the step ended before the signal could stop it
+                raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
+    finally:
+        locks.release(run_dir)
+
+
+def _chosen_steps(plan: recipe.Recipe, first: str, only: str) -> list[recipe.Step]:
+    names = [step.name for step in plan.steps]
+    for option, value in (("--from", first), ("--only", only)):
+        if value and value not in names:
+            raise ValueError(
+                f"{option} {value}: the recipe has no such step; it has {', '.join(names)}"
+            )
+    if only:
+        return [plan.steps[names.index(only)]]
+    return plan.steps[names.index(first) if first else 0 :]
+
+
+def _check_inputs(chosen: list[recipe.Step], run_dir: Path) -> None:
+    """Refuse steps whose inputs or data are missing, before anything runs."""
+    made = {step.name for step in chosen}
+    for step in chosen:
+        for need in step.needs:
+            if need not in made and read_manifest(run_dir / need) is None:
+                raise ValueError(
+                    f"step '{step.name}' reads step '{need}', which is not finished in {run_dir}: "
+                    f"start with --from {need}"
+                )
+        data_fingerprints(step.parameters)
+
+
+def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
+    """Return the manifest of a step that need not run again, else None."""
+    manifest = read_manifest(run_dir / step.name)
+    upstream = upstream_manifests(run_dir, step.name, step.parameters)
+    if manifest is None:
+        return None
+    # A kill between the manifest and the notebook's last move leaves the notebook as a draft.
+    draft = _draft(run_dir, step)
+    output = run_dir / step.name / f"{step.notebook}.ipynb"
+    if draft.exists() and not output.exists():
+        draft.replace(output)
+    keys = {name: found["key"] for name, found in upstream.items()}
+    parameters = step.parameters | {"run_dir": str(run_dir)}
+    if manifest["key"] != step_key(step.notebook, parameters, keys):
+        return None
+    return manifest

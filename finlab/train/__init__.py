@@ -1,0 +1,1 @@
+"""Training over TRL: packed rows, preflight, a log on disk, resume, many processes."""

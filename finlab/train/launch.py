@@ -1,0 +1,332 @@
+"""Run a training job in several processes, on one machine or more.
+
+    notebook:      run_job(...) writes the job and starts, on each machine,
+    each machine:  python -m finlab.train.launch JOB_FOLDER ACCELERATE_CONFIG PROCESSES
+                   which becomes `accelerate launch` and starts
+    each process:  python -m finlab.train.rank JOB_FOLDER
+
+Where FINLAB_LAUNCH is set, the second line is started behind that command:
+`srun --ntasks-per-node=1` starts it on every machine of a Slurm job. The job folder must lie on a
+file system that all machines see.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import pickle
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finlab import files, paths
+from finlab.models import loading
+from finlab.run import runner
+from finlab.train import log, resume
+from finlab.train.preflight import Refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+SET_PDEATHSIG = 1  # prctl's PR_SET_PDEATHSIG
+# Errors of a process that are raised in the notebook as what they are.
+KNOWN_ERRORS = (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)
+
+
+# --- the accelerate config and the machines ------------------------------------------------------
+def find(name: str) -> Path:
+    """Return an accelerate config by name.
+
+    Raises:
+        ValueError: There is no such config, or a job of several machines has no FINLAB_LAUNCH.
+    """
+    folder = paths.ACCELERATE_CONFIGS
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise ValueError(f"there is no accelerate config '{name}': choose one of {known}")
+    if machines() > 1 and not os.environ.get("FINLAB_LAUNCH"):
+        raise ValueError(
+            f"this job has {machines()} machines: export FINLAB_LAUNCH='srun "
+            "--kill-on-bad-exit=1' to train on all of them"
+        )
+    return path
+
+
+def is_deepspeed(config: Path) -> bool:
+    """Tell whether an accelerate config is one of DeepSpeed's."""
+    return "distributed_type: DEEPSPEED" in config.read_text(encoding="utf-8")
+
+
+def world(name: str, processes: int = 0) -> int:
+    """Return how many processes a job has in all.
+
+    Args:
+        name: The accelerate config; empty means this process alone.
+        processes: On each machine; 0 for one a GPU.
+    """
+    if not name:
+        return 1
+    find(name)
+    each = processes or _gpu_count()
+    return each * machines() if os.environ.get("FINLAB_LAUNCH") else each
+
+
+def machines() -> int:
+    """Return how many machines the environment speaks of, in Slurm's name or torchrun's."""
+    return int(os.environ.get("SLURM_NNODES") or os.environ.get("NNODES") or 1)
+
+
+def _gpu_count() -> int:
+    """Return this machine's number of GPUs, at least 1.
+
+    Those that finlab hides from a notebook's own process count too, so another process is asked.
+    """
+    environment = dict(os.environ)
+    if environment.get("FINLAB_ONE_GPU"):
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return max(int(done.stdout or 0), 1)
+
+
+def rendezvous(processes: int) -> list[str]:
+    """Return what accelerate must know of the machines, as options.
+
+    They come from Slurm's or torchrun's variables; without those it is this machine alone.
+
+    Args:
+        processes: On each machine.
+
+    Raises:
+        ValueError: There are several machines, and it is not said how they find each other.
+    """
+    count = machines()
+    if count == 1:
+        port = str(_free_port())
+        return [
+            *("--num_processes", str(processes)),
+            *("--num_machines", "1"),
+            *("--main_process_port", port),
+        ]
+    rank = os.environ.get("SLURM_NODEID") or os.environ.get("NODE_RANK")
+    address = os.environ.get("MASTER_ADDR")
+    if rank is None or not address:
+        raise ValueError(
+            f"{count} machines need to find each other: export MASTER_ADDR (the first machine's "
+            "name), and NODE_RANK where Slurm does not set SLURM_NODEID"
+        )
+    return [
+        *("--num_processes", str(processes * count)),
+        *("--num_machines", str(count)),
+        *("--machine_rank", rank),
+        *("--main_process_ip", address),
+        *("--main_process_port", os.environ.get("MASTER_PORT", "29500")),
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+# --- the notebook's side -------------------------------------------------------------------------
+def run_job(
+    trainer_class: type[Trainer],
+    launch: str,
+    processes: int,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+) -> SimpleNamespace:
+    """Run a job in several processes. Its errors are raised here as they were there.
+
+    Args:
+        trainer_class: A trainer of TRL or transformers.
+        launch: The accelerate config.
+        processes: On each machine; 0 for one a GPU.
+        settings: The other arguments of `fit`.
+        arguments: What the trainer is built from.
+
+    Returns:
+        What holds `model`, `args`, `state` and `references` of the trained trainer.
+    """
+    args, model = arguments["args"], arguments["model"]
+    config = find(launch)
+    _refuse_changing_start(arguments.get("peft_config"))
+    folder = Path(args.output_dir).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    job = _describe_job(trainer_class, config, settings, arguments)
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    for name in ("stop", "failed.json"):
+        (folder / name).unlink(missing_ok=True)
+    display: list = []
+    began = time.time()
+
+    def show_progress() -> None:
+        text = runner.progress_text(settings["log"], time.time() - began)
+        log.show_progress(f"{launch} · {text}", display)
+
+    with resume.graceful_stop(folder / "stop"):
+        failure = run(folder, config, processes, show_progress)
+    if failure:
+        _raise(failure, folder)
+    return _load_result(folder / "trained", model, args, job)
+
+
+def _refuse_changing_start(peft_config: Any) -> None:
+    start = getattr(peft_config, "init_lora_weights", True)
+    if isinstance(start, str) and start != "gaussian":
+        raise ValueError(
+            f"a LoRA that begins as {start} changes its base: "
+            "train it in one process, or begin with zeros"
+        )
+
+
+def _describe_job(
+    trainer_class: type[Trainer],
+    config: Path,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what each process needs to build the same trainer."""
+    args, model = arguments["args"], arguments["model"]
+    fields = {}
+    for name, declared in args.__dataclass_fields__.items():
+        if declared.init and name in vars(args):
+            fields[name] = getattr(args, name)
+    fields["ddp_find_unused_parameters"] = False
+    if not torch.cuda.is_available():
+        fields["ddp_backend"] = "gloo"
+        fields["use_cpu"] = not is_deepspeed(config)
+    quantised = {}
+    if getattr(model, "hf_quantizer", None):
+        quantised["quantization_config"] = model.config.quantization_config
+    model_config = copy.deepcopy(model.config)
+    model_config.__dict__.pop("quantization_config", None)
+    data = {name: value for name, value in arguments.items() if name not in ("args", "model")}
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    return {
+        "trainer_class": trainer_class,
+        "settings": settings,
+        "args": (type(args), fields),
+        "source": model.name_or_path,
+        "dtype": str(model.dtype).rpartition(".")[2],
+        "config": model_config,
+        "quantised": quantised,
+        "learning": learning,
+        "data": data,
+    }
+
+
+def run(
+    folder: Path, config: Path, processes: int, meanwhile: Callable[[], None]
+) -> dict[str, str] | None:
+    """Run the job in a folder in several processes.
+
+    What they print goes to launch.log. A process that fails leaves failed.json.
+
+    Args:
+        folder: The job's folder.
+        config: The accelerate config.
+        processes: On each machine; 0 for one a GPU.
+        meanwhile: Called twice a second.
+
+    Returns:
+        None, or {kind, message} of what failed.
+    """
+    command = [
+        *shlex.split(os.environ.get("FINLAB_LAUNCH", "")),
+        *(sys.executable, "-m", "finlab.train.launch"),
+        *(str(folder), str(config), str(processes)),
+    ]
+    log_file = folder / "launch.log"
+    with open(log_file, "w", encoding="utf-8") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=paths.ROOT)
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                meanwhile()
+        finally:
+            child.terminate()  # after an interrupt; one that has ended does not mind
+            child.wait()
+    if (folder / "failed.json").exists():
+        return files.read_json(folder / "failed.json")
+    if not child.returncode:
+        return None
+    lines = log_file.read_text(encoding="utf-8").splitlines()
+    last = " | ".join([line for line in lines if line.strip()][-3:])
+    message = f"{config.stem} ended with status {child.returncode}: {last[:600]}"
+    return {"kind": "RuntimeError", "message": f"{message} (all of it: {log_file})"}
+
+
+def _raise(failure: dict[str, str], folder: Path) -> None:
+    for kind in KNOWN_ERRORS:
+        if kind.__name__ == failure["kind"]:
+            raise kind(failure["message"])
+    raise RuntimeError(
+        f"{failure['kind']}: {failure['message']} (all of it: {folder / 'launch.log'})"
+    )
+
+
+def _load_result(
+    trained: Path, model: PreTrainedModel, args: TrainingArguments, job: dict[str, Any]
+) -> SimpleNamespace:
+    """Load what rank 0 left: the trained model, the trainer's state, DPO's references."""
+    from peft import PeftModel
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(trained / "trainer_state.json"))
+    if (trained / "adapter_config.json").exists():
+        model = PeftModel.from_pretrained(model, str(trained), is_trainable=True)
+    else:
+        model = loading.load(trained, job["dtype"], place=False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in job["learning"])
+    references = files.read_json(trained / "references.json")
+    references = {name: Path(path) for name, path in references.items()}
+    return SimpleNamespace(model=model, args=args, state=state, references=references)
+
+
+# --- each machine's side -------------------------------------------------------------------------
+def die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the parent process ends: no job outlives its notebook."""
+    ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(folder: str, config: str, processes: str) -> None:
+    """Become `accelerate launch` for a job, with all GPUs in sight and the cores shared out."""
+    die_with_parent()  # kept over the exec
+    os.chdir(paths.ROOT)  # where DeepSpeed's configs are named from
+    each = int(processes) or _gpu_count()
+    if os.environ.pop("FINLAB_ONE_GPU", ""):
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    threads = max(1, (os.cpu_count() or 1) // each)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if not torch.cuda.is_available() and not is_deepspeed(Path(config)):
+        # Else accelerate's processes would not see each other.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", config),
+        *rendezvous(each),
+        *("-m", "finlab.train.rank", folder),
+    ]
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"finlab: {error}")

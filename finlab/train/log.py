@@ -1,0 +1,345 @@
+"""The log of a training on disk: one JSON line for each logged step, read back as records.
+
+    {"step": 20, "total_steps": 687, "loss": 3.1, "sources": {"cw_news": [812.5, 260]}, ...}
+
+`sources` holds [nats, supervised tokens] of each source since the last line.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas
+import torch
+from transformers import TrainerCallback
+
+from finlab import files
+from finlab.train.extensions import Extension, Extensions
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+
+# --- reading -------------------------------------------------------------------------------------
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the records of a log.jsonl; a last line that a kill cut short is left out."""
+    return files.read_jsonl(log)
+
+
+def summary(log: Path) -> dict[str, Any]:
+    """Return the last summary that `fit` wrote into a log: tokens, seconds, speed, memory."""
+    return next(each for each in reversed(read_log(log)) if each.get("event") == "summary")
+
+
+def eval_losses(log: Path, name: str = "eval_loss", **tag: Any) -> dict[str, float]:
+    """Return {before, after} of an evaluated quantity.
+
+    Args:
+        log: The log.
+        name: The quantity.
+        **tag: Only lines that carry it count, such as stage="stage1".
+
+    Raises:
+        ValueError: The log holds fewer than two values.
+    """
+    values = []
+    for record in read_log(log):
+        if name in record and all(record.get(key) == value for key, value in tag.items()):
+            values.append(record[name])
+    if len(values) < 2:
+        raise ValueError(
+            f"{log} holds {len(values)} values of {name}: "
+            "one before and one after training are needed"
+        )
+    return {"before": values[0], "after": values[-1]}
+
+
+def by_source(log: Path, name: str = "sources") -> dict[str, dict[int, float]]:
+    """Return {source: {step: nats per supervised token}}.
+
+    Args:
+        log: The log.
+        name: `sources` for the training loss, `eval_sources` for held-out rows.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for record in read_log(log):
+        for source, (nats, tokens) in record.get(name, {}).items():
+            found.setdefault(source, {})[record["step"]] = nats / tokens
+    return found
+
+
+def held_out_bits(log: Path, characters: dict[str, int]) -> pandas.DataFrame:
+    """Return how well held-out text was read at each reading.
+
+    Args:
+        log: The log.
+        characters: {corner: characters of its text}.
+
+    Returns:
+        A row for each corner and reading: corner, step, bits_per_character, nats_per_token.
+    """
+    rows = []
+    for record in read_log(log):
+        sources = record.get("eval_sources", {})
+        for corner in characters:
+            if corner not in sources:
+                continue
+            nats, tokens = sources[corner]
+            row = {
+                "corner": corner,
+                "step": record["step"],
+                "bits_per_character": nats / math.log(2) / characters[corner],
+                "nats_per_token": nats / tokens,
+            }
+            rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def show_progress(text: str, handle: list) -> None:
+    """Keep one line of progress under a notebook's cell.
+
+    Args:
+        text: The line.
+        handle: An empty list at first; it keeps the display between calls.
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:
+        return
+    bundle = {"text/plain": text}
+    if handle:
+        handle[0].update(bundle, raw=True)
+    else:
+        handle.append(display(bundle, raw=True, display_id=True))
+
+
+# --- the loss of each source ---------------------------------------------------------------------
+class SourceLoss(Extension):
+    """Log the loss by token, and that of each source, without a pass of its own.
+
+    TRL's fused head gives the log-probability of each token. They are summed up on the device, by
+    the `sources` of packed rows. The evaluation loss becomes the mean over tokens too: the
+    trainer's own is a mean of batch means, whatever the batches hold. Rows without sources count
+    under one name, "".
+    """
+
+    def attach(self, trainer: Trainer) -> None:
+        """Stand in front of the model's forward, and take `sources` out of its batches."""
+        self.trainer = trainer
+        device = trainer.args.device
+        self.names: dict[str, list[str]] = {}
+        self.sums: dict[str, torch.Tensor] = {}  # {train, eval}: [sources, 2] nats and tokens
+        for mode in ("train", "eval"):
+            rows = getattr(trainer, f"{mode}_dataset")
+            if rows is None:
+                continue
+            names = [""]
+            if "sources" in rows.column_names:
+                names = rows.features["sources"].feature.names
+            self.names[mode] = names
+            self.sums[mode] = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
+        self.step = torch.zeros_like(self.sums["train"])  # of this step alone
+        self._wrap_forward(trainer.model)
+
+    def _wrap_forward(self, model: torch.nn.Module) -> None:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        forward = model.forward
+
+        @functools.wraps(forward)
+        def counted(*arguments: Any, sources: torch.Tensor | None = None, **keywords: Any) -> Any:
+            out = forward(*arguments, **keywords)
+            mode = "train" if model.training else "eval"
+            if mode in self.sums and getattr(out, "log_probs", None) is not None:
+                self._add(mode, sources, out.log_probs, out.label_mask)
+            return out
+
+        model.forward = counted
+
+    @torch.no_grad()
+    def _add(
+        self,
+        mode: str,
+        sources: torch.Tensor | None,  # [rows, length]
+        log_probs: torch.Tensor,  # [rows, length - 1]
+        label_mask: torch.Tensor,  # [rows, length - 1], 1 where a label counts
+    ) -> None:
+        if sources is None:
+            numbers = torch.zeros_like(label_mask, dtype=torch.long).reshape(-1)
+        else:
+            numbers = sources[:, 1:].reshape(-1)
+        nats = -log_probs.detach().reshape(-1)
+        pairs = torch.stack([nats, label_mask.reshape(-1)], dim=1).double()
+        part = torch.zeros_like(self.sums[mode]).index_add_(0, numbers, pairs)
+        self.sums[mode] += part
+        if mode == "train":
+            self.step += part
+
+    def take(self, mode: str) -> dict[str, list[float]]:
+        """Return {source: [nats, tokens]} over all processes, and begin anew.
+
+        Sources without tokens are left out.
+        """
+        total = self.trainer.accelerator.reduce(self.sums[mode].clone(), "sum").tolist()
+        self.sums[mode].zero_()
+        return {name: pair for name, pair in zip(self.names[mode], total, strict=True) if pair[1]}
+
+    def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return `sources` with a training loss, `eval_loss` and `eval_sources` with a reading."""
+        fields: dict[str, Any] = {}
+        if "loss" in logs:
+            sources = self.take("train")
+            if "" not in sources:
+                fields["sources"] = sources
+        if "eval_loss" in logs:
+            sources = self.take("eval")
+            nats = sum(pair[0] for pair in sources.values())
+            tokens = sum(pair[1] for pair in sources.values())
+            fields["eval_loss"] = nats / max(tokens, 1)
+            if "" not in sources:
+                fields["eval_sources"] = sources
+        return fields
+
+    def step_ended(self) -> None:
+        """Forget the sums of one step."""
+        self.step.zero_()
+
+    def describe_step(self) -> str:
+        """Return which sources of the last step have a loss that is not finite."""
+        held, bad = [], []
+        for name, (nats, tokens) in zip(self.names["train"], self.step.tolist(), strict=True):
+            finite = math.isfinite(nats)
+            if tokens or not finite:
+                held.append(name)
+            if not finite:
+                bad.append(name)
+        if not any(bad):
+            return ""
+        return f", in {', '.join(bad)} (the batch holds {', '.join(held)})"
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums since the last log line, over all processes."""
+        sums = {}
+        for mode, values in self.sums.items():
+            sums[mode] = self.trainer.accelerator.reduce(values.clone(), "sum").tolist()
+        return sums
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Add the sums on the main process alone, since they are reduced again."""
+        if not self.trainer.accelerator.is_main_process:
+            return
+        for mode, values in state.items():
+            sums = torch.tensor(values, dtype=torch.float64, device=self.trainer.args.device)
+            self.sums[mode] += sums
+
+
+# --- writing -------------------------------------------------------------------------------------
+class JsonlLogger(TrainerCallback):
+    """Write each logged step as a JSON line, and show progress under the cell.
+
+    Args:
+        trainer: The trainer.
+        log: The file.
+        tag: Added to each line.
+        extensions: Those of the trainer; they add to the lines.
+    """
+
+    def __init__(self, trainer: Trainer, log: Path, tag: dict[str, Any], extensions: Extensions):
+        self.trainer = trainer
+        self.log = Path(log)
+        self.tag = tag
+        self.extensions = extensions
+        self.began: float | None = None
+        self.first_step = 0
+        self.evaluated: int | None = None  # the step of the last reading of held-out rows
+        self.display: list = []
+        self.evaluating = 0.0  # seconds
+        self._time_evaluation()
+
+    def _time_evaluation(self) -> None:
+        """Measure the seconds of evaluation, which are not training."""
+        evaluate = self.trainer.evaluate
+
+        def timed(*arguments: Any, **keywords: Any) -> dict[str, float]:
+            began = time.perf_counter()
+            try:
+                return evaluate(*arguments, **keywords)
+            finally:
+                self.evaluating += time.perf_counter() - began
+
+        self.trainer.evaluate = timed
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record to the log, on the process that saves."""
+        if self.trainer.args.should_save:
+            files.append_jsonl(self.log, self.tag | record)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop the lines that were written after the checkpoint that training resumes at."""
+        self.began = time.perf_counter()
+        self.first_step = state.global_step
+        if not args.should_save:
+            return
+        kept = []
+        for record in read_log(self.log):
+            other_tag = any(record.get(key) != value for key, value in self.tag.items())
+            if other_tag or self._stands(record, state.global_step):
+                kept.append(record)
+        files.write_jsonl(self.log, kept)
+
+    def _stands(self, record: dict[str, Any], step: int) -> bool:
+        """Tell whether a line was written before the checkpoint of a step.
+
+        The last reading and the summary come after the last checkpoint.
+        """
+        if record.get("step", 0) != step:
+            return record.get("step", 0) < step
+        if record.get("event") == "summary" or "train_runtime" in record:
+            return False
+        return "eval_loss" not in record or self.evaluated == step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write what the trainer logs, and what the extensions know."""
+        logs = logs or {}
+        record = {"step": state.global_step, "total_steps": state.max_steps}
+        for name, value in logs.items():
+            counts_padding = name.endswith("num_tokens")
+            if not counts_padding and isinstance(value, (int, float)) and math.isfinite(value):
+                record[name] = value
+        for extension in self.extensions:
+            record |= extension.log_fields(logs)
+        if "eval_loss" in logs:
+            self.evaluated = state.global_step
+        steps_here = state.global_step - self.first_step
+        if self.began and steps_here > 0 and "loss" in record:
+            elapsed = time.perf_counter() - self.began - self.evaluating
+            left = state.max_steps - state.global_step
+            record |= {"seconds": elapsed, "seconds_left": elapsed / steps_here * left}
+            for extension in self.extensions:
+                record |= extension.speed(self.first_step, state.global_step, elapsed)
+            show_progress(_progress_line(record), self.display)
+        self.write(record)
+
+
+def _progress_line(record: dict[str, Any]) -> str:
+    text = (
+        f"step {record['step']}/{record['total_steps']} · loss {record['loss']:.3f}"
+        f" · {record['seconds']:.0f} s, {record['seconds_left']:.0f} s left"
+    )
+    if "tokens_per_second" in record:
+        text += f" · {record['tokens_per_second']:,.0f} tokens/s, MFU {record['mfu']:.0%}"
+    return text

@@ -1,0 +1,209 @@
+"""The meter: tokens per second, and the share of the hardware's speed that training uses.
+
+The rule: a training token costs 6N FLOPs when all weights learn and 4N when they are frozen under
+LoRA (no weight gradients), plus 6 for each trained parameter of the adapters and 2 for each weight
+of single trained rows of the head, plus causal attention. N counts matrices only, not the input
+embedding. Recomputation in gradient checkpointing counts in HFU (hardware FLOPs), never in MFU
+(model FLOPs).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from finlab.run import environment
+from finlab.train.extensions import Extension
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, Trainer
+
+# Dense bf16, from NVIDIA's data sheets.
+PEAK_TFLOPS = {"A100": 312, "A800": 312, "H100": 989, "H800": 989, "H200": 989}
+
+
+# --- FLOPs ---------------------------------------------------------------------------------------
+def _size(parameter: torch.nn.Parameter) -> int:
+    """Return a parameter's size; DeepSpeed leaves one that it shares out empty."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def _count_weights(model: PreTrainedModel) -> tuple[float, float]:
+    """Return (frozen, trained) weights of a model's matrices.
+
+    Single rows that are trained beside a frozen table count half as frozen: they have a weight
+    gradient, and none where rows are only looked up.
+    """
+    embedding = {id(weight) for weight in model.get_input_embeddings().parameters()}
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    frozen = trained = 0.0
+    for name, parameter in model.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        looked_up = id(parameter) in embedding and not tied
+        if len(shape) < 2 or looked_up or "original_module" in name:
+            continue
+        if "trainable_tokens" in name:
+            if tied or "lm_head" in name:
+                frozen += _size(parameter) / 2
+        elif parameter.requires_grad:
+            trained += _size(parameter)
+        else:
+            frozen += _size(parameter)
+    return frozen, trained
+
+
+def flops_per_token(model: PreTrainedModel, mean_length: float, recompute: bool = False) -> float:
+    """Return the FLOPs of one training token, forward and backward.
+
+    Args:
+        model: The model, with its adapters on.
+        mean_length: The tokens that a token sees and is seen by. Packed documents see only
+            themselves, so it is the sum of the squares of their lengths over their sum.
+        recompute: Count one more forward of the blocks, as gradient checkpointing makes it. That is
+            hardware FLOPs.
+    """
+    frozen, trained = _count_weights(model)
+    config = model.config
+    head_width = getattr(config, "head_dim", None)
+    head_width = head_width or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_width
+    attention = 2 * mean_length * width * config.num_hidden_layers  # forward, causal
+    flops = 4 * frozen + 6 * trained + 3 * attention
+    if recompute:
+        head = max(map(_size, model.get_output_embeddings().parameters()), default=0)
+        flops += 2 * (frozen + trained - head) + attention
+    return flops
+
+
+def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5) -> float:
+    """Measure this device's rate of matrix multiplication, in FLOP/s.
+
+    No training step can exceed it. On a GPU the matrices are 8,192 wide.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    size = 8192 if on_gpu else size
+    matrix = torch.randn(size, size, dtype=getattr(torch, dtype), device=device)
+    best = 0.0
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        began = time.perf_counter()
+        matrix @ matrix
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def peak_flops(dtype: str = "float32") -> float:
+    """Return the denominator of MFU in FLOP/s.
+
+    It is the data sheet's for a known GPU in bf16, else the measured ceiling.
+    """
+    if torch.cuda.is_available() and dtype == "bfloat16":
+        for name, teraflops in PEAK_TFLOPS.items():
+            if name in torch.cuda.get_device_name():
+                return teraflops * 1e12
+    return gemm_ceiling(dtype)
+
+
+# --- tokens --------------------------------------------------------------------------------------
+def row_sizes(rows: Dataset) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return (tokens of each packed row, tokens of each document), without reading the tokens."""
+    table = rows.select_columns("seq_lengths").with_format("arrow")[:]
+    column = table["seq_lengths"].combine_chunks()
+    sizes = column.flatten().to_numpy()
+    bounds = column.offsets.to_numpy()
+    bounds = bounds - bounds[0]
+    sums = numpy.concatenate([[0], sizes.cumsum()])
+    return sums[bounds[1:]] - sums[bounds[:-1]], sizes
+
+
+class TokenMeter(Extension):
+    """Log tokens, tokens per second, MFU, HFU and peak memory.
+
+    Tokens are those of the rows, so padding does not count. Rows must be packed.
+    """
+
+    def examine(self, train_dataset: Dataset) -> None:
+        """Count the tokens of each row, before rows that only fill up are added."""
+        self.row_tokens, sizes = row_sizes(train_dataset)
+        self.token_sums = self.row_tokens.cumsum()
+        squares = (sizes.astype(float) ** 2).sum()
+        self.mean_length = float(squares / max(sizes.sum(), 1))
+
+    def attach(self, trainer: Trainer) -> None:
+        """Count the FLOPs of a token, and measure what the hardware can do."""
+        args = trainer.args
+        self.trainer = trainer
+        self.flops = flops_per_token(trainer.model, self.mean_length)
+        self.hardware_flops = flops_per_token(
+            trainer.model, self.mean_length, recompute=args.gradient_checkpointing
+        )
+        dtype = "bfloat16" if args.bf16 else "float32"
+        self.peak = peak_flops(dtype) * args.world_size
+
+    def _rows_per_step(self) -> int:
+        args = self.trainer.args
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens of all steps up to a step.
+
+        Exact where rows are read in order, and at the end of every epoch.
+        """
+        state = self.trainer.state
+        steps_per_epoch = -(-len(self.row_tokens) // self._rows_per_step())
+        total = int(self.token_sums[-1])
+        if self.trainer.args.max_steps <= 0 and step >= state.max_steps:
+            return round(state.max_steps / steps_per_epoch * total)
+        epochs, rest = divmod(step, steps_per_epoch)
+        tokens = epochs * total
+        if rest:
+            rows = min(rest * self._rows_per_step(), len(self.row_tokens))
+            tokens += int(self.token_sums[rows - 1])
+        return tokens
+
+    def speed(self, from_step: int, to_step: int, seconds: float) -> dict[str, Any]:
+        """Return tokens so far, tokens_per_second, mfu, hfu and peak_bytes."""
+        tokens = self.tokens(to_step)
+        rate = (tokens - self.tokens(from_step)) / max(seconds, 1e-9)
+        return {
+            "tokens": tokens,
+            "tokens_per_second": rate,
+            "mfu": rate * self.flops / self.peak,
+            "hfu": rate * self.hardware_flops / self.peak,
+            "peak_bytes": environment.peak_bytes(),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return flops_per_token."""
+        return {"flops_per_token": self.flops}
+
+
+# --- memory --------------------------------------------------------------------------------------
+def footprint(trainer: Trainer) -> dict[str, int]:
+    """Return what training holds beside the model, and what its adapter takes on disk.
+
+    Returns:
+        trainable: Parameters that learn.
+        state_bytes: Their gradients and Adam's moments.
+        adapter_bytes: The saved adapter.
+    """
+    learning = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    tensors = list(learning)
+    for state in trainer.optimizer.state.values():
+        tensors += [value for value in state.values() if torch.is_tensor(value)]
+    folder = Path(trainer.args.output_dir) / "adapter"
+    # Embeddings that learn are saved all the same.
+    trainer.model.save_pretrained(folder, save_embedding_layers=False)
+    return {
+        "trainable": sum(weight.numel() for weight in learning),
+        "state_bytes": sum(tensor.nbytes for tensor in tensors),
+        "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
+    }

@@ -1,0 +1,217 @@
+"""Stop a training and go on with it, to the very same weights and log.
+
+A step's key guards code, data and parameters: other ones begin anew. What is left to check here is
+the number of processes, which is no parameter where each GPU is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from finlab import files
+from finlab.train.extensions import Extensions
+from finlab.train.log import JsonlLogger
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+STATE_FILE = "finlab.json"  # written last into a checkpoint, so that it marks a whole one
+
+
+# --- stopping ------------------------------------------------------------------------------------
+class StopRequest:
+    """The wish to stop at the end of the running step.
+
+    Args:
+        file: Where it appears, every process shall stop.
+    """
+
+    def __init__(self, file: Path | None = None):
+        self.wanted = False
+        self.file = file
+
+    def want(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Ask to stop; fits as a signal handler."""
+        self.wanted = True
+        if self.file:
+            self.file.touch()
+
+    def asked(self, trainer: Trainer) -> bool:
+        """Tell whether to stop, the same on all processes.
+
+        Signals reach processes at different steps, but all must stop at the same one.
+        """
+        wanted = self.wanted or bool(self.file and self.file.exists())
+        if trainer.args.world_size > 1:
+            votes = torch.tensor(float(wanted), device=trainer.args.device)
+            wanted = bool(trainer.accelerator.reduce(votes, "sum").item())
+        self.wanted = wanted
+        return wanted
+
+
+@contextlib.contextmanager
+def graceful_stop(file: Path | None = None) -> Iterator[StopRequest]:
+    """Take SIGTERM as a wish to stop at the next step's end, for the time of this context."""
+    stop = StopRequest(file)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, stop.want)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+def last_checkpoint(folder: str | Path) -> str | None:
+    """Return the newest whole checkpoint, or None; one that a kill cut short is passed over."""
+    found = sorted(Path(folder).glob("checkpoint-*"), key=_step_of, reverse=True)
+    for path in found:
+        if (path / STATE_FILE).exists():
+            return str(path)
+    return None
+
+
+def _step_of(checkpoint: str | Path) -> int:
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def step_of(checkpoint: str | None) -> int:
+    """Return the step of a checkpoint, 0 for None."""
+    return _step_of(checkpoint) if checkpoint else 0
+
+
+def drop_cut_checkpoints(folder: str | Path) -> None:
+    """Delete half-written checkpoints, which would count when the trainer drops the oldest."""
+    for path in Path(folder).glob("checkpoint-*"):
+        if not (path / STATE_FILE).exists():
+            shutil.rmtree(path)
+
+
+def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
+    """Refuse a checkpoint that another number of processes wrote."""
+    before = files.read_json(Path(checkpoint) / STATE_FILE)["processes"]
+    here = trainer.args.world_size
+    if before != here:
+        raise ValueError(
+            f"{checkpoint} was written by {before} processes, and here are {here}: run as many to "
+            f"go on with it, or remove {Path(checkpoint).parent} to begin anew"
+        )
+
+
+class StepGuard(TrainerCallback):
+    """Watch each step: stop on a loss or weights that are not finite, or on a wish to stop.
+
+    It also saves what makes a resume exact and the trainer does not save: what has been summed up
+    since the last log line.
+
+    Args:
+        trainer: The trainer.
+        logger: Its logger.
+        extensions: Its extensions.
+        stop: The wish to stop.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        logger: JsonlLogger,
+        extensions: Extensions,
+        stop: StopRequest,
+    ):
+        self.trainer = trainer
+        self.logger = logger
+        self.extensions = extensions
+        self.stop = stop
+
+    # --- watching ---
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the loss, ask whether to stop, and check the weights before they are saved."""
+        if not torch.isfinite(self.trainer._tr_loss):
+            where = "".join(extension.describe_step() for extension in self.extensions)
+            raise FloatingPointError(
+                f"the loss is not finite at step {state.global_step}{where}: lower the learning "
+                f"rate or look at these rows; {self._last()}"
+            )
+        for extension in self.extensions:
+            extension.step_ended()
+        if self.stop.asked(self.trainer):
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            self._check_weights(state.global_step)
+
+    def _check_weights(self, step: int) -> None:
+        bad = []
+        for name, parameter in self.trainer.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            values = parameter.data
+            if hasattr(values, "to_local"):  # FSDP2 shares parameters out
+                values = values.to_local()
+            if not torch.isfinite(values).all():
+                bad.append(name)
+        if bad:
+            raise FloatingPointError(
+                f"{len(bad)} trained weights are not finite after step {step} (the first: "
+                f"{bad[0]}): lower the learning rate or max_grad_norm; {self._last()}"
+            )
+
+    def _last(self) -> str:
+        checkpoint = last_checkpoint(self.trainer.args.output_dir)
+        if checkpoint is None:
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {checkpoint}"
+
+    # --- saving and restoring ---
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the state file of a checkpoint."""
+        trainer = self.trainer
+        # Every process takes part in these sums, whether it saves or not.
+        sums = [extension.state() for extension in self.extensions]
+        loss = trainer.accelerator.reduce(trainer._tr_loss.detach().clone(), "mean").item()
+        trainer.accelerator.wait_for_everyone()
+        if not args.should_save:
+            return
+        record = {
+            "processes": args.world_size,
+            "loss": loss,
+            "last_logged": trainer._globalstep_last_logged,
+            "evaluated": self.logger.evaluated,
+            "metrics": dict(getattr(trainer, "_metrics", {}).get("train", {})),
+            "extensions": sums,
+        }
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        files.write_text(folder / STATE_FILE, json.dumps(record))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on from the state file where training resumes at a checkpoint."""
+        if not state.global_step:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        record = files.read_json(folder / STATE_FILE)
+        trainer = self.trainer
+        trainer._tr_loss.fill_(record["loss"])
+        trainer._globalstep_last_logged = record["last_logged"]
+        self.logger.evaluated = record["evaluated"]
+        for name, values in record["metrics"].items():
+            trainer._metrics["train"][name] = list(values)
+        for extension, state_before in zip(self.extensions, record["extensions"], strict=True):
+            extension.restore(state_before)
