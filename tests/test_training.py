@@ -863,24 +863,6 @@ def test_a_quantised_base_is_trained_and_left_aside(tiny, tmp_path, rows_for, bi
     assert merged.dtype == torch.float32
 
 
-def test_compiled_training_has_the_same_losses(tiny, tmp_path, rows_for):
-    tokenizer, losses = tokenization.load(tiny), {}
-    for compiled in (False, True):
-        log = tmp_path / f"{compiled}.jsonl"
-        fit_packed(
-            SFTTrainer,
-            log=log,
-            model=loading.load(tiny),
-            args=settings(tmp_path / str(compiled), max_steps=3, torch_compile=compiled),
-            train_dataset=rows_for(tokenizer),
-            peft_config=NEW_ROWS_PLAIN,
-            processing_class=tokenizer,
-        )
-        losses[compiled] = [record["loss"] for record in read_log(log) if "loss" in record]
-        assert any("sources" in record for record in read_log(log))
-    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
-
-
 NEW_ROWS_PLAIN = LoraConfig(
     r=4,
     target_modules=["q_proj", "v_proj"],
