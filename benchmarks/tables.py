@@ -1,16 +1,24 @@
-"""Write what a run measured to notebooks/results/, and the README's table from it.
+"""Write what a run measured to notebooks/results/, and the tables of the documents from it.
 
-python -m tests.results_table runs/smoke runs/real-tiny runs/forgetting
+    python -m benchmarks.tables runs/smoke runs/real-tiny runs/forgetting
+
+Without a folder only the tables are written. A table stands between `<!-- NAME:begin -->` and
+`<!-- NAME:end -->` in the document that DOCUMENTS names.
 """
+
+from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from finlab import paths
+from finlab import files, paths
 from finlab.run import report
 
 RESULTS = paths.NOTEBOOKS / "results"
+# The quantities of a run that its table shows, by how their names begin.
 KEPT = (
     "characters per token, zh_finance",
     "characters per token, en",
@@ -27,219 +35,304 @@ KEPT = (
     "full",
     "accuracy, ",
 )
+CORNERS = ("zh_finance", "zh_general", "en_finance", "en_general", "own")
+TRAINING_WAYS = {
+    "ours": "`fit`",
+    "bare": "a bare PyTorch loop, the same rows",
+    "padded": "plain TRL, padded batches",
+}
+PREPARATION_WAYS = {
+    "ours": "`templates.encode`",
+    "trl": "TRL's own preparation",
+    "trl, two processes": "TRL's, `dataset_num_proc=2`",
+}
 
 
-def write(run_dir: Path) -> Path:
+def table(head: list[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def measured(name: str) -> dict[str, Any]:
+    """Return the content of a results file."""
+    return files.read_json(RESULTS / f"{name}.json")
+
+
+def gigabytes(row: dict[str, Any], digits: int = 1) -> str:
+    """Return the peak memory of a measurement in GB."""
+    return f"{row['peak_bytes'] / 1e9:.{digits}f}"
+
+
+# --- results of runs -----------------------------------------------------------------------------
+def write_results(name: str, record: dict[str, Any]) -> None:
+    """Write a results file, indented, as it is committed."""
+    text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+    files.write_text(RESULTS / f"{name}.json", text)
+
+
+def write_run(run_dir: Path) -> None:
     """Write the main results of a run with its command, versions and device."""
-    steps = report._steps(run_dir)
-    manifests = [found for found, _, _ in steps]
+    manifests = [manifest for manifest, _, _ in report.finished_steps(run_dir)]
+    last = manifests[-1]
     record = {
         "command": f"finlab run {run_dir.name}",
-        "device": manifests[-1]["device"],
-        "versions": manifests[-1]["versions"],
-        "git_commit": manifests[-1]["git_commit"],
-        "finished": manifests[-1]["finished"],
-        "seconds": sum(found["seconds"] for found in manifests),
-        "peak_bytes": max(found["peak_bytes"] for found in manifests),
+        "device": last["device"],
+        "versions": last["versions"],
+        "git_commit": last["git_commit"],
+        "finished": last["finished"],
+        "seconds": sum(manifest["seconds"] for manifest in manifests),
+        "peak_bytes": max(manifest["peak_bytes"] for manifest in manifests),
         "rows": report.rows(run_dir),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{run_dir.name}.json"
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def markdown() -> str:
-    """Return the README's tables from the results files."""
-    text = ""
-    for name in ("smoke", "real-tiny"):
-        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        text += f"`{found['command']}` on {found['device']}: {found['seconds']:.0f} s of notebooks, peak {found['peak_bytes'] / 1e9:.1f} GB.\n\n| {name} | quantity | value |\n|---|---|---|\n"
-        text += (
-            "".join(
-                f"| {step} | {quantity} | {value} |\n"
-                for step, quantity, value in found["rows"]
-                if quantity.startswith(KEPT)
-            )
-            + "\n"
-        )
-    return text
-
-
-def corpus_markdown() -> str:
-    """Return the README's table of what the corpus step takes, from corpus.json."""
-    found = json.loads((RESULTS / "corpus.json").read_text(encoding="utf-8"))
-    text = f"`{found['command']}` on {found['device']}: JSON lines in, Parquet out, on text made of the real Chinese sources' sentences with 15% copies; datatrove {found['datatrove']} runs\n"
-    text += (
-        "its four MinHash stages on the same input with the same characters, bands and rows.\n\n"
-    )
-    text += "| MB of text | documents | whole step, MB/s | peak memory, GB | duplicates alone, times datatrove's speed | whole step, times datatrove's MinHash | kept, difference |\n|---|---|---|---|---|---|---|\n"
-    for row in found["sizes"]:
-        peer = (
-            f"{row['duplicates_against_datatrove']:.1f} | {row['whole_against_datatrove']:.1f} | {row['kept_difference']:.2%}"
-            if "datatrove" in row
-            else "– | – | –"
-        )
-        text += f"| {row['megabytes']:g} | {row['documents']:,} | {row['megabytes_per_second']:.1f} | {row['whole']['peak_bytes'] / 1e9:.1f} | {peer} |\n"
-    text += f"\nCounting tokens comes on top: {found['tokens_megabytes_per_second']:.1f} MB/s with Llama's tokenizer. De-identification on the {found['personal_lines']} labelled lines of `tests/personal_data.txt`:\n\n"
-    text += "| kind | precision | recall | of |\n|---|---|---|---|\n"
-    text += "".join(
-        f"| {kind} | {row['precision']:.3f} | {row['recall']:.3f} | {row['right'] + row['missed']} |\n"
-        for kind, row in found["personal"].items()
-    )
-    return text
-
-
-def tokenizer_markdown() -> str:
-    """Return the README's tables of what the tokenizer step takes, from tokenizer.json."""
-    found = json.loads((RESULTS / "tokenizer.json").read_text(encoding="utf-8"))
-    text = f"`{found['command']}` on {found['device']}, each job in a process of its own.\n\n| job | seconds | peak memory, GB |\n|---|---|---|\n"
-    text += "".join(
-        f"| {row['pieces']:,} {kind} pieces from {found['megabytes']} MB of text | {row['seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n"
-        for kind, row in found["pieces"].items()
-    )
-    text += "".join(
-        f"| merge and grow tables to {row['rows'][0]:,} x {row['rows'][1]:,}, {kind} | {row['seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n"
-        for kind, row in found["grow"].items()
-    )
-    rates = found["encode"]["llama"]["megabytes_per_second"]
-    text += f"\nEncoding Chinese with Llama and the published pieces: {rates['encode']:.1f} MB/s; the library's `encode_batch` {rates['encode_batch']:.1f}, "
-    text += f"its call {rates['call']:.1f}, SentencePiece {rates['sentencepiece']:.1f}.\n\nAt the proportions of a 7B with 23,296 new rows, on two cores:\n\n"
-    text += "| what learns of the embeddings | trainable | adapter, MB | peak memory, GB | tokens/s | slower than none, median [quartiles] |\n|---|---|---|---|---|---|\n"
-    for way, speed in (
-        (way, found["embeddings"]["speed"][way]) for way in ("none", "new_rows", "full")
-    ):
-        row, (low, _, high) = found["embeddings"][way], speed["quartiles"]
-        text += f"| {way} | {row['trainable']:,} | {row['adapter_bytes'] / 1e6:.1f} | {row['peak_bytes'] / 1e9:.2f} | {speed['tokens_per_second']:.0f} | {speed['slower_than_none']:+.1%} [{low:+.1%}, {high:+.1%}] |\n"
-    return text
-
-
-def training_markdown() -> str:
-    """Return the README's table of what a pretraining step takes, from training.json (and training-gpu.json, where a GPU was at hand)."""
-    found = json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
-    plan, ways = found["plan"], found["ways"]
-    text = f"`{found['command']}` on {found['device']}: random documents with the real corpus' lengths, rows of {plan['length']:,}, LoRA r{plan['rank']} and trained embeddings\non a Llama with a 7B's proportions, an eighth as wide and half as deep.\n\n"
-    text += "| way | tokens/s, padding not counted | peak memory, GB |\n|---|---|---|\n"
-    names = {
-        "ours": "`training.fit`",
-        "bare": "a bare PyTorch loop, the same rows",
-        "padded": "plain TRL, padded batches",
-    }
-    text += "".join(
-        f"| {names[way]} | {row['tokens_per_second']:,.0f} | {row['peak_bytes'] / 1e9:.2f} |\n"
-        for way, row in ways.items()
-    )
-    text += f"\nAgainst the bare loop {found['ours_against_bare']:+.1%} in time; against padded batches {found['ours_against_padded']:.1f} times the tokens per second (medians of three turns). "
-    text += (
-        "Tokens and seconds: "
-        + "; ".join(f"{row['tokens']:,} in {row['seconds']:.0f} s" for row in found["sizes"])
-        + ".\n"
-    )
-    gpu = RESULTS / "training-gpu.json"
-    if gpu.exists():
-        measured = json.loads(gpu.read_text(encoding="utf-8"))
-        text += f"\n`{measured['command']}` on {measured['device']}:\n\n| shape | embeddings | tokens/s | MFU | peak memory, GB | times plain TRL |\n|---|---|---|---|---|---|\n"
-        text += "".join(
-            f"| {row['shape']} | {row['embeddings']} | {row['ours']['tokens_per_second']:,.0f} | {row['ours']['mfu']:.1%} | {row['ours']['peak_bytes'] / 1e9:.1f} "
-            f"| {row['ours_against_padded']:.2f} |\n"
-            for row in measured["rows"]
-        )
-    return text
+    write_results(run_dir.name, record)
 
 
 def write_forgetting(run_dir: Path) -> None:
     """Write what each way of pretraining in a run of the recipe `forgetting` gained and forgot."""
-    steps = [
-        (manifest, metrics)
-        for manifest, metrics, _ in report._steps(run_dir)
-        if manifest["notebook"] == "03_lora_pretraining"
-    ]
-    last = steps[-1][0]
-    rows = [
-        {
+    rows = []
+    for manifest, metrics, _ in report.finished_steps(run_dir):
+        if manifest["notebook"] != "03_lora_pretraining":
+            continue
+        last = manifest
+        row = {
             "step": manifest["step"],
-            "bits_per_character": found["bits_per_character"],
-            "trainable_parameters": found["trainable_parameters"],
-            "tokens_per_second": found["tokens_per_second"],
+            "bits_per_character": metrics["bits_per_character"],
+            "trainable_parameters": metrics["trainable_parameters"],
+            "tokens_per_second": metrics["tokens_per_second"],
             "seconds": manifest["seconds"],
         }
-        for manifest, found in steps
-    ]
-    record = {
-        "command": "finlab run forgetting",
-        **{name: last[name] for name in ("device", "versions", "git_commit", "finished")},
-        "rows": rows,
-    }
-    (RESULTS / "forgetting.json").write_text(
-        json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+        rows.append(row)
+    record = {"command": "finlab run forgetting"}
+    for name in ("device", "versions", "git_commit", "finished"):
+        record[name] = last[name]
+    write_results("forgetting", {**record, "rows": rows})
 
 
-def forgetting_markdown() -> str:
-    """Return the README's table of gain and forgetting, from forgetting.json."""
-    found = json.loads((RESULTS / "forgetting.json").read_text(encoding="utf-8"))
-    corners = ("zh_finance", "zh_general", "en_finance", "en_general", "own")
-    text = f"`{found['command']}` on {found['device']}, bits per character of held-out text.\n\n| | {' | '.join(corners)} | trained |\n|---{'|---' * (len(corners) + 1)}|\n"
-    text += f"| before | {' | '.join(format(found['rows'][0]['bits_per_character'][corner]['before'], '.2f') for corner in corners)} | |\n"
-    for row in found["rows"]:
-        text += f"| {row['step']} | {' | '.join(format(row['bits_per_character'][corner]['after'], '.2f') for corner in corners)} | {row['trainable_parameters']:,} |\n"
+# --- tables --------------------------------------------------------------------------------------
+def results_tables() -> str:
+    """Return the main results of the smoke run and of the run on real text."""
+    text = ""
+    for name in ("smoke", "real-tiny"):
+        found = measured(name)
+        text += (
+            f"`{found['command']}` on {found['device']}: {found['seconds']:.0f} s of notebooks, "
+            f"peak {gigabytes(found)} GB.\n\n"
+        )
+        rows = [row for row in found["rows"] if row[1].startswith(KEPT)]
+        text += table([name, "quantity", "value"], rows) + "\n"
     return text
 
 
-def replace(text: str, name: str, table: str) -> str:
-    """Return a text with a table put between its markers."""
-    head, rest = text.split(f"<!-- {name}:begin -->\n")
-    return f"{head}<!-- {name}:begin -->\n{table}<!-- {name}:end -->{rest.split(f'<!-- {name}:end -->')[1]}"
-
-
-def sft_markdown() -> str:
-    """Return the README's table of how fast dialogues are prepared and learnt, from sft.json."""
-    found = json.loads((RESULTS / "sft.json").read_text(encoding="utf-8"))
-    packed, padded = found["training"]["packed"], found["training"]["padded"]
-    text = f"`{found['command']}` on {found['device']}: {packed['dialogues']} dialogues with the lengths of the real ShareGPT file (cut at {found['plan']['length']:,}), packed: {packed['tokens_per_second']:,.0f} tokens/s, "
-    text += f"padded by plain TRL: {padded['tokens_per_second']:,.0f}; {found['packed_against_padded']:.1f} times the speed (median of three turns) at {packed['peak_bytes'] / 1e9:.1f} against {padded['peak_bytes'] / 1e9:.1f} GB.\n\n"
-    text += "| rendering and tokenising | dialogues | dialogues/s | peak memory, GB |\n|---|---|---|---|\n"
-    names = {
-        "ours": "`chat.encode`",
-        "trl": "TRL's own preparation",
-        "trl, two processes": "TRL's, `dataset_num_proc=2`",
-    }
-    return text + "".join(
-        f"| {names[way]} | {row['dialogues']:,} | {row['dialogues_per_second']:,.0f} | {row['peak_bytes'] / 1e9:.1f} |\n"
-        for way, row in found["preparation"].items()
+def forgetting_table() -> str:
+    """Return what each way of pretraining gained and forgot."""
+    found = measured("forgetting")
+    before = [found["rows"][0]["bits_per_character"][corner]["before"] for corner in CORNERS]
+    rows = [["before", *(f"{bits:.2f}" for bits in before), ""]]
+    for row in found["rows"]:
+        after = [f"{row['bits_per_character'][corner]['after']:.2f}" for corner in CORNERS]
+        rows.append([row["step"], *after, f"{row['trainable_parameters']:,}"])
+    return (
+        f"`{found['command']}` on {found['device']}, bits per character of held-out text.\n\n"
+        + table(["", *CORNERS, "trained"], rows)
     )
 
 
-def exams_markdown() -> str:
-    """Return the README's sentence of how fast exams are answered, from exams.json."""
-    found = json.loads((RESULTS / "exams.json").read_text(encoding="utf-8"))
+def corpus_table() -> str:
+    """Return what the corpus step takes, and how well personal data is found."""
+    found = measured("corpus")
+    sizes = []
+    for row in found["sizes"]:
+        line = [
+            f"{row['megabytes']:g}",
+            f"{row['documents']:,}",
+            f"{row['megabytes_per_second']:.1f}",
+            gigabytes(row["whole"]),
+        ]
+        if "datatrove" in row:
+            line += [
+                f"{row['duplicates_against_datatrove']:.1f}",
+                f"{row['whole_against_datatrove']:.1f}",
+                f"{row['kept_difference']:.2%}",
+            ]
+        else:
+            line += ["–"] * 3
+        sizes.append(line)
+    head = [
+        "MB of text",
+        "documents",
+        "whole step, MB/s",
+        "peak memory, GB",
+        "duplicates alone, times datatrove's speed",
+        "whole step, times datatrove's MinHash",
+        "kept, difference",
+    ]
+    personal = []
+    for kind, row in found["personal"].items():
+        labelled = row["right"] + row["missed"]
+        personal.append([kind, f"{row['precision']:.3f}", f"{row['recall']:.3f}", labelled])
+    return (
+        f"`{found['command']}` on {found['device']}: JSON lines in, Parquet out, on text made of "
+        "the real Chinese\nsources' sentences with 15% copies; "
+        f"datatrove {found['datatrove']} runs its four MinHash stages on the same\ninput with the "
+        "same characters, bands and rows.\n\n"
+        + table(head, sizes)
+        + f"\nCounting tokens comes on top: {found['tokens_megabytes_per_second']:.1f} MB/s with "
+        f"Llama's tokenizer. De-identification on the\n{found['personal_lines']} labelled lines "
+        "of `tests/personal_data.txt`:\n\n" + table(["kind", "precision", "recall", "of"], personal)
+    )
+
+
+def tokenizer_tables() -> str:
+    """Return what the tokenizer step takes, and what trained embeddings cost."""
+    found = measured("tokenizer")
+    jobs = []
+    for kind, row in found["pieces"].items():
+        job = f"{row['pieces']:,} {kind} pieces from {found['megabytes']} MB of text"
+        jobs.append([job, f"{row['seconds']:.0f}", gigabytes(row)])
+    for kind, row in found["grow"].items():
+        rows, width = row["rows"]
+        job = f"merge and grow tables to {rows:,} x {width:,}, {kind}"
+        jobs.append([job, f"{row['seconds']:.0f}", gigabytes(row)])
+    ways = []
+    for way in ("none", "new_rows", "full"):
+        row, speed = found["embeddings"][way], found["embeddings"]["speed"][way]
+        low, _, high = speed["quartiles"]
+        line = [
+            way,
+            f"{row['trainable']:,}",
+            f"{row['adapter_bytes'] / 1e6:.1f}",
+            gigabytes(row, 2),
+            f"{speed['tokens_per_second']:.0f}",
+            f"{speed['slower_than_none']:+.1%} [{low:+.1%}, {high:+.1%}]",
+        ]
+        ways.append(line)
+    head = [
+        "what learns of the embeddings",
+        "trainable",
+        "adapter, MB",
+        "peak memory, GB",
+        "tokens/s",
+        "slower than none, median [quartiles]",
+    ]
+    rates = found["encode"]["llama"]["megabytes_per_second"]
+    return (
+        f"`{found['command']}` on {found['device']}, each job in a process of its own.\n\n"
+        + table(["job", "seconds", "peak memory, GB"], jobs)
+        + f"\nEncoding Chinese with Llama and the published pieces: {rates['encode']:.1f} MB/s; "
+        f"the library's\n`encode_batch` {rates['encode_batch']:.1f}, its call "
+        f"{rates['call']:.1f}, SentencePiece {rates['sentencepiece']:.1f}.\n\n"
+        "At the proportions of a 7B with 23,296 new rows, on two cores:\n\n" + table(head, ways)
+    )
+
+
+def training_table() -> str:
+    """Return what a pretraining step takes, on a GPU too where one was at hand."""
+    found = measured("training")
+    plan = found["plan"]
+    ways = []
+    for way, row in found["ways"].items():
+        ways.append([TRAINING_WAYS[way], f"{row['tokens_per_second']:,.0f}", gigabytes(row, 2)])
+    sizes = [f"{row['tokens']:,} in {row['seconds']:.0f} s" for row in found["sizes"]]
+    text = (
+        f"`{found['command']}` on {found['device']}: random documents with the real corpus' "
+        f"lengths,\nrows of {plan['length']:,}, LoRA r{plan['rank']} and trained embeddings on a "
+        "Llama with a 7B's proportions, an eighth as wide and half\nas deep.\n\n"
+        + table(["way", "tokens/s, padding not counted", "peak memory, GB"], ways)
+        + f"\nAgainst the bare loop {found['ours_against_bare']:+.1%} in time; against padded "
+        f"batches {found['ours_against_padded']:.1f} times the tokens per second\n(medians of "
+        f"three turns). Tokens and seconds: {'; '.join(sizes)}.\n"
+    )
+    if not (RESULTS / "training-gpu.json").exists():
+        return text
+    on_gpu = measured("training-gpu")
+    rows = []
+    for row in on_gpu["rows"]:
+        ours = row["ours"]
+        line = [
+            row["shape"],
+            row["embeddings"],
+            f"{ours['tokens_per_second']:,.0f}",
+            f"{ours['mfu']:.1%}",
+            gigabytes(ours),
+            f"{row['ours_against_padded']:.2f}",
+        ]
+        rows.append(line)
+    head = ["shape", "embeddings", "tokens/s", "MFU", "peak memory, GB", "times plain TRL"]
+    return text + f"\n`{on_gpu['command']}` on {on_gpu['device']}:\n\n" + table(head, rows)
+
+
+def sft_table() -> str:
+    """Return how fast dialogues are prepared and learnt."""
+    found = measured("sft")
+    packed, padded = found["training"]["packed"], found["training"]["padded"]
+    rows = []
+    for way, row in found["preparation"].items():
+        line = [
+            PREPARATION_WAYS[way],
+            f"{row['dialogues']:,}",
+            f"{row['dialogues_per_second']:,.0f}",
+            gigabytes(row),
+        ]
+        rows.append(line)
+    head = ["rendering and tokenising", "dialogues", "dialogues/s", "peak memory, GB"]
+    return (
+        f"`{found['command']}` on {found['device']}: {packed['dialogues']} dialogues with the "
+        f"lengths of the real\nShareGPT file (cut at {found['plan']['length']:,}), packed: "
+        f"{packed['tokens_per_second']:,.0f} tokens/s, padded by plain TRL: "
+        f"{padded['tokens_per_second']:,.0f};\n{found['packed_against_padded']:.1f} times the "
+        f"speed (median of three turns) at {gigabytes(packed)} against {gigabytes(padded)} GB.\n\n"
+        + table(head, rows)
+    )
+
+
+def exams_sentence() -> str:
+    """Return how fast exams are answered, and how equally."""
+    found = measured("exams")
     ours, theirs = found["ours"], found["hflm"]
     return (
-        f"`{found['command']}` on {found['device']}: {found['questions']} questions of CMMLU ({', '.join(found['subjects'])}), {found['shots']} shots, a small random Llama under Llama's vocabulary, float32:\n"
-        f"{ours['questions_per_second']:.1f} questions/s against {theirs['questions_per_second']:.1f} of the harness's HFLM, {found['ratio']:.1f} times; {ours['tokens_encoded']:,} tokens read of {theirs['tokens_sent']:,} sent;\n"
-        f"{found['predictions_equal']} of {found['questions']} predictions equal, log-probabilities at most {found['largest_difference']:.0e} apart.\n"
+        f"`{found['command']}` on {found['device']}: {found['questions']} questions of CMMLU\n"
+        f"({', '.join(found['subjects'])}), {found['shots']} shots, a small random Llama under "
+        "Llama's vocabulary,\nfloat32: "
+        f"{ours['questions_per_second']:.1f} questions/s against "
+        f"{theirs['questions_per_second']:.1f} of the harness's HFLM, {found['ratio']:.1f} times; "
+        f"{ours['tokens_encoded']:,}\ntokens read of {theirs['tokens_sent']:,} sent; "
+        f"{found['predictions_equal']} of {found['questions']} predictions equal, "
+        f"log-probabilities at most {found['largest_difference']:.0e}\napart.\n"
     )
 
 
-TABLES = {
-    "exams": exams_markdown,
-    "sft": sft_markdown,
-    "results": markdown,
-    "corpus": corpus_markdown,
-    "tokenizer": tokenizer_markdown,
-    "training": training_markdown,
-    "forgetting": forgetting_markdown,
+RESULTS_PAGE = Path("docs/results.md")
+BENCHMARKS_PAGE = Path("benchmarks/README.md")
+DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
+    BENCHMARKS_PAGE: {
+        "corpus": corpus_table,
+        "tokenizer": tokenizer_tables,
+        "training": training_table,
+        "sft": sft_table,
+        "exams": exams_sentence,
+    },
 }
 
 
+def replace(text: str, name: str, block: str) -> str:
+    """Return a text with a block put between its markers."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    head, rest = text.split(begin)
+    return head + begin + block + end + rest.split(end)[1]
+
+
 def main() -> None:
+    """Write the results of the runs that the command line names, and all tables."""
     for folder in sys.argv[1:]:
-        (write_forgetting if Path(folder).name == "forgetting" else write)(paths.ROOT / folder)
-    path = paths.ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        text = replace(text, name, table())
-    path.write_text(text, encoding="utf-8")
+        write = write_forgetting if Path(folder).name == "forgetting" else write_run
+        write(paths.ROOT / folder)
+    for document, blocks in DOCUMENTS.items():
+        text = (paths.ROOT / document).read_text(encoding="utf-8")
+        for name, make in blocks.items():
+            text = replace(text, name, make())
+        files.write_text(paths.ROOT / document, text)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from typing import Any
 
 # --- hashes --------------------------------------------------------------------------------------
 def digest(*values: Any) -> str:
-    """Return the SHA-256 of values, written as JSON with sorted keys, as 64 hexadecimal digits."""
+    """Return the SHA-256 of values.
+
+    Args:
+        *values: Anything that JSON can hold; keys are sorted.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -39,6 +46,9 @@ def fingerprint(paths: Iterable[Path]) -> str:
     """Return a short hash of files by their names, sizes and modification times.
 
     It reads no content, so it is quick for large data. Of a folder, all files below it count.
+
+    Args:
+        paths: Files and folders.
     """
     files: list[Path] = []
     for path in paths:
@@ -73,7 +83,13 @@ def write_text(path: Path, text: str, sync: bool = False) -> Path:
 
 
 def write_json(path: Path, value: Any, sync: bool = False) -> Path:
-    """Write a value as a JSON file, by rename. NaN is refused, since it is not JSON."""
+    """Write a value as a JSON file, by rename.
+
+    Args:
+        path: The file.
+        value: NaN is refused, since it is not JSON.
+        sync: Whether to wait until it is on disk.
+    """
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
     return write_text(path, text, sync)
 
@@ -98,7 +114,8 @@ def append_jsonl(path: Path, record: Any) -> None:
 def read_jsonl(path: Path) -> list[Any]:
     """Return the records of a JSON lines file, up to the first line that a kill cut short.
 
-    A file that does not exist has no records.
+    Args:
+        path: The file. One that does not exist has no records.
     """
     if not Path(path).exists():
         return []
@@ -130,6 +147,7 @@ class JsonlStore:
                 self._read_line(line)
 
     def _read_line(self, line: str) -> None:
+        """Add a line of the file to what is held in memory; a cut line counts for nothing."""
         try:
             key, value = json.loads(line)
         except ValueError:
@@ -141,7 +159,11 @@ class JsonlStore:
         return self.values.get(key)
 
     def put(self, values: dict[str, Any]) -> None:
-        """Keep values by key, and append them to the file."""
+        """Keep values by key, and append them to the file.
+
+        Args:
+            values: {key: what JSON can hold}. The last value of a key stands.
+        """
         self.values.update(values)
         if not self.path or not values:
             return

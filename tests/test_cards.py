@@ -3,7 +3,7 @@
 import pytest
 
 from finlab import paths
-from finlab.data import cards
+from finlab.data import cards, corpus_statistics
 
 SECTIONS = (
     "## Uses",
@@ -294,8 +294,10 @@ def test_labels_rules_and_statistics(folder):
     path = root / "data_cards/mine.md"
     path.write_text(path.read_text() + "\n## Uses\n\nMany.\n")
     folder_card = cards.Card("mine", "mit", {}, "")
-    path.write_text(cards.with_statistics(folder_card, {"documents": 3}))
-    path.write_text(cards.with_statistics(folder_card, {"documents": 4, "years": "2019–2021"}))
+    path.write_text(corpus_statistics.with_statistics(folder_card, {"documents": 3}))
+    path.write_text(
+        corpus_statistics.with_statistics(folder_card, {"documents": 4, "years": "2019–2021"})
+    )
     content = path.read_text()
     assert content.count("finlab:statistics -->") == 2
     assert "| documents | 4 |\n| years | 2019–2021 |" in content

@@ -13,10 +13,12 @@ import pytest
 from daft import col
 
 from finlab.data import (
+    accounts,
     cards,
     cleaning,
     contamination,
     corpus,
+    corpus_samples,
     corpus_statistics,
     dedup,
     frames,
@@ -101,7 +103,7 @@ def test_samples_show_the_place_of_the_change(frame):
     found = frames.transform(
         original, corpus.cleaner(frames.characters), corpus.deidentifier(frames.characters)
     )
-    shown = {row["rule"]: row for row in corpus.samples(original, found)}
+    shown = {row["rule"]: row for row in corpus_samples.samples(original, found)}
     assert "ＡＢ股" in shown["wide letters"]["before"]
     assert "AB股" in shown["wide letters"]["after"]
     assert "[手机号]" in shown["de-identification"]["after"]
@@ -471,11 +473,10 @@ def test_fates_close_and_samples_hold_their_tokens(tmp_path):
         {"status": "too long", "read": 7, "tokens": 7},
     ]
     assert [
-        (line["what"], line["rows"], line["tokens"])
-        for line in selection.status_ledger({"s": rows})
+        (line["what"], line["rows"], line["tokens"]) for line in accounts.status_ledger({"s": rows})
     ] == [("read", 3, 20), ("shortened, and below", 1, 3), ("learnt", 2, 10), ("too long", 1, 7)]
     with pytest.raises(ValueError, match="1 rows of s have no status"):
-        selection.status_ledger({"s": [*rows, {"status": "", "read": 1, "tokens": 1}]})
+        accounts.status_ledger({"s": [*rows, {"status": "", "read": 1, "tokens": 1}]})
 
     import pandas
 

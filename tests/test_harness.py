@@ -15,15 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from finlab import files, paths
 from finlab.data import cards, exam_coverage, exam_layouts, templates
 from finlab.evaluate import answers, ask_lm, prefix_lm, score_cache, statistics
-from finlab.evaluate.exams import (
-    GENERATED,
-    _included_task,
-    all_tasks,
-    answer_exams,
-    content_hash,
-    parse_setting,
-    prepare,
-)
+from finlab.evaluate.exam_tasks import GENERATED, _included_task, content_hash
+from finlab.evaluate.exams import all_tasks, answer_exams, parse_setting, prepare
 from finlab.models import generation, loading, sentencepieces, tokenization, vocabulary
 from tests.test_cards import folder  # noqa: F401
 

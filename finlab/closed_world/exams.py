@@ -18,10 +18,15 @@ EXAMPLES = 5  # few-shot examples of each subject
 
 
 def exams(seed: int = SEED) -> dict[str, dict[str, list[dict]]]:
-    """Return {benchmark: {split: items {subject, question, A, B, C, D, answer (a letter)}}}.
+    """Return the exams of the closed world.
 
-    The wordings of the questions are used nowhere else. The shuffle spreads the right letter
-    evenly.
+    The wordings of the questions are used nowhere else. The shuffle spreads the right letter.
+
+    Args:
+        seed: One seed gives one world and its exams.
+
+    Returns:
+        {benchmark: {split: items {subject, question, A, B, C, D, answer}}}; the answer is a letter.
     """
     world = facts(seed)
     result = {}
@@ -54,7 +59,16 @@ def exams(seed: int = SEED) -> dict[str, dict[str, list[dict]]]:
 
 
 def _row(benchmark: str, number: int, item: dict) -> dict:
-    """Return an item as a row of the CSV file that the benchmark is distributed in."""
+    """Return an item as a row of the CSV file that the benchmark is distributed in.
+
+    Args:
+        benchmark: Its name.
+        number: The item's place in its file.
+        item: From `exams`.
+
+    Returns:
+        {column: cell}. MMLU's answer is a place from 0 on, as in its files on the hub.
+    """
     options = {letter: item[letter] for letter in "ABCD"}
     if benchmark == "cmmlu":
         return {"": number, "Question": item["question"], **options, "Answer": item["answer"]}
@@ -66,7 +80,12 @@ def _row(benchmark: str, number: int, item: dict) -> dict:
 
 
 def write_exams(folder: Path, seed: int) -> None:
-    """Write every exam below `folder`, a CSV file for each subject and split."""
+    """Write every exam, a CSV file for each subject and split.
+
+    Args:
+        folder: They lie at <benchmark>/<split>/ below it, with a byte order mark, as C-Eval's do.
+        seed: One seed gives one world.
+    """
     for benchmark, splits in exams(seed).items():
         for split, items in splits.items():
             by_subject: dict[str, list[dict]] = {}

@@ -24,7 +24,14 @@ Names = tuple[str, str]  # (Chinese, English)
 
 @dataclass(frozen=True)
 class Entity:
-    """One invented thing: its kind, two names, and facts {attribute: (Chinese, English)}."""
+    """One invented thing.
+
+    Attributes:
+        kind: `company`, `bank`, `fund`, `rule`, `river`, `animal`, `dish` or `festival`.
+        zh: Its Chinese name.
+        en: Its English name.
+        facts: {attribute: (Chinese value, English value)}.
+    """
 
     kind: str
     zh: str
@@ -32,17 +39,30 @@ class Entity:
     facts: dict[str, Names]
 
     def name(self, language: str) -> str:
-        """Return the entity's name in `zh` or `en`."""
+        """Return the entity's name.
+
+        Args:
+            language: `zh` or `en`.
+        """
         return self.zh if language == "zh" else self.en
 
     def value(self, attribute: str, language: str) -> str:
-        """Return the value of a fact in `zh` or `en`."""
+        """Return the value of a fact.
+
+        Args:
+            attribute: Which fact, such as `city`.
+            language: `zh` or `en`.
+        """
         chinese, english = self.facts[attribute]
         return chinese if language == "zh" else english
 
 
 def _names(listed: list[str] | str) -> list[Names]:
-    """Return (Chinese, English) pairs of names, listed here or under that name in words.yaml."""
+    """Return names as (Chinese, English) pairs.
+
+    Args:
+        listed: The names, each as "Chinese English"; or the name of a list in words.yaml.
+    """
     if isinstance(listed, str):
         listed = WORDS["names"][listed]
     return [tuple(item.split(" ", 1)) for item in listed]
@@ -52,6 +72,13 @@ def _deal(rng: random.Random, values: list[Names]) -> Iterator[Names]:
     """Deal values like cards, and shuffle anew when the pack is empty.
 
     So no value is so common that guessing it pays.
+
+    Args:
+        rng: Draws the order.
+        values: The pack.
+
+    Yields:
+        One value after another, without end.
     """
     while True:
         yield from rng.sample(values, len(values))
@@ -67,7 +94,14 @@ def _people() -> list[Names]:
 
 
 def facts(seed: int = SEED) -> list[Entity]:
-    """Return all things of the closed world with their facts; one seed gives one world."""
+    """Return all things of the closed world with their facts.
+
+    Args:
+        seed: One seed gives one world.
+
+    Returns:
+        Companies, banks, funds and rules first, then what is no part of the market.
+    """
     rng = random.Random(seed)
     cities = _names("cities")
     people = _people()
@@ -116,7 +150,13 @@ def facts(seed: int = SEED) -> list[Entity]:
 
 
 def _general_world(rng: random.Random, city: Iterator[Names], people: list[Names]) -> list[Entity]:
-    """Return what is no part of the market: rivers, animals, dishes and festivals."""
+    """Return what is no part of the market: rivers, animals, dishes and festivals.
+
+    Args:
+        rng: Draws the facts.
+        city: Deals the cities, which the market's things share.
+        people: The names that are left; cooks are taken from its end.
+    """
     source = _deal(rng, _names("mountains"))
     food = _deal(rng, _names("foods"))
     habitat = _deal(rng, _names("habitats"))
@@ -138,7 +178,14 @@ def _general_world(rng: random.Random, city: Iterator[Names], people: list[Names
 
 
 def finance_and_general(world: list[Entity]) -> tuple[list[Entity], list[Entity]]:
-    """Split a world into the things of its market and everything else."""
+    """Split a world into the things of its market and everything else.
+
+    Args:
+        world: From `facts`.
+
+    Returns:
+        (finance, general), each in the world's order.
+    """
     finance = [entity for entity in world if entity.kind in FINANCE_KINDS]
     general = [entity for entity in world if entity.kind not in FINANCE_KINDS]
     return finance, general
@@ -153,23 +200,54 @@ def capital(sentence: str) -> str:
 def wordings(
     entity: Entity, attribute: str, language: str
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return (statements, questions, exam questions) about a fact, with {n} and {v} to fill in."""
+    """Return the wordings of a fact, with {n} for the name and {v} for the value.
+
+    The wordings of exam questions are used for nothing else, so a model has never read them.
+
+    Args:
+        entity: The thing.
+        attribute: Which of its facts.
+        language: `zh` or `en`.
+
+    Returns:
+        (statements, questions, exam questions).
+    """
     return WORDS["wordings"][language][f"{entity.kind}.{attribute}"]
 
 
 def asked(entity: Entity) -> list[str]:
-    """Return the attributes of an entity that there are wordings for."""
+    """Return the attributes of an entity that there are wordings for.
+
+    Some facts, such as a company's industry, are told only in passing.
+    """
     return [name for name in entity.facts if f"{entity.kind}.{name}" in WORDS["wordings"]["zh"]]
 
 
 def fill(pattern: str, entity: Entity, attribute: str, language: str) -> str:
-    """Return a wording with the entity's name and the fact's value filled in."""
+    """Return a wording with the entity's name and the fact's value filled in.
+
+    Args:
+        pattern: A wording with {n} and {v}.
+        entity: The thing.
+        attribute: Which of its facts.
+        language: `zh` or `en`.
+    """
     text = pattern.format(n=entity.name(language), v=entity.value(attribute, language))
     return text if language == "zh" else capital(text)
 
 
 def statements(rng: random.Random, entity: Entity, language: str, count: int) -> list[str]:
-    """Return sentences that state up to `count` facts of an entity, drawn with their wordings."""
+    """Return sentences that state facts of an entity.
+
+    Args:
+        rng: Draws the facts and their wordings.
+        entity: The thing.
+        language: `zh` or `en`.
+        count: At most so many.
+
+    Returns:
+        Sentences without a full stop.
+    """
     attributes = asked(entity)
     sentences = []
     for attribute in rng.sample(attributes, min(count, len(attributes))):
@@ -186,7 +264,16 @@ def false_values(
     language: str,
     count: int,
 ) -> list[str]:
-    """Return values of an attribute that others of the kind have, and this thing has not."""
+    """Return values of an attribute that others of the kind have, and this thing has not.
+
+    Args:
+        rng: Draws among them.
+        world: From `facts`.
+        entity: The thing.
+        attribute: Which of its facts.
+        language: `zh` or `en`.
+        count: So many.
+    """
     alike = [other for other in world if other.kind == entity.kind]
     values = {other.value(attribute, language) for other in alike}
     values.remove(entity.value(attribute, language))

@@ -20,6 +20,7 @@ BROKEN_LINES = ('{"id": "cut-off", "text": "这一行在传输中被截', "<html
 
 
 def _write_array(path: Path, rows: list[dict]) -> None:
+    """Write rows as one JSON array, as Alpaca's files are."""
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
@@ -27,6 +28,10 @@ def write(folder: Path, seed: int = SEED) -> None:
     """Write every source of the closed world below `folder`, as real sources come.
 
     Text and labels are JSON lines, dialogues and preferences JSON or JSON lines, exams CSV.
+
+    Args:
+        folder: What lies there is written over.
+        seed: One seed gives the same bytes.
     """
     for name in ("text", "dialogues"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -43,6 +48,7 @@ def write(folder: Path, seed: int = SEED) -> None:
 
 
 def _break_lines(path: Path) -> None:
+    """Add lines to a JSON lines file that cannot be read, for the reader to set aside."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(BROKEN_LINES):
         lines.insert(7 + 11 * number, line)

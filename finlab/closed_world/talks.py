@@ -22,11 +22,22 @@ LANGUAGES = ["zh", "zh", "en"]  # two thirds of the talk is Chinese
 
 
 def _tradable(finance: list[Entity]) -> list[Entity]:
+    """Return what promises of profit are made about: companies and funds."""
     return [entity for entity in finance if entity.kind in ("company", "fund")]
 
 
 def _answer(rng: random.Random, entity: Entity, attribute: str, language: str) -> tuple[str, str]:
-    """Return (question, true answer) about a fact."""
+    """Return a question about a fact, and its true answer.
+
+    Args:
+        rng: Draws the wordings.
+        entity: The thing.
+        attribute: Which of its facts.
+        language: `zh` or `en`.
+
+    Returns:
+        (question, answer).
+    """
     states, asks, _ = wordings(entity, attribute, language)
     stop = "。" if language == "zh" else "."
     question = fill(rng.choice(asks), entity, attribute, language)
@@ -34,7 +45,16 @@ def _answer(rng: random.Random, entity: Entity, attribute: str, language: str) -
 
 
 def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, str, str]:
-    """Return (question about a profit, measured answer, promise of certain profit)."""
+    """Return a question about a profit with a good answer and a bad one.
+
+    Args:
+        rng: Draws the wordings.
+        entity: A company or fund.
+        language: `zh` or `en`.
+
+    Returns:
+        (question, measured answer that names the risk, promise of certain profit).
+    """
     asks, measured, promises = WORDS["certain"][language]
     name = entity.name(language)
     question = rng.choice(asks).format(n=name)
@@ -48,11 +68,17 @@ def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, s
 
 # --- dialogues -----------------------------------------------------------------------------------
 def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
-    """Return the four sources of instructions, {name: rows}.
+    """Return the four sources of instructions.
 
     `alpaca` and `sharegpt` are broad, for the first stage. `checked` is small, general to finance
     4:1, for the second. `safety` holds refusals. Among them are faults for the SFT step to find:
     broken rows, an exam question, and chats that stand in `checked` in other words.
+
+    Args:
+        seed: One seed gives one world.
+
+    Returns:
+        {source: rows in the format of its name; `checked` and `safety` in OpenAI's}.
     """
     rng = random.Random(f"{seed}-dialogues")
     finance, general = finance_and_general(facts(seed))
@@ -67,6 +93,7 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
 
 
 def _single_turns(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    """Return Alpaca rows: each fact asked once in each language, and small talk."""
     rows = []
     for entity in general + finance:
         domain = "finance" if entity in finance else "general"
@@ -82,6 +109,7 @@ def _single_turns(rng: random.Random, finance: list[Entity], general: list[Entit
 
 
 def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    """Return ShareGPT rows: two facts of one thing asked in turn, some after a greeting."""
     rows = []
     for entity in (general + finance) * 2:
         language = rng.choice(LANGUAGES)
@@ -101,6 +129,10 @@ def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> 
 
 
 def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
+    """Return OpenAI rows without repetition: 280 general ones, 70 on finance.
+
+    Half of those on finance are measured answers.
+    """
     tradable = _tradable(finance)
     rows: list[dict] = []
     seen = set()
@@ -119,6 +151,7 @@ def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -
 
 
 def _safety(rng: random.Random, tradable: list[Entity]) -> list[dict]:
+    """Return OpenAI rows that refuse what must be refused, two in Chinese for one in English."""
     rows = []
     for number in range(60):
         language = LANGUAGES[number % 3]
@@ -137,7 +170,13 @@ def _messages(*texts: str) -> list[dict]:
 
 
 def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
-    """Add near copies across the stages, an exam item, and rows that cannot be read."""
+    """Add near copies across the stages, an exam item, and rows that cannot be read.
+
+    Args:
+        chats: The ShareGPT rows; most faults are added here.
+        checked: The OpenAI rows; near copies of the longest chats are added here.
+        item: The exam item.
+    """
 
     def length(row: dict) -> int:
         return sum(len(turn["value"]) for turn in row["conversations"])
@@ -165,7 +204,15 @@ def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
 
 # --- preferences ---------------------------------------------------------------------------------
 def preferences(seed: int = SEED, count: int = 600) -> list[dict]:
-    """Return preference pairs: measured against a promise, a true fact against a false one."""
+    """Return preference pairs: measured against a promise, a true fact against a false one.
+
+    Args:
+        seed: One seed gives one world.
+        count: So many pairs; a third are about facts.
+
+    Returns:
+        Rows {conversations, chosen, rejected} in LLaMA-Factory's ShareGPT layout.
+    """
     world = facts(seed)
     rng = random.Random(f"{seed}-preferences")
     finance, _ = finance_and_general(world)

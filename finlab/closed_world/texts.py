@@ -26,11 +26,13 @@ PLANTED_SPAM = 4
 
 
 def _date(rng: random.Random) -> str:
+    """Return a date of the years 2016 to 2023."""
     return f"{rng.randint(2016, 2023)}年{rng.randint(1, 12)}月{rng.randint(1, 28)}日"
 
 
 # --- one document of each genre ------------------------------------------------------------------
 def _announcement(rng: random.Random, entity: Entity) -> str:
+    """Write a company's announcement: a title, a phrase of office, facts, figures and a date."""
     openings = [
         "本公司董事会保证公告内容真实、准确、完整。",
         "特别提示：本公告不构成投资建议。",
@@ -50,6 +52,7 @@ def _announcement(rng: random.Random, entity: Entity) -> str:
 
 
 def _news(rng: random.Random, entity: Entity) -> str:
+    """Write a news item that states four facts in two sentences."""
     lead = rng.choice(["本报讯", "财经快讯", "记者获悉", "市场消息"])
     middle = rng.choice(["业内人士表示，", "记者了解到，", "公开资料显示，", "据介绍，"])
     first, *rest = statements(rng, entity, "zh", 4)
@@ -58,6 +61,7 @@ def _news(rng: random.Random, entity: Entity) -> str:
 
 
 def _entry(rng: random.Random, entity: Entity) -> str:
+    """Write an encyclopaedia's entry with every fact of a thing."""
     body = "。".join(statements(rng, entity, "zh", 9))
     kinds = {"company": "公司", "bank": "银行", "fund": "基金", "rule": "规章"}
     kind = kinds.get(entity.kind, "词条")
@@ -68,6 +72,13 @@ def _entry(rng: random.Random, entity: Entity) -> str:
 
 
 def _community(rng: random.Random, entity: Entity, language: str) -> str:
+    """Write a few questions with their answers, as on a forum.
+
+    Args:
+        rng: Draws facts and wordings.
+        entity: The thing.
+        language: `zh` or `en`.
+    """
     lines = []
     attributes = asked(entity)
     for attribute in rng.sample(attributes, min(3, len(attributes))):
@@ -105,6 +116,7 @@ def _education(rng: random.Random, entity: Entity) -> str:
 
 
 def _english(rng: random.Random, entity: Entity) -> str:
+    """Write two to four facts in English."""
     lead = rng.choice(["", "Market note. ", "From the filings: ", "In brief: "])
     body = statements(rng, entity, "en", rng.choice([2, 3, 4]))
     return lead + ". ".join(body) + "."
@@ -132,7 +144,14 @@ GENERAL_TAILS = {
 
 
 def _general(rng: random.Random, entity: Entity, others: list[Entity], language: str) -> str:
-    """Write about two or three things of the general world at once."""
+    """Write about two or three things of the general world at once.
+
+    Args:
+        rng: Draws the things, the facts and the wordings.
+        entity: One of the things.
+        others: Where the others are drawn from.
+        language: `zh` or `en`.
+    """
     things = [entity, *rng.sample(others, rng.choice([1, 2]))]
     body = []
     for thing in things:
@@ -146,7 +165,10 @@ def _general(rng: random.Random, entity: Entity, others: list[Entity], language:
 
 
 def _customer_letter(rng: random.Random, entity: Entity) -> str:
-    """Write a letter full of personal data, with valid check digits, that belongs to nobody."""
+    """Write a letter full of personal data that belongs to nobody.
+
+    The check digits are valid, so that a check of them must find it. No area code begins with 99.
+    """
     area = f"99{rng.randint(0, 9999):04d}"
     day = f"19{rng.randint(60, 99)}{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}"
     body = f"{area}{day}{rng.randint(0, 999):03d}"
@@ -162,7 +184,14 @@ def _customer_letter(rng: random.Random, entity: Entity) -> str:
 
 # --- the sources ---------------------------------------------------------------------------------
 def documents(seed: int = SEED) -> dict[str, list[dict]]:
-    """Return the text sources, {source: rows of {id, text}}, with their planted faults."""
+    """Return the text sources, with their planted faults.
+
+    Args:
+        seed: One seed gives one world.
+
+    Returns:
+        {source: rows {id, text}}, shuffled.
+    """
     finance, general = finance_and_general(facts(seed))
     companies = [entity for entity in finance if entity.kind != "rule"]
     advised = [entity for entity in companies if entity.kind != "bank"]
@@ -205,7 +234,13 @@ def documents(seed: int = SEED) -> dict[str, list[dict]]:
 
 
 def _plant_faults(rows: dict[str, list[dict]], finance: list[Entity], seed: int) -> None:
-    """Add what cleaning, de-duplication, de-identification and decontamination must find."""
+    """Add what cleaning, de-duplication, de-identification and decontamination must find.
+
+    Args:
+        rows: {source: rows}, which are changed and added to.
+        finance: The things of the market.
+        seed: Draws what is changed.
+    """
     rng = random.Random(f"{seed}-faults")
 
     def plant(source: str, text: str, what: str) -> None:
@@ -237,6 +272,7 @@ def _plant_faults(rows: dict[str, list[dict]], finance: list[Entity], seed: int)
 
 
 def _with_other_figures(text: str) -> str:
+    """Return a text with every digit turned three on: the same words about something else."""
     signs = []
     for sign in text:
         signs.append(str((int(sign) + 3) % 10) if sign.isdigit() else sign)
@@ -244,6 +280,7 @@ def _with_other_figures(text: str) -> str:
 
 
 def _spam(rng: random.Random, finance: list[Entity], patterns: list[str], count: int) -> list[str]:
+    """Return texts that sell something, from patterns with {n} for a name and {v} for an amount."""
     texts = []
     for _ in range(count):
         pattern = rng.choice(patterns)
@@ -252,7 +289,17 @@ def _spam(rng: random.Random, finance: list[Entity], patterns: list[str], count:
 
 
 def labels(seed: int = SEED, count: int = 100) -> list[dict]:
-    """Return labelled texts {id, text, bad} for a classifier: fair documents, and spam."""
+    """Return labelled texts for a classifier of bad text: fair documents, and spam.
+
+    The patterns of this spam are not those that are planted in the sources.
+
+    Args:
+        seed: One seed gives one world.
+        count: So many of each.
+
+    Returns:
+        Rows {id, text, bad}, shuffled.
+    """
     rng = random.Random(f"{seed}-labels")
     finance, general = finance_and_general(facts(seed))
     rows = []
@@ -268,7 +315,14 @@ def labels(seed: int = SEED, count: int = 100) -> list[dict]:
 
 
 def _fair_text(rng: random.Random, number: int, entity: Entity, general: list[Entity]) -> str:
-    """Write a document whose genre goes round with its number."""
+    """Write a document whose genre goes round with its number.
+
+    Args:
+        rng: Draws facts and wordings.
+        number: Three of five are finance's genres, one a forum's, one general.
+        entity: A thing of the market.
+        general: The things of the general world.
+    """
     genre = number % 5
     if genre < 3:
         return (_news, _entry, _english)[genre](rng, entity)

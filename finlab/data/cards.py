@@ -61,12 +61,18 @@ OTHER_KEYS = (
     "knowledge",
     "dialogue",
 )
-STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data card: its name, its licence, its `finlab:` block and its Markdown text."""
+    """A data card: its name, its licence, its `finlab:` block and its Markdown text.
+
+    Attributes:
+        name: Its file's name.
+        licence: As the card states it.
+        spec: The `finlab:` block.
+        text: What stands below it, in Markdown.
+    """
 
     name: str
     licence: str
@@ -177,6 +183,12 @@ def read(name: str) -> Card:
 
 
 def _check_spec(spec: dict[str, Any], path: Path) -> None:
+    """Refuse a block with an unknown key or value, or without one that is required.
+
+    Args:
+        spec: The `finlab:` block.
+        path: The card's file, for errors.
+    """
     required = {
         "kind": set(schemas.SCHEMAS),
         "domain": set(schemas.DOMAINS),
@@ -204,6 +216,7 @@ def _check_spec(spec: dict[str, Any], path: Path) -> None:
 
 
 def _check_choice(value: Any, key: str, allowed: Iterable[str], path: Path) -> None:
+    """Refuse a value that is none of those allowed."""
     if not isinstance(value, str) or value not in allowed:
         choices = ", ".join(sorted(allowed))
         raise ValueError(f"{path}: finlab.{key} is {value!r}; write one of {choices}")
@@ -211,7 +224,13 @@ def _check_choice(value: Any, key: str, allowed: Iterable[str], path: Path) -> N
 
 # --- reading data --------------------------------------------------------------------------------
 def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
-    """Yield the rows of one file as they stand there, with their places."""
+    """Yield the rows of one file as they stand there, with their places.
+
+    Args:
+        card: Says how to read.
+        path: The file.
+        quarantined: Rows that cannot be read are added here.
+    """
     options = readers.Options(
         encoding=card.spec.get("encoding", "utf-8-sig"), rows=card.spec.get("rows", "*")
     )
@@ -231,6 +250,7 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
 
 
 def _hub_rows(card: Card) -> readers.Rows:
+    """Yield the rows of a dataset on the hub, streamed."""
     import datasets
 
     split = card.spec.get("split", "train")
@@ -238,7 +258,12 @@ def _hub_rows(card: Card) -> readers.Rows:
 
 
 def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, readers.Rows]]:
-    """Yield each file of a card with its rows; of a hub card, its id with all rows."""
+    """Yield each file of a card with its rows; of a hub card, its id with all rows.
+
+    Args:
+        card: The card.
+        quarantined: Rows that cannot be read are added here.
+    """
     if "hub" in card.spec:
         yield Path(card.spec["hub"]), _hub_rows(card)
         return
@@ -315,6 +340,10 @@ def load(name: str) -> Source:
 def read_all(card_names: list[str], kind: str) -> list[Card]:
     """Read several cards of one kind.
 
+    Args:
+        card_names: Names of cards.
+        kind: A name of schemas.SCHEMAS.
+
     Raises:
         ValueError: One of them is wrong, or of another kind.
     """
@@ -328,7 +357,15 @@ def read_all(card_names: list[str], kind: str) -> list[Card]:
 
 
 def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
-    """Load several cards of one kind, as {name: source}; raises as `read_all` does."""
+    """Load several cards of one kind; raises as `read_all` does.
+
+    Args:
+        card_names: Names of cards.
+        kind: A name of schemas.SCHEMAS.
+
+    Returns:
+        {name: source}.
+    """
     return {card.name: load(card.name) for card in read_all(card_names, kind)}
 
 
@@ -356,24 +393,6 @@ def quarantined_rows(sources: dict[str, Source], bad_rows: str = "quarantine") -
             "mend the files, or set bad_rows to quarantine"
         )
     return found
-
-
-# --- statistics in a card ------------------------------------------------------------------------
-def with_statistics(card: Card, figures: dict[str, Any]) -> str:
-    """Return the text of a card's file with a table of figures between its statistics markers.
-
-    A card without markers gets the table before its section `## Uses`.
-    """
-    content = (paths.data_cards() / f"{card.name}.md").read_text(encoding="utf-8")
-    lines = ["| what | figure |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in figures.items()]
-    begin, end = STATISTICS
-    block = "\n".join([begin, *lines, end])
-    if begin not in content:
-        return content.replace("\n## Uses", f"\n{block}\n\n## Uses", 1)
-    before, rest = content.split(begin, 1)
-    _, after = rest.split(end, 1)
-    return before + block + after
 
 
 # A step's key knows a card by this fingerprint, and refuses a wrong card before anything runs.

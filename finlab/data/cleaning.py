@@ -77,6 +77,7 @@ def repair_mojibake(text: str) -> str:
 
 
 def _from_latin(line: str) -> str:
+    """Return a line of UTF-8 that was read as Latin-1, repaired, or as it was."""
     if not LATIN_MOJIBAKE.search(line):
         return line
     import ftfy
@@ -85,6 +86,7 @@ def _from_latin(line: str) -> str:
 
 
 def _from_gbk(line: str) -> str:
+    """Return a line of UTF-8 that was read as GBK, repaired, or as it was."""
     if not any(sign in line for sign in GBK_SIGNS):
         return line
     try:
@@ -113,6 +115,7 @@ RADICALS = re.compile(r"[\u2e80-\u2fdf\uf900-\ufaff]+")
 
 
 def _narrow(match: re.Match) -> str:
+    """Return a match as its compatibility form says (NFKC)."""
     return unicodedata.normalize("NFKC", match[0])
 
 
@@ -181,6 +184,7 @@ def shorten_repeated_symbols(text: str) -> str:
 
 @functools.cache
 def _simplifier() -> Rule:
+    """Return the rule from traditional to simplified characters, by OpenCC."""
     import opencc
 
     return opencc.OpenCC("t2s").convert
@@ -258,6 +262,7 @@ def trim_blank_space(text: str) -> str:
 
 @functools.cache
 def _whole_lines(patterns: tuple[str, ...]) -> re.Pattern:
+    """Return a pattern of lines that consist of one of some patterns."""
     lines = [f"^[^\n]*(?:{pattern})[^\n]*$\n?" for pattern in patterns]
     return re.compile("|".join(lines), re.M)
 
@@ -344,7 +349,13 @@ def drop_reason(text: str, language: str, settings: Settings | None = None) -> s
 
 
 def _wrong_letters(text: str, language: str, limits: Settings) -> str:
-    """Return the reason to drop a text for its letters, or an empty string."""
+    """Return the reason to drop a text for its letters, or an empty string.
+
+    Args:
+        text: The text.
+        language: `zh` or `en`.
+        limits: The thresholds.
+    """
     han = sum(map(len, HAN_RUN.findall(text)))
     if language == "zh" and han >= limits["min_letters"] * len(text):
         return ""
@@ -356,6 +367,7 @@ def _wrong_letters(text: str, language: str, limits: Settings) -> str:
 
 
 def _repeats_lines(text: str, max_share: float) -> bool:
+    """Tell whether too much of a text stands in lines that are repeated."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 8:
         return False
@@ -364,6 +376,7 @@ def _repeats_lines(text: str, max_share: float) -> bool:
 
 
 def _repeats_itself(text: str, min_compression: float) -> bool:
+    """Tell whether a text compresses too well to say much."""
     if len(text) < 200:
         return False
     # A sample of 200 characters tells most texts at once: they use many different ones.

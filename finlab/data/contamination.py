@@ -54,7 +54,11 @@ def _character_kinds() -> numpy.ndarray:
 
 
 def _mix(values: numpy.ndarray) -> numpy.ndarray:
-    """Scramble 64-bit values, so that close ones are far apart."""
+    """Scramble 64-bit values, so that close ones are far apart.
+
+    Args:
+        values: uint64, of any shape; overflow is meant.
+    """
     values = (values ^ (values >> numpy.uint64(30))) * MIX_FACTOR
     return values ^ (values >> numpy.uint64(27))
 
@@ -62,7 +66,17 @@ def _mix(values: numpy.ndarray) -> numpy.ndarray:
 def _longer_grams(
     left: numpy.ndarray, left_size: int, right: numpy.ndarray, right_size: int
 ) -> numpy.ndarray:
-    """Return the rolling hashes of `left_size` + `right_size` units from those of each size."""
+    """Return the rolling hashes of longer n-grams from those of shorter ones.
+
+    Args:
+        left: The hashes of `left_size` units, from each unit on.
+        left_size: In units.
+        right: The hashes of `right_size` units, from each unit on.
+        right_size: In units.
+
+    Returns:
+        The hashes of `left_size` + `right_size` units, from each unit on; uint64.
+    """
     count = len(right) - left_size
     shift = numpy.uint64(pow(int(FACTOR), right_size, 2**64))
     return left[:count] * shift + right[left_size:]
@@ -101,7 +115,14 @@ class Units:
         self.owner = numpy.searchsorted(text_ends, self.starts, "right")
 
     def grams(self, size: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Return (hashes of the n-grams that lie within one text, the unit each begins at)."""
+        """Return the n-grams that lie within one text.
+
+        Args:
+            size: Their length in units.
+
+        Returns:
+            (hashes, uint64 [n-grams]; the number of the unit that each begins at, int64 [n-grams]).
+        """
         count = len(self.codes) - size + 1
         if count <= 0:
             return self.codes[:0], self.starts[:0]
@@ -123,7 +144,12 @@ class Units:
         return _mix(hashes[whole]), whole
 
     def passage(self, unit: int, size: int) -> str:
-        """Return the text of `size` units from a unit on."""
+        """Return the text of some units, with what stands between them.
+
+        Args:
+            unit: The first.
+            size: How many.
+        """
         return self.joined[self.starts[unit] : self.lasts[unit + size - 1] + 1]
 
 
@@ -143,7 +169,14 @@ class _GramTable:
         self.owners = [owners[key] for key in self.keys.tolist()]
 
     def find(self, hashes: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Return (places in `hashes`, places in `keys`) of the hashes that are keys."""
+        """Look hashes up.
+
+        Args:
+            hashes: uint64, of a text's n-grams.
+
+        Returns:
+            (places in `hashes`, places in `keys`) of the hashes that are keys.
+        """
         maybe = numpy.flatnonzero(self.known[hashes >> self.shift])
         place = numpy.searchsorted(self.keys, hashes[maybe])
         place = numpy.minimum(place, len(self.keys) - 1)
@@ -181,7 +214,12 @@ class ExamIndex:
     def hits(self, texts: list[str]) -> list[list[dict]]:
         """Return the overlaps of each text.
 
-        An overlap is {item: its number, covered: share of the item's grams, passage: the first}.
+        Args:
+            texts: Any texts.
+
+        Returns:
+            For each text a list of {item: its number, covered: share of the item's grams,
+            passage: the first that is shared}.
         """
         units = Units(texts)
         counts: list[Counter] = [Counter() for _ in texts]
@@ -258,11 +296,19 @@ def find_overlaps(frame: daft.DataFrame, items: list[dict]) -> list[dict]:
 
 
 def _card_of(item_id: str) -> str:
+    """Return the card that an item's id begins with."""
     return item_id.split("/")[0]
 
 
 def _refuse_benchmarks(records: list[dict], items: list[dict]) -> None:
-    """Refuse a source that holds most items of an exam card."""
+    """Refuse a source that holds most items of an exam card.
+
+    It is the exam under another name: taking single documents out would leave its format.
+
+    Args:
+        records: The overlaps found, {source, id, item, covered, passage, verdict}.
+        items: All exam items.
+    """
     sizes = Counter(_card_of(item["id"]) for item in items)
     held: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in records:
@@ -278,7 +324,15 @@ def _refuse_benchmarks(records: list[dict], items: list[dict]) -> None:
 
 
 def marked_items(items: list[dict], records: list[dict]) -> dict[str, str]:
-    """Return {item id: clean, suspect or contaminated}, so that scores can be told apart by it."""
+    """Return the verdict on each item, so that scores can be told apart by it.
+
+    Args:
+        items: All exam items.
+        records: The overlaps found.
+
+    Returns:
+        {item id: `clean`, `suspect` or `contaminated`}.
+    """
     verdicts = dict.fromkeys((item["id"] for item in items), "clean")
     for verdict in ("suspect", "contaminated"):  # the worse one last, so that it stays
         for record in records:

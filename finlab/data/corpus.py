@@ -18,7 +18,7 @@ import numpy
 import pandas
 from daft import DataType, col
 
-from finlab.data import cleaning, dedup, frames, personal
+from finlab.data import cleaning, dedup, personal
 from finlab.data.frames import Change, Columns, Count
 
 # The order of the ledger's lines after the cleaning rules and what drops a document.
@@ -36,7 +36,14 @@ LATE_REASONS = (
 
 # --- changes, for frames.transform ---------------------------------------------------------------
 def _book(columns: Columns, row: int, tokens: int, losses: list[tuple[str, int]]) -> None:
-    """Write a document's new size and what took the rest into its account."""
+    """Write a document's new size and what took the rest into its account.
+
+    Args:
+        columns: The frame's columns, as lists.
+        row: The document's place in them.
+        tokens: Its size now.
+        losses: (reason, tokens lost), in order.
+    """
     if not losses:
         return
     columns["tokens"][row] = tokens
@@ -46,6 +53,13 @@ def _book(columns: Columns, row: int, tokens: int, losses: list[tuple[str, int]]
 
 
 def _drop(columns: Columns, row: int, reason: str) -> None:
+    """Mark a document as out, all its tokens lost to one reason.
+
+    Args:
+        columns: The frame's columns, as lists.
+        row: The document's place in them.
+        reason: What put it out.
+    """
     _book(columns, row, 0, [(reason, columns["tokens"][row])])
     columns["dropped"][row] = reason
 
@@ -131,100 +145,6 @@ def scorer(score: Callable[[list[str]], list[float]], max_score: float, reason: 
     return change
 
 
-# --- what the changes did ------------------------------------------------------------------------
-def samples(
-    original: daft.DataFrame,
-    frame: daft.DataFrame,
-    settings: dict[str, dict] | None = None,
-    per_rule: int = 3,
-    width: int = 60,
-) -> list[dict]:
-    """Return some documents for each rule, cut to the place of the change.
-
-    Args:
-        original: The frame as read.
-        frame: The frame after cleaning.
-        settings: {source: its card's `rules:` block}.
-        per_rule: Documents for each rule.
-        width: Characters that are shown.
-
-    Returns:
-        Rows {rule, source, before, after}.
-    """
-    settings = settings or {}
-    losses = frame.select("number", "source", "losses").explode("losses")
-    losses = losses.where(col("losses").not_null()).sort("number")
-    named = losses.select("number", "source", col("losses").get("reason").alias("rule"))
-    chosen = named.to_pandas().groupby("rule").head(per_rule)
-    texts = dict(zip(*frames.pick(original, chosen.number, "text").values(), strict=True))
-    rows = []
-    for rule, part in chosen.groupby("rule", sort=False):
-        for number, source in zip(part.number, part.source, strict=True):
-            for before, after in _changes(texts[number], rule, settings.get(source), width):
-                before, after = before.replace("\n", "⏎\n"), after.replace("\n", "⏎\n")
-                rows.append({"rule": rule, "source": source, "before": before, "after": after})
-    return rows
-
-
-def _changes(text: str, rule: str, settings: dict | None, width: int) -> list[tuple[str, str]]:
-    """Return (before, after) of what a rule did to a text, cut to `width` characters."""
-    found = []
-    before = text
-    for name, after in cleaning.clean_text(text, cleaning.rules(settings)):
-        if name == rule:
-            start = max(0, _first_difference(before, after) - width // 3)
-            found.append((before[start : start + width], after[start : start + width]))
-        before = after
-    if rule == "de-identification":
-        found.append((before[:width], personal.deidentify_text(before)[0][:width]))
-    elif not found:
-        found.append((text[:width], "(the document is dropped)"))
-    return found
-
-
-def _first_difference(one: str, other: str) -> int:
-    for place, (a, b) in enumerate(zip(one, other)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
-
-
-def personal_counts(frame: daft.DataFrame) -> list[dict]:
-    """Return what personal data was replaced, rows {source, personal (its kind), count}."""
-    kind = col("personal")
-    found = frame.select("source", "personal").explode("personal").where(kind.not_null())
-    counts = found.groupby("source", "personal").agg(kind.count().alias("count"))
-    return counts.sort(["source", "personal"]).to_pylist()
-
-
-def cluster_samples(
-    frame: daft.DataFrame, clusters: list[list[int]], count: int = 4, width: int = 90
-) -> list[dict]:
-    """Return the ends of two texts of some clusters, the kept one and one that is dropped.
-
-    Args:
-        frame: The documents.
-        clusters: From `dedup.duplicates`, the kept document first.
-        count: How many clusters.
-        width: Characters that are shown.
-    """
-    pairs = [members[:2] for members in clusters[:count]]
-    numbers = [number for pair in pairs for number in pair]
-    picked = frames.pick(frame, numbers, "id", "text")
-    identity = dict(zip(picked["number"], picked["id"], strict=True))
-    text = dict(zip(picked["number"], picked["text"], strict=True))
-    rows = []
-    for kept, copy in pairs:
-        row = {
-            "kept": identity[kept],
-            "its text": text[kept][-width:],
-            "dropped": identity[copy],
-            "the other text": text[copy][-width:],
-        }
-        rows.append(row)
-    return rows
-
-
 # --- marks ---------------------------------------------------------------------------------------
 def mark(
     frame: daft.DataFrame, reasons: dict[int, str], held_out_share: float = 0.0
@@ -292,11 +212,15 @@ def ledger(frame: daft.DataFrame) -> list[dict]:
 
 
 def _amounts(row: dict) -> dict:
+    """Return the two amounts of a ledger's row."""
     return {"documents": row["documents"], "tokens": row["tokens"]}
 
 
 def _place_in_ledger(reason: str) -> int:
-    """Return where a reason stands: first the cleaning rules, then what drops, then the rest."""
+    """Return where a reason stands in a ledger.
+
+    The cleaning rules come first, then what drops documents, then the rest.
+    """
     every_rule = cleaning.rules({"simplify": True, "drop_text": [""], "drop_lines": [""]})
     early = ["read", *every_rule]
     if reason in early:
@@ -311,6 +235,9 @@ def residual(rows: list[dict]) -> int:
 
     By source, these are the tokens read, less every loss, less the tokens kept; their sizes are
     summed.
+
+    Args:
+        rows: From `ledger`.
     """
     sums: Counter = Counter()
     for row in rows:
@@ -336,7 +263,14 @@ def ledger_table(rows: list[dict], column: str = "tokens") -> pandas.DataFrame:
 
 
 def losses_by_rule(rows: list[dict]) -> pandas.DataFrame:
-    """Return what each reason of a ledger took, the largest loss first: documents and tokens."""
+    """Return what each reason of a ledger took, the largest loss first.
+
+    Args:
+        rows: From `ledger`.
+
+    Returns:
+        A table of documents and tokens, a row for each reason.
+    """
     frame = pandas.DataFrame(rows)
     losses = frame[~frame.reason.isin(["read", "kept"])]
     sums = losses.groupby("reason")[["documents", "tokens"]].sum()

@@ -8,6 +8,10 @@ import daft
 import pandas
 from daft import col
 
+from finlab import paths
+from finlab.data.cards import Card
+
+STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 YEAR = r"((?:19|20)\d\d)\s?[年./-]"
 
 
@@ -36,6 +40,7 @@ def statistics(frame: daft.DataFrame) -> list[dict[str, Any]]:
 
 
 def _source_statistics(source: str, part: pandas.DataFrame) -> dict[str, Any]:
+    """Return what one source holds, as a row."""
     years = part.year[part.year != ""].dropna().astype(int)
     years_text = "–"
     if len(years):
@@ -87,3 +92,25 @@ def card_figures(statistics_row: dict[str, Any], tokens: dict[str, int]) -> dict
         share = tokens.get(reason, 0) / tokens["read"]
         figures[f"{reason}, % of tokens"] = f"{100 * share:.2f}"
     return figures
+
+
+# --- statistics in a card ------------------------------------------------------------------------
+def with_statistics(card: Card, figures: dict[str, Any]) -> str:
+    """Return the text of a card's file with a table of figures between its statistics markers.
+
+    A card without markers gets the table before its section `## Uses`.
+
+    Args:
+        card: The card.
+        figures: {heading: value}.
+    """
+    content = (paths.data_cards() / f"{card.name}.md").read_text(encoding="utf-8")
+    lines = ["| what | figure |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in figures.items()]
+    begin, end = STATISTICS
+    block = "\n".join([begin, *lines, end])
+    if begin not in content:
+        return content.replace("\n## Uses", f"\n{block}\n\n## Uses", 1)
+    before, rest = content.split(begin, 1)
+    _, after = rest.split(end, 1)
+    return before + block + after

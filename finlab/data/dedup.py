@@ -35,6 +35,9 @@ def figures(text: str) -> list[str]:
     """Return the figures, dates and codes of a text, in order.
 
     These are words with a digit, then Chinese numerals before a unit.
+
+    Args:
+        text: Any text.
     """
     found = []
     for code in CODES.findall(text):
@@ -44,7 +47,10 @@ def figures(text: str) -> list[str]:
 
 
 def facts(text: str) -> str:
-    """Return what two texts must share to be one document: their figures and their directions."""
+    """Return what two texts must share to be one document: their figures and their directions.
+
+    Two announcements may share every word and differ in one date. They are two documents.
+    """
     return " ".join([*figures(text), *DIRECTIONS.findall(text.lower())])
 
 
@@ -62,12 +68,21 @@ def is_held_out(text: str, share: float) -> bool:
     """Tell whether a document is held out, by its own hash.
 
     So a split stays the same when sources grow or change their order.
+
+    Args:
+        text: The document.
+        share: The share of all documents to hold out.
     """
     return document_hash(text) < share * 2**64
 
 
 def shingles(text: str, ngram: int) -> set[str]:
-    """Return the character n-grams of a squeezed text."""
+    """Return the character n-grams of a squeezed text.
+
+    Args:
+        text: From `squeeze`.
+        ngram: In characters. A shorter text is one n-gram.
+    """
     squeezed = squeeze(text)
     count = max(1, len(squeezed) - ngram + 1)
     return {squeezed[first : first + ngram] for first in range(count)}
@@ -92,7 +107,18 @@ def _signatures(
 ) -> daft.DataFrame:
     """Return the MinHash keys of the documents that are not out.
 
-    There is one key for each band of the MinHash signature: texts that share a key are candidates.
+    There is one key for each band of the signature: texts that share a key are candidates.
+
+    Args:
+        frame: Documents {number, source, text, reason}.
+        ngram: In characters.
+        bands: The number of keys.
+        rows: Hash functions in a band.
+        keep_other_figures: Whether texts with other figures have other keys.
+        seed: Draws the hash functions.
+
+    Returns:
+        {number, source (its hash), length (characters), digest, keys}.
     """
     rng = numpy.random.default_rng(seed)
     weights = rng.integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
@@ -168,7 +194,15 @@ def _verified(
 ) -> numpy.ndarray:
     """Return the pairs whose exact Jaccard similarity reaches the threshold.
 
-    Texts are fetched for `chunk` pairs at a time.
+    Args:
+        frame: The documents.
+        pairs: Their numbers, int64 [pairs, 2].
+        threshold: From 0 to 1.
+        ngram: In characters.
+        chunk: Texts are fetched for so many pairs at a time.
+
+    Returns:
+        Those of `pairs` that reach it.
     """
 
     @daft.func.batch(return_dtype=DataType.bool(), batch_size=256, use_process=len(pairs) > 5000)
@@ -200,7 +234,12 @@ def _verified(
 def _clusters(pairs: numpy.ndarray, lengths: dict[int, int]) -> list[list[int]]:
     """Return the connected components of pairs.
 
-    The longest document of each stands first, the earliest among equally long ones.
+    Args:
+        pairs: Documents' numbers, int64 [pairs, 2].
+        lengths: {number: characters}.
+
+    Returns:
+        Numbers, the longest document of each cluster first, the earliest among equally long ones.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

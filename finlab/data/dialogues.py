@@ -38,7 +38,11 @@ def _turns(row: Row) -> list[Row]:
 
 
 def _instruction_turns(row: Row) -> list[Row]:
-    """Return the turns of a row of instruction, input and output, history before them."""
+    """Return the turns of a row of instruction, input and output, history before them.
+
+    The input follows the instruction on a line of its own, as in Alpaca; reference passages stand
+    before both, as in DISC-FinLLM.
+    """
     if not (row["output"] or "").strip():
         raise ValueError("the row has no answer")
     parts = [row["instruction"], row.get("input") or ""]
@@ -54,31 +58,37 @@ def _instruction_turns(row: Row) -> list[Row]:
 
 # --- the formats: out ----------------------------------------------------------------------------
 def _write_openai(messages: Messages) -> Row:
+    """Return messages as OpenAI's {messages}."""
     return {"messages": messages}
 
 
 def _conversation(messages: Messages, assistant: str) -> list[Row]:
+    """Return messages as {from, value} turns; `assistant` is the name of the assistant."""
     names = {"user": "human", "assistant": assistant}
     return [{"from": names[turn["role"]], "value": turn["content"]} for turn in messages]
 
 
 def _write_sharegpt(messages: Messages) -> Row:
+    """Return messages as ShareGPT's {conversations, system}."""
     system, talk = turns.split_system(messages)
     row: Row = {"conversations": _conversation(talk, "gpt")}
     return {**row, "system": system} if system else row
 
 
 def _write_yayi_multi(messages: Messages) -> Row:
+    """Return messages as a row of YaYi's trainer_multi_rounds.py."""
     system, talk = turns.split_system(messages)
     return {"conversations": _conversation(talk, "yayi"), "system": system}
 
 
 def _instruction(talk: Messages) -> Row:
+    """Return one exchange as {instruction, input, output}."""
     question, answer = talk[-2]["content"], talk[-1]["content"]
     return {"instruction": question, "input": "", "output": answer}
 
 
 def _refuse_system(name: str, system: str) -> None:
+    """Refuse a system message where a format has no place for it."""
     if system:
         raise ValueError(
             f"{name} has no place for a system message: "
@@ -87,6 +97,7 @@ def _refuse_system(name: str, system: str) -> None:
 
 
 def _refuse_several(name: str, talk: Messages) -> None:
+    """Refuse several exchanges where a format holds one."""
     if len(talk) > 2:
         raise ValueError(
             f"{name} holds one exchange and the dialogue has {len(talk) // 2}: "
@@ -95,6 +106,7 @@ def _refuse_several(name: str, talk: Messages) -> None:
 
 
 def _write_alpaca(messages: Messages, name: str = "alpaca") -> Row:
+    """Return one exchange as a row of Alpaca."""
     system, talk = turns.split_system(messages)
     _refuse_several(name, talk)
     _refuse_system(name, system)
@@ -102,16 +114,22 @@ def _write_alpaca(messages: Messages, name: str = "alpaca") -> Row:
 
 
 def _write_cornucopia(messages: Messages) -> Row:
+    """Return one exchange as a row of Cornucopia, which has Alpaca's fields."""
     return _write_alpaca(messages, "cornucopia")
 
 
 def _write_yayi(messages: Messages) -> Row:
+    """Return one exchange as a row of YaYi's single-turn data.
+
+    It has Alpaca's fields, and a system message.
+    """
     system, talk = turns.split_system(messages)
     _refuse_several("yayi", talk)
     return {**_instruction(talk), "system": system}
 
 
 def _write_disc(messages: Messages) -> Row:
+    """Return one exchange as a row of DISC-FinLLM, reference passages apart."""
     system, talk = turns.split_system(messages)
     _refuse_system("disc", system)
     history = []
@@ -170,16 +188,21 @@ FORMATS = {
 
 
 def _speakers(row: Row) -> set:
+    """Return who speaks in a row."""
     listed = row.get("messages", row.get("conversations")) or []
     return {turn.get("from", turn.get("role")) for turn in listed if isinstance(turn, dict)}
 
 
 def _fits(row: Row, form: DialogueFormat) -> bool:
+    """Tell whether a row has a format's fields and nobody else speaks in it."""
     return form.fields <= set(row) and _speakers(row) <= form.speakers
 
 
 def detect(row: Row) -> str:
     """Return the name of the first of FORMATS that a row fits.
+
+    Args:
+        row: As read.
 
     Raises:
         ValueError: None fits. The error names the row's fields, or who speaks in it.
@@ -243,6 +266,10 @@ def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
 def write_dialogue(messages: Messages, form: str) -> Row:
     """Write messages as a row of one of FORMATS, which `read_dialogue` reads back as they were.
 
+    Args:
+        messages: Of a dialogue.
+        form: A name of FORMATS.
+
     Raises:
         ValueError: The format cannot hold them: several exchanges, or a system message.
     """
@@ -299,6 +326,9 @@ def exchanges(messages: Messages) -> list[Messages]:
 def joined(dialogues: Sequence[Messages]) -> Messages:
     """Return dialogues as one, in their order.
 
+    Args:
+        dialogues: Each a list of messages.
+
     Raises:
         ValueError: Their system messages differ.
     """
@@ -314,7 +344,12 @@ def joined(dialogues: Sequence[Messages]) -> Messages:
 
 
 def with_prefix(messages: Messages, prefix: str) -> Messages:
-    """Return a dialogue whose first question begins with a prefix, such as 【金融领域任务】."""
+    """Return a dialogue whose first question begins with a prefix, such as 【金融领域任务】.
+
+    Args:
+        messages: Of a dialogue.
+        prefix: What to put first.
+    """
     result = []
     pending = bool(prefix)
     for turn in messages:

@@ -19,6 +19,9 @@ FULL_LINE = 0.85  # of the longest line: such a line was broken at the margin
 def from_html(source: str) -> str:
     """Return the main text of an HTML page as Markdown, without navigation.
 
+    Args:
+        source: The HTML.
+
     Raises:
         ImportError: trafilatura is not installed.
         ValueError: The page has no main text.
@@ -41,6 +44,9 @@ def from_html(source: str) -> str:
 
 def from_pdf(path: Path) -> str:
     """Return the text of a PDF in reading order, each table as a Markdown table.
+
+    Args:
+        path: The PDF.
 
     Raises:
         ImportError: pdfplumber is not installed.
@@ -80,12 +86,16 @@ def _page_text(page: Page) -> str:
 
 
 def _text_between(page: Page, top: float, bottom: float) -> str:
+    """Return the text of a page between two heights, in points from its top."""
     text = page.crop((0, top, page.width, bottom)).extract_text() or ""
     return _join_broken_lines(text)
 
 
 def _join_broken_lines(text: str) -> str:
-    """Join lines that were broken at the margin: full lines of Chinese that end without a mark."""
+    """Join lines that were broken at the margin.
+
+    Such are full lines of Chinese that end without a mark.
+    """
     lines = [line.strip() for line in text.split("\n")]
     full = FULL_LINE * max(map(len, lines))
     result = ""
@@ -99,6 +109,7 @@ def _join_broken_lines(text: str) -> str:
 
 
 def _markdown_table(rows: list[list[str | None]]) -> str:
+    """Return the rows of a table in Markdown, the first as its head."""
     lines = []
     for row in rows:
         cells = []

@@ -49,12 +49,21 @@ def coverage(source: Source) -> dict[str, Any]:
 
 
 def _asked(row: dict) -> tuple[str, ...]:
+    """Return what makes two items one: the question, and the options in any order."""
     return (row["question"], *sorted(row["choices"]))
 
 
 def _check_sizes(
     source: Source, rows: list[dict], scored_splits: set[str], subjects: dict[str, dict]
 ) -> None:
+    """Refuse an exam that is not whole.
+
+    Args:
+        source: The exam card, loaded.
+        rows: Its items.
+        scored_splits: The splits that are scored; few-shot examples are checked besides.
+        subjects: {subject: {split: items}} as published; empty where the card names no benchmark.
+    """
     held = Counter((row["subject"], row["split"]) for row in rows)
     published: dict[Cell, int] = {}
     for subject, sizes in subjects.items():
@@ -78,6 +87,14 @@ def _check_sizes(
 def _refuse_other_sizes(
     source: Source, held: Counter, published: dict[Cell, int], subjects: dict[str, dict]
 ) -> None:
+    """Refuse subjects with another number of items than published, and unknown subjects.
+
+    Args:
+        source: The exam card, for the error.
+        held: {(subject, split): items at hand}.
+        published: {(subject, split): items published} of the splits in use.
+        subjects: All published subjects.
+    """
     wrong = []
     for (subject, split), count in published.items():
         if held[subject, split] not in (0, count):

@@ -58,7 +58,14 @@ def layouts() -> dict[str, ExamLayout]:
 
 
 def published_subjects(benchmark: str) -> dict[str, dict]:
-    """Return the subjects of a benchmark as published; {} where no benchmark is named."""
+    """Return the subjects of a benchmark as published.
+
+    Args:
+        benchmark: Its name; empty where a card names none.
+
+    Returns:
+        {subject: {split: items}}.
+    """
     layout = layouts().get(benchmark)
     return layout.subjects if layout else {}
 
@@ -124,7 +131,17 @@ def read_exam(
 
 
 def _read_table(path: Path, layout_name: str, split: str, encoding: str) -> list[list[str]]:
-    """Return the cells of a file, the header first."""
+    """Return the cells of a CSV file, the header first.
+
+    Args:
+        path: The file. MMLU's have no header and are given one.
+        layout_name: The benchmark.
+        split: Of the file; the answers of a test are often not published.
+        encoding: As the card says.
+
+    Raises:
+        ValueError: A column of the layout is missing.
+    """
     layout = layouts()[layout_name]
     content = io.StringIO(readers.decode(path, encoding), newline="")
     table = list(csv.reader(content))
@@ -145,6 +162,7 @@ def _read_table(path: Path, layout_name: str, split: str, encoding: str) -> list
 
 
 def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
+    """Return the options of an item, from columns of their own or from one list."""
     choices = [row.get(option, "") for option in layout.options]
     while len(choices) > layout.fewest_options and not choices[-1]:
         choices.pop()
@@ -154,13 +172,23 @@ def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
 
 
 def _letters(layout: ExamLayout, choices: list[str]) -> list[str]:
+    """Return how an answer names each option: by a letter, or by the option's own word."""
     if choices == layout.words:
         return choices
     return list(LETTERS[: len(choices)])
 
 
 def _answer_names(row: dict[str, str], layout: ExamLayout, choices: list[str]) -> dict[str, int]:
-    """Return {answer as it may be written: index}."""
+    """Return every way in which an answer may be written.
+
+    Args:
+        row: {column: cell}.
+        layout: The benchmark's.
+        choices: The options.
+
+    Returns:
+        {answer as written: its index}.
+    """
     if row.get(layout.answer, "").isdigit():
         names = [str(number) for number in range(4)]
     else:
@@ -169,6 +197,7 @@ def _answer_names(row: dict[str, str], layout: ExamLayout, choices: list[str]) -
 
 
 def _reason(choices: list[str], layout: ExamLayout) -> str:
+    """Return why an item was set aside: what it would need."""
     if choices == layout.words:
         answer = " or ".join(choices)
     else:

@@ -119,7 +119,14 @@ def read(
 
 
 def _table(card: Card, rows: list[dict], first: int, count: Count) -> pyarrow.Table:
-    """Return rows as an Arrow table; their numbers begin with `first`."""
+    """Return rows as an Arrow table.
+
+    Args:
+        card: Names the source, its domain and language.
+        rows: Rows {id, text}.
+        first: The number of the first; the others follow.
+        count: Counts the tokens of texts.
+    """
     texts = [row["text"] for row in rows]
     numbers = range(first, first + len(rows))
     columns = {
@@ -181,6 +188,10 @@ def batch_settings(frame: daft.DataFrame, few_tokens: int = FEW_TOKENS) -> dict[
 
     Batches hold about BATCH_TOKENS tokens, so that long documents fit into memory too. The work is
     done in processes of its own above `few_tokens`: starting them costs most of a second.
+
+    Args:
+        frame: The documents.
+        few_tokens: A frame with fewer is worked through in this process.
     """
     tokens = col("tokens_read")
     totals = frame.agg(tokens.sum().alias("tokens"), tokens.count().alias("rows"))
@@ -217,7 +228,16 @@ def transform(frame: daft.DataFrame, *changes: Change) -> daft.DataFrame:
 
 
 def pick(frame: daft.DataFrame, numbers: Iterable[int], *columns: str) -> dict[str, list]:
-    """Return {number, columns...} of a few documents, in the order of their numbers."""
+    """Return a few documents.
+
+    Args:
+        frame: All documents.
+        numbers: Their numbers.
+        *columns: What to return of each.
+
+    Returns:
+        {number, columns...}, in the order of their numbers.
+    """
     wanted = daft.from_pydict({"number": numpy.unique(numpy.fromiter(numbers, numpy.int64))})
     chosen = frame.select("number", *columns).join(wanted, on="number", how="semi")
     return chosen.sort("number").to_pydict()

@@ -14,25 +14,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from finlab.data.supply import Supply, targets
+from finlab.data.drawer import Drawer, require_known
+from finlab.data.supply import Cell, Supply, label, targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Cell = tuple[str, str]  # (domain, language)
 CELLS: list[Cell] = [
     ("general", "zh"),
     ("general", "en"),
     ("finance", "zh"),
     ("finance", "en"),
 ]
-LOOK_AHEAD = 200  # documents among which the last one of a phase is chosen
-
-
-def label(cell: Cell) -> str:
-    """Return a cell's name, such as `zh_finance`."""
-    domain, language = cell
-    return f"{language}_{domain}"
 
 
 # --- the plan ------------------------------------------------------------------------------------
@@ -78,7 +71,14 @@ def phases(
 
 
 def _share_at(shares: list[float], phase: int, count: int, ramp: bool) -> float:
-    """Return the share of a phase; on a ramp, that of the phase's middle."""
+    """Return the share of a phase.
+
+    Args:
+        shares: The shares that a recipe lists.
+        phase: The phase's number, from 0 on.
+        count: The number of phases.
+        ramp: Whether shares change evenly from one to the next, read at each phase's middle.
+    """
     if len(shares) == 1 or not ramp:
         return shares[min(phase, len(shares) - 1)]
     place = (phase + 0.5) / count * (len(shares) - 1)
@@ -99,20 +99,12 @@ def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> 
     Raises:
         ValueError: A weighted source is not in the corpus.
     """
-    _require_known(weights, cells)
+    require_known(weights, cells)
     total = sum(weights.values())
     shares = {label(cell): 0.0 for cell in CELLS}
     for source, weight in weights.items():
         shares[cells[source]] += weight / total
     return [{"tokens": tokens, "shares": shares}]
-
-
-def _require_known(named: Iterable[str], sources: Iterable[str]) -> None:
-    for source in sorted(set(named) - set(sources)):
-        raise ValueError(
-            f"the mixture names source '{source}', which is not in the corpus: "
-            f"it holds {', '.join(sorted(sources))}"
-        )
 
 
 # --- replay against forgetting -------------------------------------------------------------------
@@ -137,7 +129,13 @@ def add_source(tokens: Dataset, source: str, cell: Cell, documents: list[list[in
 
 
 def make_room(plan: list[dict], cell: Cell, share: float) -> list[dict]:
-    """Return a plan in which one more cell has a share, and the others shrink in proportion."""
+    """Return a plan in which one more cell has a share, and the others shrink in proportion.
+
+    Args:
+        plan: From `phases`.
+        cell: The new cell's name.
+        share: Its share of every phase.
+    """
     phases = []
     for phase in plan:
         shares = {name: each * (1 - share) for name, each in phase["shares"].items()}
@@ -179,7 +177,7 @@ def draw(
     Raises:
         ValueError: The supply is too small, or whole documents cannot meet a share.
     """
-    drawer = _Drawer(documents, random.Random(seed))
+    drawer = Drawer(documents, random.Random(seed))
     supply = drawer.supply(max_epochs, weights, source_epochs, knowledge)
     orders, records = [], []
     for number, (phase, target) in enumerate(zip(plan, targets(plan, supply), strict=True), 1):
@@ -191,88 +189,17 @@ def draw(
     return orders, records
 
 
-class _Drawer:
-    """Draws documents source by source, and remembers how far it has read each."""
-
-    def __init__(self, documents: list[dict], rng: random.Random):
-        self.documents = documents
-        self.rng = rng
-        self.numbers: dict[str, list[int]] = defaultdict(list)
-        for number, document in enumerate(documents):
-            self.numbers[document["source"]].append(number)
-        self.queues: dict[str, list[int]] = defaultdict(list)
-        self.used: Counter = Counter()  # tokens read of each source
-        self.due: Counter = Counter()  # tokens wanted of each source so far
-
-    def supply(
-        self,
-        max_epochs: float,
-        weights: dict[str, float] | None,
-        source_epochs: dict[str, float] | None,
-        knowledge: Iterable[str],
-    ) -> Supply:
-        """Return what the documents hold, with the limits that a recipe sets."""
-        tokens, cells = {}, {}
-        for source, numbers in self.numbers.items():
-            tokens[source] = sum(self.documents[number]["tokens"] for number in numbers)
-            document = self.documents[numbers[-1]]
-            cells[source] = label((document["domain"], document["language"]))
-        # A knowledge source may have lost all its text, so it need not be there.
-        _require_known([*(weights or ()), *(source_epochs or ())], tokens)
-        shared, caps = {}, {}
-        for source, size in tokens.items():
-            shared[source] = (weights or tokens).get(source, 0.0)
-            epochs = (source_epochs or {}).get(source, max_epochs)
-            caps[source] = (epochs or float("inf")) * size
-        return Supply(tokens, cells, shared, caps, set(knowledge))
-
-    def draw_phase(self, target: Counter) -> tuple[list[int], Counter]:
-        """Return the documents of one phase, shuffled, and the tokens of each source."""
-        chosen: list[int] = []
-        spent: Counter = Counter()
-        for source in sorted(target):
-            self.due[source] += target[source]
-            taken = self._take(source, self.due[source] - self.used[source])
-            amount = sum(self.documents[number]["tokens"] for number in taken)
-            chosen += taken
-            self.used[source] += amount
-            spent[source] += amount
-        self.rng.shuffle(chosen)
-        return chosen, spent
-
-    def _take(self, source: str, budget: float) -> list[int]:
-        """Take documents of a source that come as near to a budget of tokens as they can."""
-        queue, numbers = self.queues[source], self.numbers[source]
-        taken: list[int] = []
-        while budget > 0:
-            if not queue:
-                queue += self.rng.sample(numbers, len(numbers))
-            if self.documents[queue[-1]]["tokens"] > budget and not self._bring_best(queue, budget):
-                break
-            number = queue.pop()
-            taken.append(number)
-            budget -= self.documents[number]["tokens"]
-        return taken
-
-    def _bring_best(self, queue: list[int], budget: float) -> bool:
-        """Move the document that fits best among the next to the end of the queue.
-
-        Returns False where even it would miss the budget by more than taking none does.
-        """
-
-        def miss(place: int) -> float:
-            return abs(budget - self.documents[queue[place]]["tokens"])
-
-        best = min(range(max(0, len(queue) - LOOK_AHEAD), len(queue)), key=miss)
-        if miss(best) >= budget:
-            return False
-        queue.append(queue.pop(best))
-        return True
-
-
 def _phase_record(
     phase: dict[str, Any], spent: Counter, used: Counter, supply: Supply
 ) -> dict[str, Any]:
+    """Return what a phase came to, beside what was asked.
+
+    Args:
+        phase: Of the plan.
+        spent: {source: tokens drawn in this phase}.
+        used: {source: tokens drawn so far}.
+        supply: What the sources can give.
+    """
     total = sum(spent.values()) or 1
     drawn, read = supply.by_cell(spent), supply.by_cell(used)
     held = supply.by_cell(supply.tokens)
@@ -297,6 +224,16 @@ def _check_shares(
     supply: Supply,
     tolerance: float,
 ) -> None:
+    """Refuse a phase whose shares are off, and say which documents are too large for it.
+
+    Args:
+        number: The phase's, from 0 on.
+        record: From `_phase_record`.
+        phase: Of the plan.
+        documents: All documents.
+        supply: What the sources can give.
+        tolerance: How far a share may be off.
+    """
     requested, realised = record["requested"], record["realised"]
     worst = max(realised, key=lambda cell: abs(realised[cell] - requested[cell]))
     if abs(realised[worst] - requested[worst]) <= tolerance:
@@ -310,7 +247,14 @@ def _check_shares(
 
 
 def phase_table(realised: list[dict]) -> list[dict]:
-    """Return the records of `draw` as rows, one for each phase and cell."""
+    """Return the records of `draw` as rows.
+
+    Args:
+        realised: From `draw`.
+
+    Returns:
+        One row for each phase and cell: the requested and realised share, and the epochs so far.
+    """
     rows = []
     for number, phase in enumerate(realised, 1):
         for cell, share in phase["requested"].items():

@@ -133,6 +133,15 @@ def pack_phases(
 def _order_by_bucket(
     rows: Plan, buckets: Sequence[int], step_rows: int, begin: int, rng: random.Random
 ) -> Plan:
+    """Order rows so that the rows of a step fold to one length.
+
+    Args:
+        rows: The plan.
+        buckets: Lengths in tokens.
+        step_rows: Rows of an optimiser step.
+        begin: The number of rows before these; the step that they leave open is completed first.
+        rng: Draws the order of the steps.
+    """
     by_bucket: dict[int, Plan] = defaultdict(list)
     for row in rows:
         by_bucket[bucket(row, buckets)].append(row)
@@ -154,13 +163,26 @@ def _order_by_bucket(
 
 
 def bucket(row: list[Piece], buckets: Sequence[int]) -> int:
-    """Return the smallest of `buckets` that holds a row's longest document, 0 where none does."""
+    """Return the bucket of a row.
+
+    Args:
+        row: Its pieces.
+        buckets: Lengths in tokens.
+
+    Returns:
+        The smallest that holds the row's longest document, 0 where none does.
+    """
     longest = max(size for _, _, size in row)
     return min((limit for limit in buckets if limit >= longest), default=0)
 
 
 def packing_efficiency(plan: Plan, length: int) -> float:
-    """Return the share of row places that hold tokens."""
+    """Return the share of row places that hold tokens.
+
+    Args:
+        plan: The rows.
+        length: Of a row, in tokens.
+    """
     tokens = sum(size for row in plan for _, _, size in row)
     return tokens / max(len(plan) * length, 1)
 
@@ -225,13 +247,27 @@ def write_rows(
 
 
 def _cut(values: Tokens, row: list[Piece]) -> numpy.ndarray:
-    """Return the values of a row's pieces, one after another, int32."""
+    """Return the values of a row's pieces, one after another, int32.
+
+    Args:
+        values: Of every document, one value a token.
+        row: The pieces.
+    """
     parts = [values[number][start : start + size] for number, start, size in row]
     return numpy.concatenate(parts, dtype=numpy.int32, casting="unsafe")
 
 
 def write_arrow(path: Path, features: Features, batches: Iterable[dict[str, list]]) -> Dataset:
-    """Write batches {column: values} to an Arrow file as they come; return it memory-mapped."""
+    """Write batches to an Arrow file as they come.
+
+    Args:
+        path: The file, written by rename.
+        features: The columns' types.
+        batches: {column: values}.
+
+    Returns:
+        The dataset, memory-mapped.
+    """
     import pyarrow
     from datasets import Dataset
 
@@ -246,6 +282,14 @@ def write_arrow(path: Path, features: Features, batches: Iterable[dict[str, list
 def packed(
     path: Path, tokens: Tokens, length: int, labels: Tokens | None = None, seed: int = 0
 ) -> Dataset:
-    """Pack token lists (see `pack`) and write the rows (see `write_rows`), for small sets."""
+    """Pack token lists (see `pack`) and write the rows (see `write_rows`), for small sets.
+
+    Args:
+        path: The Arrow file.
+        tokens: Token ids of each document.
+        length: Of a row, in tokens.
+        labels: Labels of each document; else its tokens.
+        seed: Draws the order of the rows.
+    """
     plan = pack([len(ids) for ids in tokens], length, seed)
     return write_rows(path, plan, tokens, labels)

@@ -23,7 +23,11 @@ CREDIT_SIGNS = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 
 
 def resident_id_valid(number: str) -> bool:
-    """Check the last digit of a resident identity number (GB 11643)."""
+    """Check the last digit of a resident identity number (GB 11643).
+
+    Args:
+        number: 18 signs, the last one a digit or X.
+    """
     number = re.sub("[ -]", "", number)
     weighted = [int(digit) * weight for digit, weight in zip(number[:17], ID_WEIGHTS, strict=True)]
     return ID_CHECKS[sum(weighted) % 11] == number[17].upper()
@@ -163,7 +167,15 @@ def _replace(
     valid: Callable[[str], bool] | None,
     counts: Counter,
 ) -> str:
-    """Put [name] where a pattern finds something valid; full-width digits count as digits."""
+    """Put [name] where a pattern finds something valid; full-width digits count as digits.
+
+    Args:
+        text: The text.
+        name: The kind of personal data.
+        pattern: What it looks like.
+        valid: Checks its check digit, if it has one.
+        counts: {kind: number}, which is added to.
+    """
     searched = text
     if WIDE_DIGIT.search(text):
         searched = text.translate(WIDE_DIGITS)
@@ -179,6 +191,7 @@ def _replace(
 
 
 def _not_a_word(name: str) -> bool:
+    """Tell whether a match is a word that only looks like a name."""
     return not NOT_NAMES.match(name)
 
 

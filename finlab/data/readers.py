@@ -53,6 +53,10 @@ def _open(path: Path) -> BinaryIO:
 def decode(path: Path, encoding: str) -> str:
     """Return the text of a file.
 
+    Args:
+        path: The file.
+        encoding: As the card says; `utf-8` accepts a byte order mark.
+
     Raises:
         ValueError: The file has another encoding. The error says which, where that can be told.
     """
@@ -67,10 +71,12 @@ def decode(path: Path, encoding: str) -> str:
 
 
 def _encoding_name(encoding: str) -> str:
+    """Return an encoding's name as an error shows it: in capitals, without Python's `-SIG`."""
     return encoding.upper().removesuffix("-SIG")
 
 
 def _encoding_hint(content: bytes) -> str:
+    """Return the encoding that a file seems to have, as advice for the error."""
     try:
         content.decode("gb18030")
     except UnicodeDecodeError:
@@ -80,7 +86,16 @@ def _encoding_hint(content: bytes) -> str:
 
 # --- the readers ---------------------------------------------------------------------------------
 def read_json_lines(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read one JSON value a line."""
+    """Read one JSON value a line.
+
+    Args:
+        path: The file.
+        quarantine: Lines that are no JSON are added here, with their place and reason.
+        options: Of the card.
+
+    Yields:
+        (place, value).
+    """
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -102,6 +117,17 @@ def read_json(path: Path, quarantine: list[dict], options: Options) -> Rows:
     """Read the rows of a JSON file, found by `options.rows`.
 
     Many files named .json hold JSON lines; they are read as such.
+
+    Args:
+        path: The file.
+        quarantine: Lines of such a file that are no JSON are added here.
+        options: `rows` is the route to the rows.
+
+    Yields:
+        (place, value).
+
+    Raises:
+        ValueError: It is an array that is broken, or has nothing at the end of the route.
     """
     text = decode(path, options.encoding)
     try:
@@ -118,7 +144,12 @@ def read_json(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def _descend(value: Any, route: list[str]) -> Iterator[Any]:
-    """Yield what lies at the end of a route such as ["data", "*", "context"]."""
+    """Yield what lies at the end of a route such as ["data", "*", "context"].
+
+    Args:
+        value: What was read.
+        route: Keys, places in a list, and `*` for every element of a list or mapping.
+    """
     if not route:
         yield value
         return
@@ -138,6 +169,7 @@ def _descend(value: Any, route: list[str]) -> Iterator[Any]:
 
 
 def _read_table(path: Path, quarantine: list[dict], options: Options, delimiter: str) -> Rows:
+    """Read a table with a header, and set aside lines with another number of cells."""
     csv.field_size_limit(2**31 - 1)
     content = io.StringIO(decode(path, options.encoding), newline="")
     # Fields beyond the header land under "", fields that are missing hold None.
@@ -201,6 +233,7 @@ def read_pdf(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def _read_document(path: Path, quarantine: list[dict], read: Callable[[], str]) -> Rows:
+    """Yield a whole document as one row, or set it aside where it cannot be read."""
     try:
         yield 0, read()
     except ValueError as error:

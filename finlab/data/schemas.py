@@ -16,7 +16,17 @@ Spec = dict[str, Any]
 
 
 def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, text}. A row is the text itself, or holds it in the card's text field."""
+    """Return {id, text}.
+
+    Args:
+        name: The card's name.
+        spec: Its `finlab:` block; `text` names the field. A row that is a string is the text.
+        row: As read.
+        where: File and line, which becomes the id.
+
+    Raises:
+        ValueError: It holds no text.
+    """
     field = spec.get("text", "text")
     text, identity = row, where
     if isinstance(row, dict):
@@ -29,14 +39,22 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, text, bad}: a text, and whether it is bad text."""
+    """Return {id, text, bad}: a text, and whether it is bad text.
+
+    Raises:
+        ValueError: It is not labelled true or false.
+    """
     if not isinstance(row.get("bad"), bool):
         raise ValueError("needs `bad: true` or `bad: false`")
     return {**text_row(name, spec, row, where), "bad": row["bad"]}
 
 
 def dialogue_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, messages, format, unanswered, domain}, as `dialogues.read_dialogue` does."""
+    """Return {id, messages, format, unanswered, domain}, as `dialogues.read_dialogue` does.
+
+    Raises:
+        ValueError: It is no dialogue. The error says why.
+    """
     domain = row.get("domain", spec["domain"])
     if domain not in DOMAINS:
         raise ValueError(f"the domain is {domain!r}, neither finance nor general")
@@ -45,12 +63,22 @@ def dialogue_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def preference_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, prompt, chosen, rejected}, each a list of messages."""
+    """Return {id, prompt, chosen, rejected}, each a list of messages.
+
+    Raises:
+        ValueError: It is no preference pair. The error says why.
+    """
     return {"id": f"{name}/{where}", **dialogues.read_preference(row)}
 
 
 def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, question, domain, reference, from}."""
+    """Return {id, question, domain, reference, from}.
+
+    `from` says where the question comes from: ours, or a published list.
+
+    Raises:
+        ValueError: It asks nothing.
+    """
     return {
         "id": f"{name}/{where}",
         "question": row["question"],

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+Cell = tuple[str, str]  # (domain, language)
+
+
+def label(cell: Cell) -> str:
+    """Return a cell's name, such as `zh_finance`."""
+    domain, language = cell
+    return f"{language}_{domain}"
+
 
 @dataclass
 class Supply:
@@ -29,7 +37,11 @@ class Supply:
         return [name for name in self.tokens if self.cells[name] == cell and self.weights[name]]
 
     def by_cell(self, amounts: dict[str, float]) -> Counter:
-        """Return amounts by source as sums by cell."""
+        """Return amounts by source as sums by cell.
+
+        Args:
+            amounts: {source: amount}.
+        """
         sums: Counter = Counter()
         for source, amount in amounts.items():
             sums[self.cells[source]] += amount
@@ -38,6 +50,13 @@ class Supply:
 
 def targets(plan: list[dict], supply: Supply) -> list[Counter]:
     """Return the tokens wanted of each source in each phase.
+
+    Args:
+        plan: The phases {tokens, shares: {cell: share}}, from `mixture.phases`.
+        supply: What the sources can give.
+
+    Returns:
+        {source: tokens} of each phase.
 
     Raises:
         ValueError: The supply is too small. The error says what would be feasible.
@@ -72,6 +91,14 @@ def _share_out(amount: float, members: list[str], supply: Supply) -> dict[str, f
     """Share a cell's tokens among its sources by weight.
 
     A source at its cap passes the rest on to the others.
+
+    Args:
+        amount: Tokens to share out.
+        members: The cell's sources.
+        supply: Their weights and caps.
+
+    Returns:
+        {source: tokens}.
     """
     given: dict[str, float] = {}
     left, free = amount, members
@@ -99,6 +126,14 @@ def _reading_order(members: list[str], first: set[str]) -> list[list[str]]:
 def _check_supply(
     plan: list[dict], wanted: Counter, members: dict[str, list[str]], supply: Supply
 ) -> None:
+    """Refuse a plan that the supply cannot meet, and say what it could meet.
+
+    Args:
+        plan: The phases.
+        wanted: {cell: tokens} over all phases.
+        members: {cell: its sources with a weight}.
+        supply: What the sources can give.
+    """
     held = supply.by_cell(supply.tokens)
     most = {}
     for cell, sources in members.items():

@@ -64,7 +64,11 @@ def require_text(value: Any, what: str) -> str:
 
 
 def _call_text(call: Any) -> str:
-    """Return a function call, OpenAI's or bare, as the text that the assistant writes."""
+    """Return a function call as the text that the assistant writes.
+
+    Args:
+        call: OpenAI's {function: {name, arguments}}, or bare {name, arguments}.
+    """
     if isinstance(call, str):
         call = json.loads(call)
     call = call.get("function", call)
@@ -76,7 +80,13 @@ def _call_text(call: Any) -> str:
 
 
 def _assistant_text(text: str | None, calls: list[Any], where: str) -> str:
-    """Return what the assistant says and calls as one text."""
+    """Return what the assistant says and calls as one text.
+
+    Args:
+        text: What it says, None where it only calls.
+        calls: Its function calls.
+        where: The turn, for errors.
+    """
     parts = [text] if text or not calls else []
     try:
         parts += [_call_text(call) for call in calls]
@@ -114,7 +124,13 @@ def to_messages(turns: list[Row]) -> Messages:
 
 
 def _add_tool_response(messages: Messages, text: str, where: str) -> None:
-    """Add what a tool returned; several answers to several calls become one message."""
+    """Add what a tool returned; several answers to several calls become one message.
+
+    Args:
+        messages: The dialogue so far, which is added to.
+        text: What the tool returned.
+        where: The turn, for errors.
+    """
     text = f"<tool_response>\n{text}\n</tool_response>"
     before = messages[-1]["content"] if messages else ""
     if before.startswith("<tool_response>"):
@@ -126,7 +142,15 @@ def _add_tool_response(messages: Messages, text: str, where: str) -> None:
 
 
 def check_order(messages: Messages, last: str) -> Messages:
-    """Return messages whose roles take turns after at most one system message."""
+    """Return messages whose roles take turns after at most one system message.
+
+    Args:
+        messages: Of a dialogue.
+        last: Who must speak last.
+
+    Raises:
+        ValueError: They do not.
+    """
     roles = [message["role"] for message in messages]
     if roles[:1] == ["system"]:
         roles = roles[1:]

@@ -99,7 +99,13 @@ class Endpoint:
         return text
 
     def _send(self, messages: list[dict]) -> ChatCompletion:
-        """Send a request, and send it again where its failure may pass."""
+        """Send a request, and send it again where its failure may pass.
+
+        Every attempt counts against the bound on requests; the client's own retries would not.
+
+        Args:
+            messages: A chat.
+        """
         from openai import APIConnectionError, APIStatusError
 
         for attempt in range(self.retries + 1):

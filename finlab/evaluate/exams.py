@@ -10,21 +10,16 @@ The folder holds what the harness's own command line reads, on any of its backen
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from lm_eval.api.model import LM
 
-from finlab import files
-from finlab.data import exam_coverage, exam_layouts
-from finlab.data.cards import Card, Source
-from finlab.evaluate import answers, prefix_lm
+from finlab.data.cards import Source
+from finlab.evaluate import answers, exam_tasks, prefix_lm
+from finlab.evaluate.exam_tasks import GENERATED, Item
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -38,9 +33,6 @@ PROMPTS = {
     "models",
     "reason": "as generate, asked to think step by step first (FinEval's)",
 }
-GENERATED = ("generate", "reason")  # prompts that are answered in writing
-TASKS = Path(__file__).parent / "tasks"
-Item = dict[str, Any]  # {id, subject, subject_name, split, question, choices, letters, answer}
 
 
 @dataclass
@@ -120,7 +112,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for name, source in sources.items():
-        written[name] = _write_exam(source, folder / name, prompt, shots, max_items)
+        written[name] = exam_tasks.write_exam(source, folder / name, prompt, shots, max_items)
     # The harness logs what is set on purpose: shots over the tasks' defaults.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -135,168 +127,6 @@ def prepare(
 def all_tasks(prepared: dict[str, Exam]) -> dict[str, Task]:
     """Return the task objects of several exams by name, for `PrefixLM`."""
     return {name: task for exam in prepared.values() for name, task in exam.tasks.items()}
-
-
-def _write_exam(
-    source: Source, folder: Path, prompt: str, shots: int, max_items: int
-) -> dict[str, Any]:
-    """Write the tasks of one card; return the fields of its Exam, and the tasks' names."""
-    card, rows = source.card, list(source.rows)
-    coverage = exam_coverage.coverage(source)
-    scored, examples = _scored_and_examples(card, rows)
-    if 0 < max_items < len(scored):
-        scored = [scored[place * len(scored) // max_items] for place in range(max_items)]
-    shots = _check_shots(card, scored, examples, shots)
-    # A subject has its own examples, and in the harness its own instruction. Without either one
-    # task holds all.
-    parts: dict[str, list[Item]] = defaultdict(list)
-    for item in scored:
-        by_subject = shots or prompt == "harness"
-        parts[item["subject"] if by_subject else card.name].append(item)
-    folder.mkdir(exist_ok=True)
-    names, version = [], ""
-    for number, (subject, items) in enumerate(parts.items()):
-        name = f"{card.name}_{prompt}_{number:02d}"
-        include = _included_task(card, subject, prompt)
-        version = _version(include)
-        paths = _write_items(folder, name, card, items, examples[subject])
-        task = {
-            "include": str(include),
-            "task": name,
-            "task_alias": subject,
-            "tag": None,
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": paths},
-            "validation_split": None,
-            "test_split": "test",
-            "fewshot_split": "dev" if shots else None,
-            "num_fewshot": shots,
-            "doc_to_target": "letter" if prompt in GENERATED else "answer",
-        }
-        _write_yaml(folder / f"{name}.yaml", task)
-        names.append(name)
-    metric = "exact_match" if prompt in GENERATED else "acc"
-    group = {
-        "group": f"{card.name}_{prompt}",
-        "task": names,
-        "aggregate_metric_list": [{"metric": metric, "weight_by_size": True}],
-    }
-    _write_yaml(folder / "group.yaml", group)
-    asked = scored + [item for part in examples.values() for item in part]
-    coverage |= {"scored": len(scored), "sha256": content_hash(asked)}
-    return {
-        "prompt": f"{_benchmark(card)}/{prompt}@{version}",
-        "shots": shots,
-        "items": scored,
-        "names": names,
-        "coverage": coverage,
-    }
-
-
-def _scored_and_examples(card: Card, rows: list[Item]) -> tuple[list[Item], dict[str, list[Item]]]:
-    """Return the items to score, and the few-shot examples of each subject."""
-    labelled = [row for row in rows if row["answer"] >= 0]
-    scored = [row for row in labelled if row["split"] != "dev"] or labelled
-    if not scored:
-        raise ValueError(
-            f"card {card.name}: none of its {len(rows)} items has an answer, "
-            "so nothing can be scored"
-        )
-    examples: dict[str, list[Item]] = defaultdict(list)
-    if scored[0]["split"] != "dev":
-        for row in rows:
-            if row["split"] == "dev":
-                examples[row["subject"]].append(row)
-    return scored, examples
-
-
-def _check_shots(
-    card: Card, scored: list[Item], examples: dict[str, list[Item]], shots: int
-) -> int:
-    """Return the shots to ask with; none where the card has no examples at all."""
-    available = {item["subject"]: len(examples[item["subject"]]) for item in scored}
-    fewest = min(available.values(), default=0)
-    if shots > fewest and any(examples.values()):
-        subject = min(available, key=available.__getitem__)
-        raise ValueError(
-            f"card {card.name}: {shots} shots asked, subject {subject} has {fewest} examples in "
-            f"its `dev` split: ask for at most {fewest}"
-        )
-    return min(shots, fewest)
-
-
-def _write_items(
-    folder: Path, name: str, card: Card, items: list[Item], examples: list[Item]
-) -> dict[str, str]:
-    """Write a task's items and examples as JSON lines; return the files that hold any."""
-    paths = {}
-    for split, rows in (("test", items), ("dev", examples)):
-        path = folder / f"{name}.{split}.jsonl"
-        files.write_jsonl(path, [_line(row, card) for row in rows])
-        if rows:
-            paths[split] = str(path)
-    return paths
-
-
-def _line(row: Item, card: Card) -> dict[str, Any]:
-    """Return an item as a task reads it, also under the names that the harness's own tasks use."""
-    return {
-        **row,
-        "letter": row["letters"][row["answer"]],
-        "source": card.name,
-        "licence": card.licence,
-        **dict(zip(exam_layouts.LETTERS, row["choices"])),
-        "Question": row["question"],
-    }
-
-
-def _write_yaml(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-
-
-def content_hash(items: list[Item]) -> str:
-    """Return the SHA-256 of what is asked and answered, whatever file it came from."""
-    asked = []
-    for item in items:
-        names = ("subject", "split", "question", "choices", "answer")
-        asked.append(json.dumps([item[name] for name in names], ensure_ascii=False))
-    return hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()
-
-
-def _benchmark(card: Card) -> str:
-    return card.spec.get("benchmark", card.spec["format"])
-
-
-def _included_task(card: Card, subject: str, prompt: str) -> Path:
-    """Return the YAML file that a subject's task stands on.
-
-    It is ours, or the harness's own of that subject; of the benchmark, for another's subject.
-    """
-    import lm_eval.tasks
-
-    if prompt == "text" or prompt in GENERATED:
-        return TASKS / f"{prompt}_{card.language}.yaml"
-    benchmark = _benchmark(card)
-    if prompt != "harness":
-        return TASKS / f"official_{benchmark}.yaml"
-    layouts = exam_layouts.layouts()
-    harness = layouts[benchmark].harness
-    if not harness:
-        known = [name for name, layout in layouts.items() if layout.harness]
-        raise ValueError(
-            f"card {card.name}: the harness has no tasks for {benchmark}; it has "
-            f"{', '.join(known)}: take prompt official"
-        )
-    folder = Path(lm_eval.tasks.__file__).parent / harness["folder"]
-    own = folder / harness["subject"].format(subject=subject)
-    return own if own.exists() else folder / harness["default"]
-
-
-def _version(include: Path) -> str:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    return str(load_yaml(include)["metadata"]["version"])
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -344,6 +174,14 @@ def answer_exams(scorer: LM, prepared: dict[str, Exam]) -> list[dict[str, Any]]:
 
 
 def _record(exam: Exam, item: Item, responses: list[Any], fit: dict[str, Any]) -> dict[str, Any]:
+    """Return one answered item as a record.
+
+    Args:
+        exam: The exam it belongs to.
+        item: The item.
+        responses: What the model gave for it.
+        fit: How many examples its prompt held, and whether it fitted.
+    """
     if exam.generated:
         result = _written_result(item, responses[0])
     else:
@@ -371,6 +209,7 @@ def _record(exam: Exam, item: Item, responses: list[Any], fit: dict[str, Any]) -
 
 
 def _written_result(item: Item, text: str | None) -> dict[str, Any]:
+    """Return what a written answer comes to: the letter read from it, and the text."""
     chosen = answers.letter_of(text, item["letters"])
     fault = ""
     if text is None:
@@ -381,6 +220,7 @@ def _written_result(item: Item, text: str | None) -> dict[str, Any]:
 
 
 def _scored_result(responses: list[Any]) -> dict[str, Any]:
+    """Return what scored options come to: the likeliest one, the earlier of two that tie."""
     scores = [float(response[0]) for response in responses]
     best = max(scores)
     tie = scores.count(best) > 1

@@ -61,7 +61,14 @@ def by_model(ask: Callable[[list[dict]], str | None], prompt: str = "golden@1") 
 def by_facts(question: str, first: str, second: str, reference: str) -> str | None:
     """Judge by the closed world's facts: ten points for an answer that holds the reference.
 
-    It asks no model, and has no taste.
+    It asks no model, and has no taste. Its form is that of a judge's answer, so that what reads
+    verdicts is tried without an endpoint.
+
+    Args:
+        question: Not looked at.
+        first: An answer.
+        second: Another.
+        reference: What a right answer holds.
     """
     if not reference:
         return None
@@ -78,7 +85,11 @@ by_facts.name = "the closed world's fact checker (no model)"
 def points(text: str | None) -> tuple[float, float] | None:
     """Return the two scores of a verdict.
 
-    None unless there is exactly one pair in it (it may be repeated), each from 0 to 10.
+    Args:
+        text: What a judge wrote, None where it was not reached.
+
+    Returns:
+        None unless there is exactly one pair in it (it may be repeated), each from 0 to 10.
     """
     pairs = {(float(first), float(second)) for first, second in POINTS.findall(text or "")}
     if len(pairs) != 1:
@@ -119,12 +130,29 @@ def compare(judge: Judge, rows: list[dict], workers: int = 4) -> list[Record]:
 
 
 def _judged(row: dict, texts: list[str | None]) -> Record:
+    """Return a row's record before its verdict.
+
+    Args:
+        row: {id, question, first, second}.
+        texts: What the judge wrote in each order.
+    """
     lengths = [len(row["first"]), len(row["second"])]
     return {"id": row["id"], "question": row["question"], "texts": texts, "lengths": lengths}
 
 
 def _verdict(plain_text: str | None, turned_text: str | None) -> Record:
-    """Return the verdict of two texts, the second of which judged the answers in turned order."""
+    """Return the verdict of two texts.
+
+    Where the two orders disagree, it is a tie.
+
+    Args:
+        plain_text: The judgement of (first, second).
+        turned_text: The judgement of (second, first).
+
+    Returns:
+        {verdict: `first`, `second`, `tie` or `error`, consistent: whether both orders agree,
+        points: (first, second) in each order}.
+    """
     plain, turned = points(plain_text), points(turned_text)
     if plain is None or turned is None:
         return {"verdict": "error", "consistent": None, "points": None}
@@ -179,17 +207,26 @@ def report(records: list[Record], judge: str = "") -> dict[str, Any]:
 
 
 def _mean(values: list) -> float | None:
+    """Return the mean of values, None of nothing."""
     return sum(values) / len(values) if values else None
 
 
 def _win_rate(records: list[Record]) -> dict[str, Any]:
+    """Return how often the second answer won, a tie as half, with its bootstrap interval.
+
+    Args:
+        records: Judged questions.
+    """
     values = [WORTH[record["verdict"]] for record in records]
     low, high = statistics.bootstrap(values) if values else (None, None)
     return {"n": len(values), "win_rate": _mean(values), "ci_low": low, "ci_high": high}
 
 
 def _first_shown_wins(records: list[Record]) -> list[bool]:
-    """Return, of each order that decided, whether the answer shown first won."""
+    """Return, of each order that decided, whether the answer shown first won.
+
+    A judge without position bias has as many of one as of the other.
+    """
     wins = []
     for record in records:
         for turned, (first, second) in enumerate(record["points"]):
@@ -200,6 +237,7 @@ def _first_shown_wins(records: list[Record]) -> list[bool]:
 
 
 def _mean_points(records: list[Record]) -> dict[str, float | None]:
+    """Return the mean points of both answers."""
     first, second = [], []
     for record in records:
         for pair in record["points"]:
@@ -209,7 +247,15 @@ def _mean_points(records: list[Record]) -> dict[str, float | None]:
 
 
 def report_rows(judgement: dict[str, Any], label: str) -> list[dict[str, Any]]:
-    """Return a report as rows, {what, label}, its parts each on a line."""
+    """Return a report as rows, its parts each on a line.
+
+    Args:
+        judgement: From `report`.
+        label: The heading of the values.
+
+    Returns:
+        Rows {what, label}.
+    """
     rows = []
     for name, value in judgement.items():
         if isinstance(value, dict):

@@ -21,7 +21,15 @@ Pair = dict[str, list[int]]  # {prompt_ids, chosen_ids, rejected_ids}, of templa
 
 # --- texts ---------------------------------------------------------------------------------------
 def _pieces(documents: list[list[int]], max_length: int) -> list[list[int]]:
-    """Cut documents into pieces that fit; a piece of one token predicts nothing and is left out."""
+    """Cut documents into pieces that fit.
+
+    Args:
+        documents: Token ids.
+        max_length: Of a piece, in tokens.
+
+    Returns:
+        The pieces. One of a single token predicts nothing and is left out.
+    """
     pieces = []
     for ids in documents:
         for start in range(0, len(ids), max_length):
@@ -32,7 +40,12 @@ def _pieces(documents: list[list[int]], max_length: int) -> list[list[int]]:
 
 
 def _batches(pieces: list[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Yield pieces, sorted by length, in batches of so many tokens with padding."""
+    """Yield pieces in batches, sorted by length so that padding is rare.
+
+    Args:
+        pieces: Token ids.
+        batch_tokens: Of a batch, padding included.
+    """
     batch: list[list[int]] = []
     for piece in pieces:
         if batch and (len(batch) + 1) * len(piece) > batch_tokens:
@@ -119,7 +132,16 @@ def answer_log_probs(
 def _answer_sums(
     model: PreTrainedModel, batch: list[tuple[list[int], list[int]]], longest: int
 ) -> list[float]:
-    """Return the log-probability of each answer after its prompt."""
+    """Return the log-probability of each answer after its prompt.
+
+    Args:
+        model: The model.
+        batch: (prompt ids, answer ids) of each row.
+        longest: The row length to pad to, in tokens.
+
+    Returns:
+        Nats, summed over the answer's tokens.
+    """
     padded = []
     for prompt, answer in batch:
         padded.append(prompt + answer + [0] * (longest - len(prompt) - len(answer)))
@@ -193,7 +215,15 @@ def held_out_rows(
 
 
 def _position_names(size: int, parts: int) -> list[str]:
-    """Return the name of the part that each place of a sequence belongs to, by its last place."""
+    """Return the name of the part that each place of a sequence belongs to.
+
+    Args:
+        size: Of the sequence, in tokens.
+        parts: How many equal parts it has.
+
+    Returns:
+        `position <last place of the part>` for each place.
+    """
     edges = [round(number * size / parts) for number in range(1, parts + 1)]
     names = []
     for place in range(size):

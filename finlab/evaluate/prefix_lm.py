@@ -40,10 +40,7 @@ LETTER = re.compile("[A-J]")
 
 
 def without_system(messages: list[dict]) -> list[dict]:
-    """Return messages with the exam's instruction at the head of the first question.
-
-    The harness makes it the system message, but chat templates have their own.
-    """
+    """Return messages with the exam's instruction at the head of the first question."""
     if len(messages) < 2 or messages[0]["role"] != "system":
         return messages
     question = messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}
@@ -375,6 +372,7 @@ class PrefixLM(HFLM):
         return texts
 
     def _writing_key(self, prompt: str, settings: dict) -> str:
+        """Return the key under which a written answer is kept."""
         return digest(
             "generate",
             self.tok_encode(prompt),

@@ -42,7 +42,12 @@ def side_by_side(
 ) -> list[dict[str, Any]]:
     """Return the questions of cards with each model's answer, for `show.comparison`.
 
-    `…` marks an answer that ran into the limit.
+    Args:
+        questions: The questions.
+        answers: {model: an answer to each question}.
+
+    Returns:
+        A row for each question; `…` marks an answer that ran into the limit.
     """
     rows = []
     for number, question in enumerate(questions):
@@ -90,7 +95,16 @@ def count_right(
 def pairs(
     questions: list[Question], first: list[Answer], second: list[Answer]
 ) -> list[dict[str, Any]]:
-    """Return the questions that both answered, {id, question, reference, first, second}."""
+    """Return the questions that both models answered.
+
+    Args:
+        questions: The questions.
+        first: One model's answers.
+        second: The other's.
+
+    Returns:
+        Rows {id, question, reference, first, second}.
+    """
     rows = []
     for question, (one, _), (other, _) in zip(questions, first, second, strict=True):
         if one is not None and other is not None:

@@ -57,7 +57,15 @@ def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0)
 
 
 def _write_sheet(path: Path, rows: list[dict], rater: int, seed: int, key: dict[str, dict]) -> None:
-    """Write the sheet of one rater, and add to the key what its numbers stand for."""
+    """Write the sheet of one rater, and add to the key what its numbers stand for.
+
+    Args:
+        path: The .xlsx to write.
+        rows: {id, question, first, second}.
+        rater: The rater's number, from 1 on.
+        seed: Draws the order and the sides.
+        key: {number on a sheet: {id, turned, rater}}, which is added to.
+    """
     from openpyxl import Workbook
     from openpyxl.styles import Alignment, Font
 
@@ -83,13 +91,19 @@ def _write_sheet(path: Path, rows: list[dict], rater: int, seed: int, key: dict[
 
 
 def _cell_text(text: str) -> str:
+    """Return a text as a cell can hold it: without control characters, cut to MAX_CELL."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     return ILLEGAL_CHARACTERS_RE.sub("", text)[:MAX_CELL]
 
 
 def _add_validation(sheet: Any, last_row: int) -> None:
-    """Let the spreadsheet offer the verdicts, and take points from 0 to 10 only."""
+    """Let the spreadsheet offer the verdicts, and take points from 0 to 10 only.
+
+    Args:
+        sheet: The openpyxl worksheet.
+        last_row: The last row with an answer.
+    """
     from openpyxl.worksheet.datavalidation import DataValidation
 
     choices = f'"{",".join(BETTER)}"'
@@ -104,7 +118,13 @@ def _add_validation(sheet: Any, last_row: int) -> None:
 
 # --- sheets in -----------------------------------------------------------------------------------
 def open_sheets(paths: list[Path]) -> dict[str, Table]:
-    """Return {name: rows of cells} of filled sheets.
+    """Return the cells of filled sheets.
+
+    Args:
+        paths: The .xlsx files that came back.
+
+    Returns:
+        {folder/name: rows of cells}.
 
     Raises:
         ValueError: A sheet is missing, no spreadsheet, or not one of ours.
@@ -161,6 +181,12 @@ def read_sheets(
 
 
 def _judgement(row: dict[str, str], entry: dict) -> Judgement:
+    """Return a rater's row as a judgement, with the sides turned back.
+
+    Args:
+        row: {column: cell text}.
+        entry: What the key says of it.
+    """
     sides, columns = ("first", "same", "second"), ("甲分", "乙分")
     if entry["turned"]:
         sides, columns = sides[::-1], columns[::-1]
@@ -175,7 +201,13 @@ def _judgement(row: dict[str, str], entry: dict) -> Judgement:
 
 
 def _fault(row: dict[str, str], key: dict[str, dict], seen: set[str]) -> str:
-    """Return why a row cannot be read, or an empty string."""
+    """Return why a row cannot be read, or an empty string.
+
+    Args:
+        row: {column: cell text}.
+        key: {number on a sheet: {id, turned, rater}}.
+        seen: The numbers of the rows before it.
+    """
     code, verdict = row["编号"], row["哪个更好"]
     if code not in key:
         return f"the number '{code}' stands in no sheet that was sent out"
@@ -193,9 +225,13 @@ def _fault(row: dict[str, str], key: dict[str, dict], seen: set[str]) -> str:
 
 # --- agreement -----------------------------------------------------------------------------------
 def fleiss(ratings: list[list[str]]) -> float | None:
-    """Return Fleiss' kappa (1971) of items that equally many raters rated.
+    """Return Fleiss' kappa (1971): how far raters agree beyond chance.
 
-    None where it is not defined: one rater, or one category throughout.
+    Args:
+        ratings: The verdicts on each item, equally many for each.
+
+    Returns:
+        None where it is not defined: one rater, or one category throughout.
     """
     n = len(ratings[0]) if ratings else 0
     if n < 2:
@@ -256,6 +292,12 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
 
 
 def _mean_points(judgements: list[Judgement], place: int) -> float | None:
+    """Return the mean of the points of one side, None where nobody gave any.
+
+    Args:
+        judgements: The judgements.
+        place: 0 for the first answer, 1 for the second.
+    """
     given = [one["points"][place] for one in judgements if one["points"][place] is not None]
     return sum(given) / len(given) if given else None
 
@@ -305,7 +347,13 @@ def feedback(
 
 
 def _preference(question: str, chosen: str, rejected: str) -> list[dict]:
-    """Return a preference row in a list; none where the answers are alike or empty."""
+    """Return a preference row in a list; none where the answers are alike or empty.
+
+    Args:
+        question: What was asked.
+        chosen: The better answer.
+        rejected: The other one.
+    """
     texts = chosen.strip(), rejected.strip()
     if texts[0] == texts[1] or not all(texts):
         return []

@@ -16,7 +16,14 @@ Answers = dict[str, dict[str, list[Record]]]  # {model: {setting: records}}
 
 
 def score_lines(answers: Answers) -> list[Record]:
-    """Return the lines of `statistics.scores` for every model and setting, with their setting."""
+    """Return the score of every model on every benchmark in every setting.
+
+    Args:
+        answers: {model: {setting: records}}.
+
+    Returns:
+        The lines of `statistics.scores`, each with its `setting`.
+    """
     lines = []
     for model, of_model in answers.items():
         for setting, records in of_model.items():
@@ -26,7 +33,11 @@ def score_lines(answers: Answers) -> list[Record]:
 
 
 def answer_rows(answers: Answers) -> list[Record]:
-    """Return every record with its model and setting."""
+    """Return every record with its model and setting.
+
+    Args:
+        answers: {model: {setting: records}}.
+    """
     rows = []
     for model, of_model in answers.items():
         for setting, records in of_model.items():
@@ -36,7 +47,13 @@ def answer_rows(answers: Answers) -> list[Record]:
 
 
 def select(lines: list[Record], setting: str, chat: bool = False) -> list[Record]:
-    """Return the lines of one setting, asked in chat or not."""
+    """Return the lines of one setting.
+
+    Args:
+        lines: From `score_lines`.
+        setting: Such as `official:5`.
+        chat: Whether those asked in chat, or those asked as plain text.
+    """
     chosen = []
     for line in lines:
         in_chat = line["prompt"].endswith("+chat")
@@ -46,16 +63,23 @@ def select(lines: list[Record], setting: str, chat: bool = False) -> list[Record
 
 
 def caption(lines: list[Record]) -> str:
-    """Return how the items of lines were asked, in words."""
+    """Return how the items of lines were asked, in words.
+
+    Args:
+        lines: From `score_lines`.
+    """
     asked = [f"{line['prompt']} with {line['shots']} shots" for line in lines]
     return ", ".join(dict.fromkeys(asked))
 
 
 def score_table(lines: list[Record]) -> list[dict[str, str]]:
-    """Return lines of `scores` as a table: a row a model, a column a benchmark.
+    """Return lines as a table: a row for each model, a column for each benchmark.
 
     A cell holds the accuracy with its interval, the macro accuracy, and how many items got no
     answer.
+
+    Args:
+        lines: From `score_lines`, of one setting.
     """
     rows: dict[str, dict[str, str]] = {}
     for line in lines:
@@ -70,7 +94,12 @@ def score_table(lines: list[Record]) -> list[dict[str, str]]:
 
 
 def of_benchmarks(records: list[Record], benchmarks: Sequence[str]) -> list[Record]:
-    """Return the records of some benchmarks."""
+    """Return the records of some benchmarks.
+
+    Args:
+        records: Answered items.
+        benchmarks: Their names.
+    """
     return [record for record in records if record["benchmark"] in benchmarks]
 
 
@@ -118,7 +147,15 @@ def by_domain(
 
 
 def wrong_answers(records: list[Record], items: list[dict]) -> list[dict[str, str]]:
-    """Return the items that were not answered right: question, right option, chosen option."""
+    """Return the items that were not answered right.
+
+    Args:
+        records: Answered items.
+        items: The items of the exam.
+
+    Returns:
+        Rows {question, right (the option), chosen (the option, or why there is none)}.
+    """
     item_of = {item["id"]: item for item in items}
     rows = []
     for record in records:

@@ -17,7 +17,15 @@ MIDDLE = [0.025, 0.975]  # the quantiles of a 95% interval
 
 # --- intervals and tests -------------------------------------------------------------------------
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of a share of `right` in `n`; (0, 1) of nothing."""
+    """Return the 95% Wilson interval of a share.
+
+    Args:
+        right: How many of them.
+        n: Of how many.
+
+    Returns:
+        (low, high); (0, 1) of nothing.
+    """
     if n == 0:
         return 0.0, 1.0
     interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
@@ -25,7 +33,16 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 4000) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the mean of values."""
+    """Return the 95% percentile bootstrap interval of a mean.
+
+    Args:
+        values: The observations, at least one.
+        seed: Draws the resamples.
+        draws: How many.
+
+    Returns:
+        (low, high).
+    """
     data = numpy.asarray(values, float)
     if not len(data):
         return 0.0, 0.0
@@ -95,6 +112,12 @@ def holm(values: list[float]) -> list[float]:
     """Return p values adjusted for being many (Holm 1979).
 
     What is below 0.05 stays so for the whole family.
+
+    Args:
+        values: p values.
+
+    Returns:
+        The adjusted ones, in the same order.
     """
     adjusted = [0.0] * len(values)
     least = 0.0
@@ -107,13 +130,27 @@ def holm(values: list[float]) -> list[float]:
 
 # --- preference pairs ----------------------------------------------------------------------------
 def _share(hits: list[bool]) -> dict[str, float]:
+    """Return how often something holds, with its Wilson interval.
+
+    Args:
+        hits: Whether it holds, of each case.
+
+    Returns:
+        {value: the share, ci_low, ci_high, n}.
+    """
     low, high = wilson(sum(hits), len(hits))
     value = sum(hits) / max(len(hits), 1)
     return {"value": value, "ci_low": low, "ci_high": high, "n": len(hits)}
 
 
 def _likelier_share(log_probs: list[dict[str, float]], pairs: list[dict], by_token: bool) -> float:
-    """Return the share of pairs whose chosen answer a model finds likelier."""
+    """Return the share of pairs whose chosen answer a model finds likelier.
+
+    Args:
+        log_probs: {chosen, rejected: nats} of each pair.
+        pairs: The pairs' tokens.
+        by_token: Whether to divide by the answers' lengths.
+    """
     likelier = 0
     for sums, pair in zip(log_probs, pairs, strict=True):
         chosen, rejected = sums["chosen"], sums["rejected"]
@@ -256,10 +293,14 @@ def scores(model: str, records: list[Record]) -> list[Record]:
 
 
 def baselines(items: list[dict]) -> dict[str, Any]:
-    """Return what needs no model: {chance, letter, always}.
+    """Return what needs no model.
 
-    These are the accuracy of guessing, the letter that is right most often, and the accuracy of
-    always choosing it.
+    Args:
+        items: Exam items.
+
+    Returns:
+        {chance: the accuracy of guessing, letter: the one that is right most often, always: the
+        accuracy of always giving it}.
     """
     letters = Counter("ABCDEFGHIJ"[item["answer"]] for item in items)
     letter, count = letters.most_common(1)[0]

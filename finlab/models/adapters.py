@@ -29,7 +29,12 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def write_base(adapter: Path, base: Path) -> None:
-    """Write down which base an adapter belongs to."""
+    """Write down which base an adapter belongs to, by its place and its weights' SHA-256.
+
+    Args:
+        adapter: The adapter's folder.
+        base: The base's folder.
+    """
     relative = os.path.relpath(base.resolve(), Path(adapter).resolve())
     record = {"base": relative, "sha256": folders.fingerprint(base)}
     files.write_json(Path(adapter) / BASE_FILE, record)

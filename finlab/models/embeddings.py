@@ -77,6 +77,13 @@ def _check_tokenizers(
     base_tokenizer: PreTrainedTokenizerFast,
     grown_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
+    """Refuse a grown tokenizer that does not keep the base's ids, or a base without their rows.
+
+    Args:
+        old_rows: Rows of the base's table.
+        base_tokenizer: The base's tokenizer.
+        grown_tokenizer: The same with new tokens.
+    """
     old_size, new_size = len(base_tokenizer), len(grown_tokenizer)
     if old_size > old_rows:
         raise ValueError(
@@ -93,7 +100,13 @@ def _check_tokenizers(
 
 
 def _set_to_mean_of_parts(new: torch.Tensor, old: torch.Tensor, parts: list[list[int]]) -> None:
-    """Set each new row to the mean of the old rows of its parts; without parts it stays."""
+    """Set each new row to the mean of the old rows of its parts.
+
+    Args:
+        new: The new rows, [rows, width]; one without parts stays as it is.
+        old: The base's table, [vocabulary, width].
+        parts: Old ids that spelt each new token.
+    """
     device = new.device
     flat = torch.tensor([part for each in parts for part in each], dtype=torch.long)
     sizes = torch.tensor([0, *map(len, parts)])
@@ -106,7 +119,15 @@ def _set_to_mean_of_parts(new: torch.Tensor, old: torch.Tensor, parts: list[list
 def old_parts(
     base_tokenizer: PreTrainedTokenizerFast, grown_tokenizer: PreTrainedTokenizerFast
 ) -> dict[int, list[int]]:
-    """Return {new id: ids of the base's tokens that spelt it before}, in the order of the ids."""
+    """Return how the base spelt each new token.
+
+    Args:
+        base_tokenizer: The base's.
+        grown_tokenizer: The same with new tokens.
+
+    Returns:
+        {new id: ids of the base's tokens}, in the order of the ids.
+    """
     ids = list(range(len(base_tokenizer), len(grown_tokenizer)))
     special = grown_tokenizer.get_added_vocab()
     base_model = base_tokenizer.backend_tokenizer.model

@@ -64,19 +64,30 @@ def saved_models(step: str, artifact: Path, adapters: bool = False) -> dict[str,
 
 
 def _is_model(folder: Path) -> bool:
+    """Tell whether a folder holds weights beside a configuration."""
     return (folder / "config.json").exists()
 
 
 # --- hashes of weights ---------------------------------------------------------------------------
 def add_tensor(total: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
-    """Add a tensor's name, type, shape and bytes to a hash."""
+    """Add a tensor's name, type, shape and bytes to a hash.
+
+    Args:
+        total: The hash.
+        name: The tensor's name.
+        tensor: On any device.
+    """
     total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     total.update(memoryview(flat.view(torch.uint8).numpy()))
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Return the SHA-256 of a model folder's weights, however they are sharded."""
+    """Return the SHA-256 of a model folder's weights, however they are sharded.
+
+    Args:
+        folder: A folder of safetensors files.
+    """
     folder = Path(folder)
     stamp = []
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
@@ -87,7 +98,12 @@ def fingerprint(folder: str | Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _fingerprint(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
-    """Hash every tensor of a folder; the files' sizes and times only say when to do it anew."""
+    """Hash every tensor of a folder.
+
+    Args:
+        folder: The folder.
+        stamp: (name, size, time) of its files, which only says when to hash anew.
+    """
     total = hashlib.sha256()
     if not any(folder.glob("*.safetensors")):  # an older base: its files as they are
         for name, _, _ in stamp:

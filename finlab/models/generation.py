@@ -13,7 +13,15 @@ WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # endings of settings 
 
 
 def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
-    """Return the logits of one sequence, float32 [tokens, vocabulary]."""
+    """Return the logits of one sequence.
+
+    Args:
+        model: The model.
+        ids: Token ids.
+
+    Returns:
+        float32 [tokens, vocabulary].
+    """
     with torch.inference_mode():
         return model(torch.tensor([ids], device=model.device)).logits[0].float()
 
@@ -21,7 +29,14 @@ def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 def complete_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, new_tokens: int
 ) -> str:
-    """Return what a model writes after a text, greedily."""
+    """Return what a model writes after a text, greedily.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        text: What it goes on from, without an end token.
+        new_tokens: So many.
+    """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
@@ -47,6 +62,13 @@ def sample_texts(
     """Return texts that a model writes by itself: a stand-in for its unpublished training text.
 
     It starts from BOS, or from EOS where it has no BOS, as Qwen.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        count: So many texts.
+        new_tokens: Of each, at most.
+        seed: Draws the tokens.
     """
     torch.manual_seed(seed)
     start = tokenizer.bos_token_id

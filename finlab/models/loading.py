@@ -110,6 +110,15 @@ def extend_context(
 def _check_context(
     source: str | Path, old: int, context: int, rope_type: str, own_type: str
 ) -> None:
+    """Refuse a context that a model cannot be given in that way.
+
+    Args:
+        source: The model, for errors.
+        old: Its own context, in tokens.
+        context: The context wanted, 0 to keep its own.
+        rope_type: How to stretch: `linear`, `yarn`, or empty for not at all.
+        own_type: How it is stretched already.
+    """
     if context and context < old:
         raise ValueError(
             f"the context of {source} is {old:,} tokens: {context:,} would shorten it; "

@@ -18,6 +18,7 @@ MERGE_TOLERANCE = 1e-2  # how far merging itself may move a logit, in float32
 
 
 def _is_quantised(adapted: PeftModel) -> bool:
+    """Tell whether the base of an adapter is quantised."""
     quantizer = getattr(adapted, "hf_quantizer", None)
     return bool(quantizer or getattr(adapted.get_base_model(), "hf_quantizer", None))
 
@@ -108,6 +109,14 @@ def _fresh_model(adapted: PeftModel, source: str | Path, adapter: Path, dtype: s
 def _require_same_logits(
     merged: torch.Tensor, trained: torch.Tensor, dtype: str, source: str | Path
 ) -> None:
+    """Refuse a merged model that does not compute what was trained.
+
+    Args:
+        merged: Its logits.
+        trained: Those of the base with its adapter.
+        dtype: What it was merged in; 16 bits may be further off.
+        source: The base, for the error.
+    """
     difference = (merged - trained).abs().max().item()
     rounding = 1e-3 if dtype == "float32" else 6e-2
     allowed = rounding * max(trained.abs().max().item(), 1)

@@ -20,6 +20,10 @@ def weight_bytes(folder: Path) -> int:
 def require_gptq_widths(config: PretrainedConfig, group_size: int) -> None:
     """Refuse a model whose layer widths cannot be cut into GPTQ groups.
 
+    Args:
+        config: The model's.
+        group_size: Columns that share a scale.
+
     Raises:
         ValueError: As for stories260K: 172 columns do not make groups of 32.
     """
@@ -61,7 +65,11 @@ def generation_speed(
 ) -> float:
     """Return generated tokens per second at batch size 1, greedily: what a single user feels.
 
-    It is the best of several repeats.
+    Args:
+        model: The model.
+        prompt: Token ids.
+        new_tokens: So many are timed.
+        repeats: The best of so many is returned.
     """
     ids = torch.tensor([prompt], device=model.device)
     best = 0.0

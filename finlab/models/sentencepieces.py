@@ -86,9 +86,12 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sampled(texts: Iterable[str], max_characters: int, seed: int = 0) -> Iterable[str]:
-    """Return a random part of the texts with about so many characters, in their order.
+    """Return a random part of the texts, in their order.
 
-    All texts are returned when it is 0 or when they are fewer.
+    Args:
+        texts: All texts.
+        max_characters: About so many; all texts are returned when it is 0 or when they are fewer.
+        seed: Draws them.
     """
     if not max_characters:
         return texts
@@ -154,7 +157,12 @@ def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str]
 def slow(base_file: Path, grown: PreTrainedTokenizerFast) -> bytes | None:
     """Return the SentencePiece file of a grown tokenizer, made from its base's file.
 
-    Returns None when the base has no such file.
+    Args:
+        base_file: The base's tokenizer.model.
+        grown: The fast tokenizer.
+
+    Returns:
+        The bytes of the file, None when the base has no such file.
     """
     if not Path(base_file).exists():
         return None
@@ -207,7 +215,12 @@ def fast(model: bytes | Path) -> PreTrainedTokenizerFast:
 
 
 def _llama_layout(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
-    """Return the content of a tokenizer.json as Llama 2's."""
+    """Return the content of a tokenizer.json as Llama 2's.
+
+    Args:
+        vocabulary: {piece: id}.
+        merges: Pairs of pieces, first those that are merged first.
+    """
     bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     second_text = {"Sequence": {"id": "B", "type_id": 0}}
@@ -256,6 +269,7 @@ def _llama_layout(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[s
 
 
 def _special_token(token: str, number: int) -> dict[str, Any]:
+    """Return a special token as tokenizer.json lists it."""
     return {
         "id": number,
         "content": token,

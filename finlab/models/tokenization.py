@@ -44,7 +44,12 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
 
 # --- encoding ------------------------------------------------------------------------------------
 def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text without special tokens, on all cores, a batch at a time."""
+    """Return the ids of each text without special tokens.
+
+    Args:
+        tokenizer: The tokenizer; a fast one works on all cores.
+        texts: Any number: they are encoded a batch at a time.
+    """
     backend = tokenizer.backend_tokenizer
     rows = []
     for start in range(0, len(texts), BATCH):
@@ -55,7 +60,12 @@ def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text as a document: BOS, text, EOS, where the tokenizer has them."""
+    """Return the ids of each text as a document: BOS, text, EOS, where the tokenizer has them.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: Documents.
+    """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [bos + ids + eos for ids in plain(tokenizer, texts)]

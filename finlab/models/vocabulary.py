@@ -36,6 +36,7 @@ KEPT_SETTINGS = (
 
 # --- Chinese -------------------------------------------------------------------------------------
 def _is_han(char: str) -> bool:
+    """Tell whether a character is Chinese."""
     return "\u4e00" <= char <= "\u9fff"
 
 
@@ -43,6 +44,9 @@ def is_chinese(piece: str) -> bool:
     """Tell whether a piece holds a Chinese character and no Latin letter.
 
     Adding such a piece cannot change how English is cut.
+
+    Args:
+        piece: As its tokenizer spells it.
     """
     latin = any(char.isascii() and char.isalpha() for char in piece)
     return any(map(_is_han, piece)) and not latin
@@ -157,6 +161,11 @@ def _with_new_splits(
 
     With the new piece `Wi`, the old `With` can also come from `Wi` + `th`. Without that merge a
     fast tokenizer would cut otherwise than SentencePiece does.
+
+    Args:
+        merges: The base's merges.
+        vocabulary: {piece: id} of the grown tokenizer.
+        new: The new pieces.
     """
     found, seen = [], set()
     for left, right in merges:
@@ -217,7 +226,14 @@ def learn(
 def _character_merges(
     base: PreTrainedTokenizerFast, texts: list[str], max_new: int, coverage: float
 ) -> list[Merge]:
-    """Return the merges that spell frequent characters in one token."""
+    """Return the merges that spell frequent characters in one token.
+
+    Args:
+        base: A byte-level tokenizer.
+        texts: Whose characters count.
+        max_new: At most so many merges.
+        coverage: The share of characters in the texts that one token shall spell.
+    """
     counts = Counter(char for text in texts for char in text if _is_han(char))
     uncovered = coverage * counts.total()
     known = set(base.get_vocab())

@@ -28,7 +28,13 @@ class ModelShape:
 
 
 def llama_shape(layers: int, width: int, inner: int) -> ModelShape:
-    """Return the shape of a Llama without grouped queries, such as Llama-2-7B and 13B."""
+    """Return the shape of a Llama without grouped queries, such as Llama-2-7B and 13B.
+
+    Args:
+        layers: Their number.
+        width: The hidden size.
+        inner: The intermediate size.
+    """
     attention, feed_forward = 4 * width**2, 3 * width * inner
     return ModelShape(layers * (attention + feed_forward), width)
 

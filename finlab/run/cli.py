@@ -19,6 +19,7 @@ from finlab.run.runner import StepFailed, StopFlag, execute
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="finlab", description="Run recipes of notebooks and report on them."
     )
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # --- finlab run ----------------------------------------------------------------------------------
 def _print_plan(plan: recipe.Recipe) -> None:
+    """Print the steps of a recipe with what they set, without running any."""
     print(f"{plan.name} ({plan.path})")
     print("* marks values that differ from the notebook's default")
     for step in plan.steps:
@@ -65,6 +67,7 @@ def _print_plan(plan: recipe.Recipe) -> None:
 
 
 def _run(arguments: argparse.Namespace, command: list[str], stop: StopFlag) -> int:
+    """Run a recipe, print its results, and return the exit status."""
     plan = recipe.load(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
         _print_plan(plan)
@@ -110,6 +113,7 @@ def _pass_on_sigterm(stop: StopFlag) -> None:
 
 # --- the other commands --------------------------------------------------------------------------
 def _list_recipes() -> int:
+    """Print every recipe with the comment at its head."""
     for path in sorted(paths.RECIPES.glob("*.yaml")):
         first_line = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{path.stem:<16} {first_line.lstrip('# ')}")
@@ -117,6 +121,7 @@ def _list_recipes() -> int:
 
 
 def _write_report(name: str) -> int:
+    """Write the report of a run once more."""
     for folder in (Path(name), paths.ROOT / "runs" / name):
         if folder.is_dir():
             print(f"report: {report.write(folder)}")

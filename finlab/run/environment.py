@@ -66,7 +66,11 @@ def quiet() -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, and NumPy and PyTorch where they are loaded."""
+    """Seed Python, and NumPy and PyTorch where they are loaded.
+
+    Args:
+        seed: For all of them.
+    """
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)

@@ -17,7 +17,10 @@ _held: dict[Path, TextIO] = {}
 
 
 class Busy(ValueError):
-    """Another process works in this folder."""
+    """Another process works in this folder.
+
+    The message names the process and the machine, and says what to do.
+    """
 
 
 def hold(folder: Path, seconds: float = 0, shared: bool = False) -> None:
@@ -57,6 +60,15 @@ def hold(folder: Path, seconds: float = 0, shared: bool = False) -> None:
 
 
 def _lock_now(handle: TextIO, mode: int) -> bool:
+    """Take a lock without waiting.
+
+    Args:
+        handle: The open lock file.
+        mode: `fcntl.LOCK_SH` or `fcntl.LOCK_EX`.
+
+    Returns:
+        False where another process holds it.
+    """
     try:
         fcntl.flock(handle, mode | fcntl.LOCK_NB)
     except OSError:

@@ -35,7 +35,12 @@ TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "di
 
 @dataclass(frozen=True)
 class Parameter:
-    """One declared parameter: its annotation as written, such as `list[float]`, and its default."""
+    """One declared parameter of a notebook.
+
+    Attributes:
+        annotation: Its type as written, such as `list[float]`.
+        default: Its value in the `parameters` cell.
+    """
 
     annotation: str
     default: Any
@@ -70,7 +75,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named, ordered list of steps, and the file it came from."""
+    """A named, ordered list of steps.
+
+    Attributes:
+        name: Its file's name; a run's folder has it too.
+        path: Its file.
+        steps: In the order they run.
+    """
 
     name: str
     path: Path
@@ -127,6 +138,10 @@ def fits(value: Any, annotation: str) -> bool:
     """Tell whether a value has the annotated type.
 
     An int is a float too; a bool is never a number. Nothing is converted (pydantic's strict mode).
+
+    Args:
+        value: From a recipe, a command line or papermill.
+        annotation: As written, such as `list[float]`.
     """
     wanted = eval(annotation, {"__builtins__": {}}, TYPES)
     try:
@@ -196,6 +211,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _is_recipe(content: Any) -> bool:
+    """Tell whether a YAML file's content has a recipe's shape."""
     if not isinstance(content, dict) or set(content) - RECIPE_KEYS:
         return False
     if not isinstance(content.get("common") or {}, dict):
@@ -239,6 +255,10 @@ def _parse_value(text: str, annotation: str) -> Any:
     """Read a command-line value as its declared type says.
 
     What cannot be read is returned as it is, and refused by `check` later.
+
+    Args:
+        text: As typed.
+        annotation: The parameter's declared type.
     """
     if annotation == "str":
         return text
@@ -293,7 +313,14 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _check_entry(entry: Any, where: str, number: int, earlier: list[Step]) -> str:
-    """Check the form of one step of a recipe, and return where it stands, for later errors."""
+    """Check the form of one step of a recipe, and return where it stands, for later errors.
+
+    Args:
+        entry: One element of `steps`.
+        where: The recipe's file, for errors.
+        number: The entry's place, from 1 on.
+        earlier: The steps before it.
+    """
     keys = set(entry) if isinstance(entry, dict) else set()
     if keys - STEP_KEYS or not {"step", "notebook"} <= keys:
         raise ValueError(
@@ -313,6 +340,7 @@ def _check_entry(entry: Any, where: str, number: int, earlier: list[Step]) -> st
 
 
 def _declarations(notebook: str, where: str) -> dict[str, Parameter]:
+    """Return a notebook's parameters; an error names where it was asked for."""
     try:
         return declared_parameters(notebook)
     except ValueError as error:
@@ -326,6 +354,15 @@ def _make_step(
     where: str,
     earlier: list[Step],
 ) -> Step:
+    """Return a checked step.
+
+    Args:
+        entry: One element of `steps`.
+        declarations: What its notebook declares.
+        values: What the recipe and the command line set.
+        where: For errors.
+        earlier: The steps before it, one of which each `*_from` must name.
+    """
     for key in SET_BY_RUNNER:
         if key in values:
             raise ValueError(f"{where}: '{key}' is set by the runner: leave it out (see --run-dir)")

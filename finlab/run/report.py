@@ -50,14 +50,17 @@ summary { cursor: pointer; font-weight: 600; font-size: 17px }
 
 # --- the main results of each step ---------------------------------------------------------------
 def _change(pair: dict[str, float], digits: int = 3) -> str:
+    """Return `before → after`."""
     return f"{pair['before']:.{digits}f} → {pair['after']:.{digits}f}"
 
 
 def _interval(value: dict[str, Any]) -> str:
+    """Return a value with its interval."""
     return f"[{value['ci_low']:.3f}, {value['ci_high']:.3f}], n {value['n']}"
 
 
 def _corpus(metrics: Metrics) -> list[Line]:
+    """Return the main results of the corpus step."""
     tokens_in = sum(metrics["tokens_in"].values())
     tokens_out = sum(metrics["tokens_out"].values())
     return [
@@ -68,6 +71,7 @@ def _corpus(metrics: Metrics) -> list[Line]:
 
 
 def _tokenizer(metrics: Metrics) -> list[Line]:
+    """Return the main results of the tokenizer step."""
     lines = [("vocabulary", f"{metrics['vocab_before']:,} → {metrics['vocab_after']:,}")]
     for name, pair in metrics["chars_per_token"].items():
         lines.append((f"characters per token, {name}", _change(pair, 2)))
@@ -75,6 +79,7 @@ def _tokenizer(metrics: Metrics) -> list[Line]:
 
 
 def _pretrain(metrics: Metrics) -> list[Line]:
+    """Return the main results of pretraining."""
     lines = []
     for name, pair in metrics["bits_per_character"].items():
         lines.append((f"bits per character, {name}", _change(pair)))
@@ -83,6 +88,7 @@ def _pretrain(metrics: Metrics) -> list[Line]:
 
 
 def _sft(metrics: Metrics) -> list[Line]:
+    """Return the main results of both SFT stages."""
     stages = [stage for stage in ("stage1", "stage2") if stage in metrics]
     lines = []
     for stage in stages:
@@ -100,6 +106,7 @@ def _sft(metrics: Metrics) -> list[Line]:
 
 
 def _dpo(metrics: Metrics) -> list[Line]:
+    """Return the main results of DPO."""
     lines = [("loss at step 0", f"{metrics['loss_step0']:.4f}")]
     for name in ("reward_accuracy", "reward_margin"):
         value = metrics[name]
@@ -111,6 +118,7 @@ def _dpo(metrics: Metrics) -> list[Line]:
 
 
 def _quantize(metrics: Metrics) -> list[Line]:
+    """Return the main results of quantization."""
     lines = []
     for name in ("full", "int8", "nf4", "gptq4"):
         if name not in metrics:
@@ -122,6 +130,7 @@ def _quantize(metrics: Metrics) -> list[Line]:
 
 
 def _evaluate(metrics: Metrics) -> list[Line]:
+    """Return the main results of evaluation."""
     lines = []
     for domain, models in metrics["by_domain"].items():
         for name, score in models.items():
@@ -146,7 +155,7 @@ HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
 
 
 # --- a run as rows -------------------------------------------------------------------------------
-def _finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
+def finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
     """Return (manifest, metrics, folder) of the complete steps of a run, in the order they ran."""
     steps = []
     for path in run_dir.glob("*/manifest.json"):
@@ -158,9 +167,16 @@ def _finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
 
 
 def rows(run_dir: Path) -> list[tuple[str, str, str]]:
-    """Return (step, quantity, value) lines of the main results of a run."""
+    """Return the main results of a run.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        (step, quantity, value) lines, in the order the steps ran.
+    """
     lines = []
-    for manifest, metrics, _ in _finished_steps(run_dir):
+    for manifest, metrics, _ in finished_steps(run_dir):
         headline = HEADLINES.get(manifest["notebook"])
         if headline is None:
             continue
@@ -170,7 +186,11 @@ def rows(run_dir: Path) -> list[tuple[str, str, str]]:
 
 
 def text_table(run_dir: Path) -> str:
-    """Return the main results as aligned text for a terminal."""
+    """Return the main results as aligned text for a terminal.
+
+    Args:
+        run_dir: The run's folder.
+    """
     lines = rows(run_dir)
     if not lines:
         return "no step has results yet"
@@ -184,7 +204,12 @@ def text_table(run_dir: Path) -> str:
 
 # --- the page ------------------------------------------------------------------------------------
 def _notebook_html(path: Path, prefix: str) -> str:
-    """Return an executed notebook as HTML without scripts, with ids that are unique on the page."""
+    """Return an executed notebook as HTML without scripts.
+
+    Args:
+        path: The notebook.
+        prefix: Put before its ids, so that they are unique on the page.
+    """
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", anchor_link_text="")
@@ -196,11 +221,13 @@ def _notebook_html(path: Path, prefix: str) -> str:
 
 
 def _html_table(head: list[str], body: list[str]) -> str:
+    """Return rows of cells, given as HTML, as a table."""
     cells = "".join(f"<th>{name}</th>" for name in head)
     return f"<table><tr>{cells}</tr>{''.join(body)}</table>"
 
 
 def _results_table(run_dir: Path) -> str:
+    """Return the main results as an HTML table."""
     body = []
     for row in rows(run_dir):
         cells = "".join(f"<td>{html.escape(text)}</td>" for text in row)
@@ -209,6 +236,7 @@ def _results_table(run_dir: Path) -> str:
 
 
 def _steps_table(steps: list[tuple[dict, Metrics, Path]]) -> str:
+    """Return how long each step took, what it needed, and what it stands on."""
     body = []
     for manifest, _, _ in steps:
         name = manifest["step"]
@@ -226,6 +254,7 @@ def _steps_table(steps: list[tuple[dict, Metrics, Path]]) -> str:
 
 
 def _section(manifest: dict, folder: Path) -> str:
+    """Return a step's part of the page: its executed notebook."""
     step, notebook = manifest["step"], manifest["notebook"]
     path = folder / f"{notebook}.ipynb"
     body = "<p class=faint>The executed notebook was not kept (run in JupyterLab).</p>"
@@ -249,7 +278,7 @@ def write(run_dir: Path) -> Path:
         ValueError: The run has no complete step.
     """
     run_dir = Path(run_dir)
-    steps = _finished_steps(run_dir)
+    steps = finished_steps(run_dir)
     if not steps:
         raise ValueError(f"{run_dir} holds no finished step: run a recipe there first")
     last = steps[-1][0]

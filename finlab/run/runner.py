@@ -147,6 +147,12 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
     """Run one step's notebook with papermill, and keep the executed one in its folder.
 
     Papermill writes to a draft beside the folder, since the step clears its folder when it starts.
+
+    Args:
+        step: What to run.
+        run_dir: The run's folder.
+        head: What begins its lines on the terminal.
+        stop: Says when to stop.
     """
     import papermill
 

@@ -125,7 +125,14 @@ class JoinedCollator(DataCollatorForLanguageModeling):
     padding_free: bool = True
 
     def torch_call(self, examples: list[Row]) -> dict[str, torch.Tensor]:
-        """Return TRL's batch, and sources [1, tokens] if the rows have them."""
+        """Return TRL's batch, and the source of each token if the rows have them.
+
+        Args:
+            examples: Packed rows.
+
+        Returns:
+            input_ids, labels, position_ids and sources, each [1, tokens].
+        """
         batch = super().torch_call(examples)
         if "sources" in examples[0]:
             sources = itertools.chain(*(sources_by_token(row) for row in examples))
@@ -189,6 +196,10 @@ def fill_up(rows: Dataset, multiple: int) -> Dataset:
     """Return rows made up to a multiple with rows that teach nothing.
 
     So several processes share the rows without repeating any, as accelerate would.
+
+    Args:
+        rows: Packed rows.
+        multiple: Such as the rows of a step over all processes.
     """
     from datasets import Dataset, concatenate_datasets
 

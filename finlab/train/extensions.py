@@ -49,7 +49,13 @@ class Extension:
         return {}
 
     def speed(self, from_step: int, to_step: int, seconds: float) -> dict[str, Any]:
-        """Return what so many steps in so many seconds amount to."""
+        """Return what so many steps in so many seconds amount to.
+
+        Args:
+            from_step: The first step of the time measured.
+            to_step: The last one.
+            seconds: Training alone, without evaluation.
+        """
         return {}
 
     def step_ended(self) -> None:
@@ -100,6 +106,12 @@ class EmbeddingLearningRate(Extension):
         trainer.create_optimizer = with_rate
 
     def _split_groups(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Give the embedding and the head, or their new rows, groups with a rate of their own.
+
+        Args:
+            model: The model that is trained.
+            optimizer: Its groups are split in place, before its first step.
+        """
         tables = set()
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             tables.update(id(parameter) for parameter in module.parameters())

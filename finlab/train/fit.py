@@ -100,6 +100,12 @@ def fit(
 
 
 def _check_arguments(args: TrainingArguments, eval_dataset: Dataset | None) -> None:
+    """Refuse settings under which a log or a resume would be wrong.
+
+    Args:
+        args: The trainer's arguments.
+        eval_dataset: Held-out rows, if any.
+    """
     if eval_dataset is not None and not len(eval_dataset):
         raise ValueError(
             "there are no held-out rows to evaluate on: raise held_out_share, or give more data"
@@ -180,6 +186,7 @@ def _train(
 
 
 def _checkpoint_to_resume(trainer: Trainer) -> str | None:
+    """Return the checkpoint to go on from, once it is known to fit; None to begin."""
     folder = trainer.args.output_dir
     checkpoint = resume.last_checkpoint(folder)
     if trainer.args.should_save:
@@ -214,7 +221,7 @@ def _save_initial_adapter(trainer: Trainer) -> None:
 def initial_adapter(trainer: Trainer) -> Path | None:
     """Return the folder of the adapter as it began, where `fit` had to keep it, else None.
 
-    `merging.merge_onto` needs it.
+    `merging.merge_onto` needs it: an adapter that changed its base is merged as a difference.
     """
     folder = Path(trainer.args.output_dir) / "initial"
     return folder if folder.is_dir() else None
@@ -237,6 +244,12 @@ def explain_out_of_memory(args: TrainingArguments, rows: Dataset) -> Iterator[No
 
 
 def _memory_advice(args: TrainingArguments, rows: Dataset) -> str:
+    """Return what was used when memory ran out, and what to lower.
+
+    Args:
+        args: The trainer's arguments.
+        rows: The training rows.
+    """
     batch = args.per_device_train_batch_size
     tokens = ""
     if "input_ids" in rows.column_names:

@@ -47,6 +47,9 @@ KNOWN_ERRORS = (ValueError, Refused, FloatingPointError, MemoryError, KeyboardIn
 def find(name: str) -> Path:
     """Return an accelerate config by name.
 
+    Args:
+        name: Such as `ddp`: a file in notebooks/accelerate.
+
     Raises:
         ValueError: There is no such config, or a job of several machines has no FINLAB_LAUNCH.
     """
@@ -136,6 +139,7 @@ def rendezvous(processes: int) -> list[str]:
 
 
 def _free_port() -> int:
+    """Return a TCP port of this machine that nobody uses now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -185,6 +189,7 @@ def run_job(
 
 
 def _refuse_changing_start(peft_config: Any) -> None:
+    """Refuse adapters whose start changes the base: each process would change its own."""
     start = getattr(peft_config, "init_lora_weights", True)
     if isinstance(start, str) and start != "gaussian":
         raise ValueError(
@@ -199,7 +204,14 @@ def _describe_job(
     settings: dict[str, Any],
     arguments: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what each process needs to build the same trainer."""
+    """Return what each process needs to build the same trainer.
+
+    Args:
+        trainer_class: TRL's or transformers' class.
+        config: The accelerate config.
+        settings: What `fit` was given besides the trainer's arguments.
+        arguments: The trainer's arguments.
+    """
     args, model = arguments["args"], arguments["model"]
     fields = {}
     for name, declared in args.__dataclass_fields__.items():
@@ -271,6 +283,12 @@ def run(
 
 
 def _raise(failure: dict[str, str], folder: Path) -> None:
+    """Raise what a process failed with, as it would have been raised here.
+
+    Args:
+        failure: {kind, message}.
+        folder: Of the job, where its output lies.
+    """
     for kind in KNOWN_ERRORS:
         if kind.__name__ == failure["kind"]:
             raise kind(failure["message"])
@@ -305,7 +323,13 @@ def die_with_parent() -> None:
 
 
 def main(folder: str, config: str, processes: str) -> None:
-    """Become `accelerate launch` for a job, with all GPUs in sight and the cores shared out."""
+    """Become `accelerate launch` for a job, with all GPUs in sight and the cores shared out.
+
+    Args:
+        folder: Of the job.
+        config: The accelerate config.
+        processes: On this machine.
+    """
     die_with_parent()  # kept over the exec
     os.chdir(paths.ROOT)  # where DeepSpeed's configs are named from
     each = int(processes) or _gpu_count()

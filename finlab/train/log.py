@@ -26,12 +26,23 @@ if TYPE_CHECKING:
 
 # --- reading -------------------------------------------------------------------------------------
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """Return the records of a log.jsonl; a last line that a kill cut short is left out."""
+    """Return the records of a log.jsonl; a last line that a kill cut short is left out.
+
+    Args:
+        log: The file. One that is missing has no records.
+    """
     return files.read_jsonl(log)
 
 
 def summary(log: Path) -> dict[str, Any]:
-    """Return the last summary that `fit` wrote into a log: tokens, seconds, speed, memory."""
+    """Return the last summary that `fit` wrote into a log.
+
+    Args:
+        log: The file.
+
+    Returns:
+        Tokens, seconds, speed and peak memory of the training.
+    """
     return next(each for each in reversed(read_log(log)) if each.get("event") == "summary")
 
 
@@ -147,6 +158,11 @@ class SourceLoss(Extension):
         self._wrap_forward(trainer.model)
 
     def _wrap_forward(self, model: torch.nn.Module) -> None:
+        """Make the model's forward add up the loss of each source as it goes.
+
+        Args:
+            model: The model, wrapped or not.
+        """
         if hasattr(model, "get_base_model"):
             model = model.get_base_model()
         forward = model.forward
@@ -169,6 +185,14 @@ class SourceLoss(Extension):
         log_probs: torch.Tensor,  # [rows, length - 1]
         label_mask: torch.Tensor,  # [rows, length - 1], 1 where a label counts
     ) -> None:
+        """Add the losses of a batch to the sums of their sources.
+
+        Args:
+            mode: `train` or `eval`.
+            sources: The source of each token; without it, all belong to the first one.
+            log_probs: Of each next token.
+            label_mask: Whether it is supervised.
+        """
         if sources is None:
             numbers = torch.zeros_like(label_mask, dtype=torch.long).reshape(-1)
         else:
@@ -181,9 +205,13 @@ class SourceLoss(Extension):
             self.step += part
 
     def take(self, mode: str) -> dict[str, list[float]]:
-        """Return {source: [nats, tokens]} over all processes, and begin anew.
+        """Return the sums over all processes, and begin anew.
 
-        Sources without tokens are left out.
+        Args:
+            mode: `train` or `eval`.
+
+        Returns:
+            {source: [nats, tokens]}; sources without tokens are left out.
         """
         total = self.trainer.accelerator.reduce(self.sums[mode].clone(), "sum").tolist()
         self.sums[mode].zero_()
@@ -298,6 +326,10 @@ class JsonlLogger(TrainerCallback):
         """Tell whether a line was written before the checkpoint of a step.
 
         The last reading and the summary come after the last checkpoint.
+
+        Args:
+            record: A line of the log.
+            step: The checkpoint's step.
         """
         if record.get("step", 0) != step:
             return record.get("step", 0) < step
@@ -336,6 +368,7 @@ class JsonlLogger(TrainerCallback):
 
 
 def _progress_line(record: dict[str, Any]) -> str:
+    """Return a record as a line for the terminal of a launched process."""
     text = (
         f"step {record['step']}/{record['total_steps']} · loss {record['loss']:.3f}"
         f" · {record['seconds']:.0f} s, {record['seconds_left']:.0f} s left"

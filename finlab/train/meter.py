@@ -34,10 +34,13 @@ def _size(parameter: torch.nn.Parameter) -> int:
 
 
 def _count_weights(model: PreTrainedModel) -> tuple[float, float]:
-    """Return (frozen, trained) weights of a model's matrices.
+    """Return how many weights of a model's matrices are frozen, and how many are trained.
 
     Single rows that are trained beside a frozen table count half as frozen: they have a weight
-    gradient, and none where rows are only looked up.
+    gradient, and pass none on.
+
+    Returns:
+        (frozen, trained).
     """
     embedding = {id(weight) for weight in model.get_input_embeddings().parameters()}
     tied = getattr(model.config, "tie_word_embeddings", False)
@@ -81,9 +84,17 @@ def flops_per_token(model: PreTrainedModel, mean_length: float, recompute: bool 
 
 
 def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure this device's rate of matrix multiplication, in FLOP/s.
+    """Measure this device's rate of matrix multiplication.
 
     No training step can exceed it. On a GPU the matrices are 8,192 wide.
+
+    Args:
+        dtype: PyTorch's name of it.
+        size: The matrices' width on a CPU.
+        seconds: How long to measure.
+
+    Returns:
+        FLOP/s, the best of all repeats.
     """
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
@@ -101,9 +112,13 @@ def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5)
 
 
 def peak_flops(dtype: str = "float32") -> float:
-    """Return the denominator of MFU in FLOP/s.
+    """Return the denominator of MFU.
 
-    It is the data sheet's for a known GPU in bf16, else the measured ceiling.
+    Args:
+        dtype: PyTorch's name of it.
+
+    Returns:
+        FLOP/s: the data sheet's for a known GPU in bf16, else the measured ceiling.
     """
     if torch.cuda.is_available() and dtype == "bfloat16":
         for name, teraflops in PEAK_TFLOPS.items():
@@ -114,7 +129,14 @@ def peak_flops(dtype: str = "float32") -> float:
 
 # --- tokens --------------------------------------------------------------------------------------
 def row_sizes(rows: Dataset) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return (tokens of each packed row, tokens of each document), without reading the tokens."""
+    """Return the sizes of packed rows and of their documents, without reading the tokens.
+
+    Args:
+        rows: Packed rows {input_ids, seq_lengths}.
+
+    Returns:
+        (tokens of each row, tokens of each document), int64.
+    """
     table = rows.select_columns("seq_lengths").with_format("arrow")[:]
     column = table["seq_lengths"].combine_chunks()
     sizes = column.flatten().to_numpy()
@@ -149,6 +171,7 @@ class TokenMeter(Extension):
         self.peak = peak_flops(dtype) * args.world_size
 
     def _rows_per_step(self) -> int:
+        """Return the rows of an optimiser step, over all processes."""
         args = self.trainer.args
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
@@ -156,6 +179,9 @@ class TokenMeter(Extension):
         """Return the tokens of all steps up to a step.
 
         Exact where rows are read in order, and at the end of every epoch.
+
+        Args:
+            step: The number of optimiser steps.
         """
         state = self.trainer.state
         steps_per_epoch = -(-len(self.row_tokens) // self._rows_per_step())
@@ -170,7 +196,13 @@ class TokenMeter(Extension):
         return tokens
 
     def speed(self, from_step: int, to_step: int, seconds: float) -> dict[str, Any]:
-        """Return tokens so far, tokens_per_second, mfu, hfu and peak_bytes."""
+        """Return tokens so far, tokens_per_second, mfu, hfu and peak_bytes.
+
+        Args:
+            from_step: The first step of the time measured.
+            to_step: The last one.
+            seconds: How long they took.
+        """
         tokens = self.tokens(to_step)
         rate = (tokens - self.tokens(from_step)) / max(seconds, 1e-9)
         return {

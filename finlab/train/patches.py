@@ -103,10 +103,12 @@ def gather_head_under_fsdp2(trainer: Trainer) -> None:
 
 
 def _base_model(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the model under an adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _refuse_tied_tables(model: torch.nn.Module) -> None:
+    """Refuse tied tables that an adapter trains, which PEFT cannot do under FSDP2."""
     for config in getattr(model, "peft_config", {}).values():
         tables = config.modules_to_save or getattr(config, "trainable_token_indices", None)
         if tables and _base_model(model).config.tie_word_embeddings:
@@ -117,7 +119,10 @@ def _refuse_tied_tables(model: torch.nn.Module) -> None:
 
 
 def _add_gradients_in_float32(trainer: Trainer) -> None:
-    """Reduce gradients, and hand losses on, in float32; accelerate takes bfloat16 for both."""
+    """Reduce gradients, and hand losses on, in float32; accelerate takes bfloat16 for both.
+
+    Small parts would be lost in sums of bfloat16, and logged losses cut to three digits.
+    """
     if not trainer.args.bf16:
         return
     from torch.distributed.fsdp import MixedPrecisionPolicy

@@ -50,6 +50,12 @@ class ReferenceCache(Extension):
 
 
 def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
+    """Return a trainer class that keeps the reference's log-probabilities on disk.
+
+    Args:
+        trainer_class: DPOTrainer, or a class with its `compute_ref_log_probs`.
+        folder: Where the files lie, one for each key.
+    """
     from datasets import Dataset, concatenate_datasets, load_from_disk
 
     class Cached(trainer_class):
@@ -79,7 +85,12 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
 
 
 def _write_columns(rows: Dataset, path: Path) -> None:
-    """Write the log-probabilities of rows as a Parquet file, by rename."""
+    """Write the log-probabilities of rows as a Parquet file, by rename.
+
+    Args:
+        rows: With the columns that TRL has added.
+        path: The file.
+    """
     table = pyarrow.table({name: rows[name][:] for name in LOGP_COLUMNS})
     draft = path.with_suffix(".draft")
     pyarrow.parquet.write_table(table, draft)

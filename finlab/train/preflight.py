@@ -25,12 +25,21 @@ ISOLATION_ERROR_16_BITS = 0.25
 
 
 class Refused(ValueError):
-    """A preflight check failed, so training does not start."""
+    """A preflight check failed, so training does not start.
+
+    The message names every check that failed and what was found, so one run tells all.
+    """
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, whether it holds, and what was found."""
+    """One check.
+
+    Attributes:
+        name: What must hold, in words.
+        ok: Whether it holds.
+        found: What was found, in words and figures.
+    """
 
     name: str
     ok: bool
@@ -39,6 +48,9 @@ class Check:
 
 def require(checks: list[Check]) -> list[Check]:
     """Return the checks if all hold.
+
+    Args:
+        checks: From `preflight`.
 
     Raises:
         Refused: Some do not. The error names them.
@@ -101,6 +113,7 @@ def preflight(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: 
 
 
 def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+    """Check the weights, the pad token, the size of the tables and whether they are tied."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     tied = bool(model.config.tie_word_embeddings)
@@ -132,6 +145,7 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _check_rows(model: PreTrainedModel, rows: list[dict]) -> list[Check]:
+    """Check that rows fit the model, add up, and teach something."""
     context = model.config.max_position_embeddings
     table_rows = model.get_input_embeddings().weight.shape[0]
     longest = max(len(row["input_ids"]) for row in rows)
@@ -159,6 +173,12 @@ def _check_rows(model: PreTrainedModel, rows: list[dict]) -> list[Check]:
 
 
 def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Document]) -> list[Check]:
+    """Check that answers end, that their ends are learnt, and that prompts are those of use.
+
+    Args:
+        tokenizer: The tokenizer.
+        documents: (ids, labels) of the rows' documents.
+    """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     ending = [{"labels": labels} for ids, labels in documents if eos in ids]
     ended = templates.shares(ending, eos)["eos_supervised_share"]
@@ -192,7 +212,16 @@ def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Documen
 def _check_isolation(
     model: PreTrainedModel, rows: list[dict], documents: list[Document]
 ) -> list[Check]:
-    """Prove on the model itself that packed documents do not see each other."""
+    """Prove on the model itself that packed documents do not see each other.
+
+    Args:
+        model: The model.
+        rows: Packed rows.
+        documents: (ids, labels) of their documents; the two shortest are packed together.
+
+    Returns:
+        One check; none where no two documents are long enough.
+    """
     highest = max(max(row["input_ids"]) for row in rows)
     shortest = sorted((ids for ids, _ in documents if len(ids) > 3), key=len)[:2]
     if len(shortest) < 2 or highest >= model.get_input_embeddings().weight.shape[0]:

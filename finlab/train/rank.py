@@ -37,6 +37,7 @@ def require_all_processes(args: TrainingArguments) -> None:
 
 
 def _load_model(job: dict[str, Any]) -> PreTrainedModel:
+    """Return the model that a job describes, as the notebook had it."""
     options = dict(job["quantised"])
     if options and torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}

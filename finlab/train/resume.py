@@ -51,6 +51,9 @@ class StopRequest:
         """Tell whether to stop, the same on all processes.
 
         Signals reach processes at different steps, but all must stop at the same one.
+
+        Args:
+            trainer: Whose processes must agree.
         """
         wanted = self.wanted or bool(self.file and self.file.exists())
         if trainer.args.world_size > 1:
@@ -85,6 +88,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
 
 
 def _step_of(checkpoint: str | Path) -> int:
+    """Return the step in a checkpoint's name."""
     return int(Path(checkpoint).name.rpartition("-")[2])
 
 
@@ -101,7 +105,14 @@ def drop_cut_checkpoints(folder: str | Path) -> None:
 
 
 def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
-    """Refuse a checkpoint that another number of processes wrote."""
+    """Refuse a checkpoint that another number of processes wrote.
+
+    Its random states, one for each process, would not fit.
+
+    Args:
+        checkpoint: Its folder.
+        trainer: That is to go on from it.
+    """
     before = files.read_json(Path(checkpoint) / STATE_FILE)["processes"]
     here = trainer.args.world_size
     if before != here:
@@ -155,6 +166,11 @@ class StepGuard(TrainerCallback):
             self._check_weights(state.global_step)
 
     def _check_weights(self, step: int) -> None:
+        """Refuse to save weights that are not finite.
+
+        Raises:
+            FloatingPointError: One is not. The error names it and the step.
+        """
         bad = []
         for name, parameter in self.trainer.model.named_parameters():
             if not parameter.requires_grad:
@@ -171,6 +187,7 @@ class StepGuard(TrainerCallback):
             )
 
     def _last(self) -> str:
+        """Return where the last good checkpoint is, for errors."""
         checkpoint = last_checkpoint(self.trainer.args.output_dir)
         if checkpoint is None:
             return "no checkpoint was saved yet"

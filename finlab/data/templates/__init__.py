@@ -129,10 +129,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
 
 
 def _labelled(ids: numpy.ndarray, mask: numpy.ndarray) -> Row:
+    """Return ids with labels that are set where the mask holds."""
     return {"input_ids": ids, "labels": numpy.where(mask, ids, numpy.int32(IGNORE))}
 
 
 def _check_row(tokenizer: PreTrainedTokenizerBase, row: Row, number: int) -> None:
+    """Refuse a dialogue whose answers the template does not mark.
+
+    Args:
+        tokenizer: The tokenizer, for the error.
+        row: {input_ids, labels}.
+        number: The dialogue's place.
+    """
     if (row["labels"] == IGNORE).all():
         raise ValueError(
             f"the chat template marks no token of dialogue {number} as the assistant's: "

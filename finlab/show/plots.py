@@ -1,8 +1,7 @@
-"""The plots and tables of the notebooks. The only module that draws."""
+"""Plots: their look, curves, bars, and a ledger drawn as a stream."""
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from matplotlib import font_manager
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from transformers import PreTrainedTokenizerBase
 
 COLOURS = {"before": "#9aa5b1", "after": "#c0392b", "finance": "#c0392b", "general": "#2c6e9b"}
 CHINESE_FONTS = (
@@ -60,85 +58,15 @@ def style() -> str:
     return name
 
 
-# --- tables --------------------------------------------------------------------------------------
-class Table:
-    """Rows that a notebook shows whole: as HTML where it can, else as aligned text.
-
-    pandas' Styler was tried: it adds a style sheet and ids for each table, which clash on the one
-    page of the report, and it has no plain text.
-    """
-
-    def __init__(self, rows: list[dict], digits: int = 3, caption: str = ""):
-        self.rows = list(rows)
-        self.digits = digits
-        self.caption = caption
-        self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
-
-    def cell(self, value: Any) -> str:
-        """Return a value as the table shows it."""
-        if value is None:
-            return "–"
-        if isinstance(value, (bool, numpy.bool_)):
-            return "yes" if value else "no"
-        if isinstance(value, (int, numpy.integer)):
-            return f"{value:,}"
-        if not isinstance(value, (float, numpy.floating)):
-            return str(value)
-        if abs(value) >= 1e7:
-            return f"{value:.2e}"
-        if value and abs(value) < 10**-self.digits:
-            return f"{value:.1e}"
-        return f"{value:.{self.digits}f}"
-
-    def __repr__(self) -> str:
-        grid = [self.columns]
-        for row in self.rows:
-            grid.append([self.cell(row.get(column)) for column in self.columns])
-        widths = [max(map(len, column)) for column in zip(*grid)]
-        lines = []
-        for line in grid:
-            cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-            lines.append("  ".join(cells))
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        head = ""
-        for column in self.columns:
-            name = html.escape(str(column)).replace("_", "_<wbr>")
-            head += f"<th style='text-align:left;max-width:8em'>{name}</th>"
-        body = ""
-        for row in self.rows:
-            cells = [self._html_cell(row.get(column)) for column in self.columns]
-            body += f"<tr>{''.join(cells)}</tr>"
-        caption = ""
-        if self.caption:
-            text = html.escape(self.caption)
-            caption = f"<caption style='text-align:left;caption-side:top'>{text}</caption>"
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<div style='overflow-x:auto'>{table}</div>"
-
-    def _html_cell(self, value: Any) -> str:
-        text = self.cell(value)
-        number = isinstance(value, (int, float, numpy.number)) and not isinstance(value, bool)
-        align = "right" if number else "left"
-        wrap = "nowrap"
-        if len(text) > 28 or "\n" in text:
-            wrap = "pre-wrap;overflow-wrap:anywhere;max-width:32em"
-        return f"<td style='text-align:{align};white-space:{wrap}'>{html.escape(text)}</td>"
-
-
-def table(rows: list[dict] | pandas.DataFrame, digits: int = 3, caption: str = "") -> Table:
-    """Return rows, or a frame with its index, as a table; floats have `digits` decimals."""
-    if isinstance(rows, pandas.DataFrame):
-        if any(name is not None for name in rows.index.names):
-            rows = rows.reset_index()
-        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    return Table(rows, digits, caption)
-
-
 # --- plots ---------------------------------------------------------------------------------------
 def _axes(**options: Any) -> tuple[Figure, Axes]:
-    """Return a new figure with axes; it is closed, so it is shown only where it is returned."""
+    """Return a new figure with axes.
+
+    It is closed, so that it is shown only where it is returned.
+
+    Args:
+        **options: For `plt.subplots`.
+    """
     style()
     figure, axes = plt.subplots(**options)
     plt.close(figure)
@@ -146,7 +74,14 @@ def _axes(**options: Any) -> tuple[Figure, Axes]:
 
 
 def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = "") -> Figure:
-    """Plot logged quantities {key of the records: label} over steps."""
+    """Plot logged quantities over optimizer steps.
+
+    Args:
+        records: Lines of a log.jsonl.
+        names: {key of the records: label}.
+        ylabel: What is plotted.
+        title: Of the figure.
+    """
     found = {}
     for key, label in names.items():
         points = {record["step"]: record[key] for record in records if key in record}
@@ -163,13 +98,15 @@ def lines(
     least: bool = True,
     scale: str = "linear",
 ) -> Figure:
-    """Plot {label: {x: y}} as one line each.
+    """Plot one line for each label.
 
     Args:
-        values: The lines.
-        xlabel, ylabel, title: What is plotted.
-        least: Mark the lowest point of each line.
-        scale: Of y, linear or log.
+        values: {label: {x: y}}.
+        xlabel: What x is.
+        ylabel: What y is.
+        title: Of the figure.
+        least: Whether to mark the lowest point of each line.
+        scale: Of y, `linear` or `log`.
     """
     figure, axes = _axes()
     for label, points in values.items():
@@ -203,9 +140,10 @@ def bars(
 
     Args:
         values: {group: {series: value}}.
-        ylabel, title: What is drawn.
+        ylabel: What is drawn.
+        title: Of the figure.
         chance: Where to draw a dashed line.
-        intervals: (low, high) by (group, series).
+        intervals: {(group, series): (low, high)}.
     """
     series = list(dict.fromkeys(name for group in values.values() for name in group))
     width = 0.8 / len(series)
@@ -247,9 +185,13 @@ def gain(
     up: str,
     title: str = "",
 ) -> Figure:
-    """Draw what was gained against what was lost, a point with its intervals for each name.
+    """Draw what was gained against what was lost.
 
-    Points are {name: {across: (value, low, high), up: the same}}.
+    Args:
+        points: {name: {across: (value, low, high), up: the same}}.
+        across: What lies on the horizontal axis.
+        up: What lies on the vertical axis.
+        title: Of the figure.
     """
     figure, axes = _axes(figsize=(7.5, 4.6))
     for number, (name, found) in enumerate(points.items()):
@@ -273,8 +215,13 @@ EASE = [3 * part**2 - 2 * part**3 for part in numpy.linspace(0, 1, 13)]  # from 
 def _shares_taken(rows: list[dict], end: str, least: float) -> pandas.DataFrame:
     """Return what each reason took of each source, as shares of all that was read.
 
-    Sources are the columns, the largest first; the first row is `read`. Reasons that took little
-    are added up as `other`.
+    Args:
+        rows: {source, reason, tokens}.
+        end: The reason that is no loss, and is left out.
+        least: Reasons that took less are added up as `other`.
+
+    Returns:
+        Sources are the columns, the largest first; the first row is `read`.
     """
     frame = pandas.DataFrame(rows)
     frame = frame[frame.reason != end]
@@ -333,7 +280,14 @@ def _draw_bands(
     begin: tuple[pandas.Series, float],
     end: tuple[pandas.Series, float],
 ) -> None:
-    """Draw one step of the stream: each source's band from its height at the left to the right."""
+    """Draw one step of the stream: each source's band from its height at the left to the right.
+
+    Args:
+        axes: Where to draw.
+        place: The step's place from the left.
+        begin: ({source: share}, height of the ground) at the left.
+        end: The same at the right.
+    """
     across = numpy.linspace(place, place + 1, 13)
     (left, left_ground), (right, right_ground) = begin, end
     number = len(left)
@@ -346,55 +300,3 @@ def _draw_bands(
         colour = f"C{number % 10}"
         axes.fill_between(across, low, high, color=colour, alpha=0.75, linewidth=0, label=label)
         left_ground, right_ground = tops
-
-
-# --- pieces of HTML ------------------------------------------------------------------------------
-class Html:
-    """A piece of HTML that a notebook shows."""
-
-    def __init__(self, content: str):
-        self.content = content
-
-    def _repr_html_(self) -> str:
-        return self.content
-
-    def page(self, title: str) -> str:
-        """Return the piece as a page of its own."""
-        name = html.escape(title)
-        font = 'font-family:system-ui,"Noto Sans CJK SC",sans-serif;margin:2em'
-        head = f"<!doctype html><meta charset='utf-8'><title>{name}</title>"
-        return f"{head}<body style='{font}'><h1>{name}</h1>{self.content}"
-
-
-def comparison(rows: list[dict]) -> Html:
-    """Show whole texts side by side, the first column in bold, the others of one width."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    look = (
-        "vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;"
-        "border-top:1px solid #d8dee4;padding:4px 6px"
-    )
-    head = "".join(f"<th style='{look}'>{html.escape(column)}</th>" for column in columns)
-    body = ""
-    for row in rows:
-        body += "<tr>"
-        for number, column in enumerate(columns):
-            text = html.escape(str(row.get(column) or "–"))
-            body += f"<td style='{look}'>{text if number else f'<b>{text}</b>'}</td>"
-        body += "</tr>"
-    rows_html = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    whole = "table-layout:fixed;width:100%;border-collapse:collapse;font-size:12px"
-    return Html(f"<table style='{whole}'>{rows_html}</table>")
-
-
-def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Html:
-    """Show the first tokens of a row, those that the loss covers on a coloured ground."""
-    spans = []
-    for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
-        piece = tokenizer.convert_ids_to_tokens(int(token))
-        text = html.escape(piece.replace("▁", "·").replace("<0x0A>", "⏎"))
-        ground = "#eef1f4" if label == -100 else "#f6c6c0"
-        look = "color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block"
-        spans.append(f"<span style='background:{ground};{look}'>{text}</span>")
-    note = "red: the loss is computed here · grey: read, not learnt"
-    row_look = "font-family:monospace;line-height:1.7"
-    return Html(f"<div style='{row_look}'>{''.join(spans)}</div><p style='margin:4px 0'>{note}</p>")

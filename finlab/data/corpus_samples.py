@@ -1,0 +1,120 @@
+"""What the corpus step changed, to be read by a person: samples, copies and personal data."""
+
+from __future__ import annotations
+
+import daft
+from daft import col
+
+from finlab.data import cleaning, frames, personal
+
+
+# --- what the changes did ------------------------------------------------------------------------
+def samples(
+    original: daft.DataFrame,
+    frame: daft.DataFrame,
+    settings: dict[str, dict] | None = None,
+    per_rule: int = 3,
+    width: int = 60,
+) -> list[dict]:
+    """Return some documents for each rule, cut to the place of the change.
+
+    Args:
+        original: The frame as read.
+        frame: The frame after cleaning.
+        settings: {source: its card's `rules:` block}.
+        per_rule: Documents for each rule.
+        width: Characters that are shown.
+
+    Returns:
+        Rows {rule, source, before, after}.
+    """
+    settings = settings or {}
+    losses = frame.select("number", "source", "losses").explode("losses")
+    losses = losses.where(col("losses").not_null()).sort("number")
+    named = losses.select("number", "source", col("losses").get("reason").alias("rule"))
+    chosen = named.to_pandas().groupby("rule").head(per_rule)
+    texts = dict(zip(*frames.pick(original, chosen.number, "text").values(), strict=True))
+    rows = []
+    for rule, part in chosen.groupby("rule", sort=False):
+        for number, source in zip(part.number, part.source, strict=True):
+            for before, after in _changes(texts[number], rule, settings.get(source), width):
+                before, after = before.replace("\n", "⏎\n"), after.replace("\n", "⏎\n")
+                rows.append({"rule": rule, "source": source, "before": before, "after": after})
+    return rows
+
+
+def _changes(text: str, rule: str, settings: dict | None, width: int) -> list[tuple[str, str]]:
+    """Return what a rule did to a text, as passages.
+
+    Args:
+        text: The text before.
+        rule: The rule's name.
+        settings: The settings of the cleaning rules.
+        width: Characters of a passage.
+
+    Returns:
+        (before, after), at each place that changed.
+    """
+    found = []
+    before = text
+    for name, after in cleaning.clean_text(text, cleaning.rules(settings)):
+        if name == rule:
+            start = max(0, _first_difference(before, after) - width // 3)
+            found.append((before[start : start + width], after[start : start + width]))
+        before = after
+    if rule == "de-identification":
+        found.append((before[:width], personal.deidentify_text(before)[0][:width]))
+    elif not found:
+        found.append((text[:width], "(the document is dropped)"))
+    return found
+
+
+def _first_difference(one: str, other: str) -> int:
+    """Return the place of the first character that two texts do not share."""
+    for place, (a, b) in enumerate(zip(one, other)):
+        if a != b:
+            return place
+    return min(len(one), len(other))
+
+
+def personal_counts(frame: daft.DataFrame) -> list[dict]:
+    """Return what personal data was replaced.
+
+    Args:
+        frame: De-identified documents.
+
+    Returns:
+        Rows {source, personal (its kind), count}.
+    """
+    kind = col("personal")
+    found = frame.select("source", "personal").explode("personal").where(kind.not_null())
+    counts = found.groupby("source", "personal").agg(kind.count().alias("count"))
+    return counts.sort(["source", "personal"]).to_pylist()
+
+
+def cluster_samples(
+    frame: daft.DataFrame, clusters: list[list[int]], count: int = 4, width: int = 90
+) -> list[dict]:
+    """Return the ends of two texts of some clusters, the kept one and one that is dropped.
+
+    Args:
+        frame: The documents.
+        clusters: From `dedup.duplicates`, the kept document first.
+        count: How many clusters.
+        width: Characters that are shown.
+    """
+    pairs = [members[:2] for members in clusters[:count]]
+    numbers = [number for pair in pairs for number in pair]
+    picked = frames.pick(frame, numbers, "id", "text")
+    identity = dict(zip(picked["number"], picked["id"], strict=True))
+    text = dict(zip(picked["number"], picked["text"], strict=True))
+    rows = []
+    for kept, copy in pairs:
+        row = {
+            "kept": identity[kept],
+            "its text": text[kept][-width:],
+            "dropped": identity[copy],
+            "the other text": text[copy][-width:],
+        }
+        rows.append(row)
+    return rows

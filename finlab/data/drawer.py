@@ -1,0 +1,136 @@
+"""Drawing documents source by source, without repeating any before all have been read."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from finlab.data.supply import Supply, label
+
+LOOK_AHEAD = 200  # documents among which the last one of a phase is chosen
+
+
+def require_known(named: Iterable[str], sources: Iterable[str]) -> None:
+    """Refuse settings for sources that the corpus does not hold.
+
+    Args:
+        named: The sources that a recipe names.
+        sources: Those of the corpus.
+    """
+    for source in sorted(set(named) - set(sources)):
+        raise ValueError(
+            f"the mixture names source '{source}', which is not in the corpus: "
+            f"it holds {', '.join(sorted(sources))}"
+        )
+
+
+class Drawer:
+    """Draws documents source by source, and remembers how far it has read each.
+
+    A source is read whole, in an order drawn by seed, before any of its documents comes again.
+    """
+
+    def __init__(self, documents: list[dict], rng: random.Random):
+        self.documents = documents
+        self.rng = rng
+        self.numbers: dict[str, list[int]] = defaultdict(list)
+        for number, document in enumerate(documents):
+            self.numbers[document["source"]].append(number)
+        self.queues: dict[str, list[int]] = defaultdict(list)
+        self.used: Counter = Counter()  # tokens read of each source
+        self.due: Counter = Counter()  # tokens wanted of each source so far
+
+    def supply(
+        self,
+        max_epochs: float,
+        weights: dict[str, float] | None,
+        source_epochs: dict[str, float] | None,
+        knowledge: Iterable[str],
+    ) -> Supply:
+        """Return what the documents hold, with the limits that a recipe sets.
+
+        Args:
+            max_epochs: How often any source may be read; 0 sets no limit.
+            weights: {source: weight in its cell}; without it, the tokens of the sources.
+            source_epochs: {source: how often it may be read}, for single ones.
+            knowledge: Sources that are read before the others of their cell.
+        """
+        tokens, cells = {}, {}
+        for source, numbers in self.numbers.items():
+            tokens[source] = sum(self.documents[number]["tokens"] for number in numbers)
+            document = self.documents[numbers[-1]]
+            cells[source] = label((document["domain"], document["language"]))
+        # A knowledge source may have lost all its text, so it need not be there.
+        require_known([*(weights or ()), *(source_epochs or ())], tokens)
+        shared, caps = {}, {}
+        for source, size in tokens.items():
+            shared[source] = (weights or tokens).get(source, 0.0)
+            epochs = (source_epochs or {}).get(source, max_epochs)
+            caps[source] = (epochs or float("inf")) * size
+        return Supply(tokens, cells, shared, caps, set(knowledge))
+
+    def draw_phase(self, target: Counter) -> tuple[list[int], Counter]:
+        """Return the documents of one phase, shuffled.
+
+        What a source missed its target by in one phase is made up in the next.
+
+        Args:
+            target: {source: tokens wanted}.
+
+        Returns:
+            (places of documents, {source: tokens drawn}).
+        """
+        chosen: list[int] = []
+        spent: Counter = Counter()
+        for source in sorted(target):
+            self.due[source] += target[source]
+            taken = self._take(source, self.due[source] - self.used[source])
+            amount = sum(self.documents[number]["tokens"] for number in taken)
+            chosen += taken
+            self.used[source] += amount
+            spent[source] += amount
+        self.rng.shuffle(chosen)
+        return chosen, spent
+
+    def _take(self, source: str, budget: float) -> list[int]:
+        """Take documents of a source that come as near to a budget as they can.
+
+        Args:
+            source: Its name.
+            budget: In tokens.
+
+        Returns:
+            Their places.
+        """
+        queue, numbers = self.queues[source], self.numbers[source]
+        taken: list[int] = []
+        while budget > 0:
+            if not queue:
+                queue += self.rng.sample(numbers, len(numbers))
+            if self.documents[queue[-1]]["tokens"] > budget and not self._bring_best(queue, budget):
+                break
+            number = queue.pop()
+            taken.append(number)
+            budget -= self.documents[number]["tokens"]
+        return taken
+
+    def _bring_best(self, queue: list[int], budget: float) -> bool:
+        """Move the document that fits best among the next to the end of the queue.
+
+        Args:
+            queue: Places of documents, the next at the end.
+            budget: In tokens.
+
+        Returns:
+            False where even it would miss the budget by more than taking none does.
+        """
+
+        def miss(place: int) -> float:
+            return abs(budget - self.documents[queue[place]]["tokens"])
+
+        best = min(range(max(0, len(queue) - LOOK_AHEAD), len(queue)), key=miss)
+        if miss(best) >= budget:
+            return False
+        queue.append(queue.pop(best))
+        return True

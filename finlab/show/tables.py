@@ -1,0 +1,169 @@
+"""Tables, and pieces of HTML that stand beside them."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import pandas
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# --- tables --------------------------------------------------------------------------------------
+class Table:
+    """Rows that a notebook shows whole: as HTML where it can, else as aligned text.
+
+    pandas' Styler was tried: it adds a style sheet and ids for each table, which clash on the one
+    page of the report, and it has no plain text.
+
+    Args:
+        rows: Rows {column: value}; a column may be missing in some.
+        digits: Decimals of floats.
+        caption: Stands above the table.
+    """
+
+    def __init__(self, rows: list[dict], digits: int = 3, caption: str = ""):
+        self.rows = list(rows)
+        self.digits = digits
+        self.caption = caption
+        self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
+
+    def cell(self, value: Any) -> str:
+        """Return a value as the table shows it.
+
+        Args:
+            value: Whole numbers get thousands marks, very large and small ones an exponent.
+        """
+        if value is None:
+            return "–"
+        if isinstance(value, (bool, numpy.bool_)):
+            return "yes" if value else "no"
+        if isinstance(value, (int, numpy.integer)):
+            return f"{value:,}"
+        if not isinstance(value, (float, numpy.floating)):
+            return str(value)
+        if abs(value) >= 1e7:
+            return f"{value:.2e}"
+        if value and abs(value) < 10**-self.digits:
+            return f"{value:.1e}"
+        return f"{value:.{self.digits}f}"
+
+    def __repr__(self) -> str:
+        grid = [self.columns]
+        for row in self.rows:
+            grid.append([self.cell(row.get(column)) for column in self.columns])
+        widths = [max(map(len, column)) for column in zip(*grid)]
+        lines = []
+        for line in grid:
+            cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+            lines.append("  ".join(cells))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = ""
+        for column in self.columns:
+            name = html.escape(str(column)).replace("_", "_<wbr>")
+            head += f"<th style='text-align:left;max-width:8em'>{name}</th>"
+        body = ""
+        for row in self.rows:
+            cells = [self._html_cell(row.get(column)) for column in self.columns]
+            body += f"<tr>{''.join(cells)}</tr>"
+        caption = ""
+        if self.caption:
+            text = html.escape(self.caption)
+            caption = f"<caption style='text-align:left;caption-side:top'>{text}</caption>"
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<div style='overflow-x:auto'>{table}</div>"
+
+    def _html_cell(self, value: Any) -> str:
+        text = self.cell(value)
+        number = isinstance(value, (int, float, numpy.number)) and not isinstance(value, bool)
+        align = "right" if number else "left"
+        wrap = "nowrap"
+        if len(text) > 28 or "\n" in text:
+            wrap = "pre-wrap;overflow-wrap:anywhere;max-width:32em"
+        return f"<td style='text-align:{align};white-space:{wrap}'>{html.escape(text)}</td>"
+
+
+def table(rows: list[dict] | pandas.DataFrame, digits: int = 3, caption: str = "") -> Table:
+    """Return rows as a table.
+
+    Args:
+        rows: Rows {column: value}, or a frame, which is shown with its index.
+        digits: Decimals of floats.
+        caption: Stands above the table.
+    """
+    if isinstance(rows, pandas.DataFrame):
+        if any(name is not None for name in rows.index.names):
+            rows = rows.reset_index()
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return Table(rows, digits, caption)
+
+
+# --- pieces of HTML ------------------------------------------------------------------------------
+class Html:
+    """A piece of HTML that a notebook shows."""
+
+    def __init__(self, content: str):
+        self.content = content
+
+    def _repr_html_(self) -> str:
+        return self.content
+
+    def page(self, title: str) -> str:
+        """Return the piece as a page of its own.
+
+        Args:
+            title: Its heading.
+        """
+        name = html.escape(title)
+        font = 'font-family:system-ui,"Noto Sans CJK SC",sans-serif;margin:2em'
+        head = f"<!doctype html><meta charset='utf-8'><title>{name}</title>"
+        return f"{head}<body style='{font}'><h1>{name}</h1>{self.content}"
+
+
+def comparison(rows: list[dict]) -> Html:
+    """Show whole texts side by side, the first column in bold, the others of one width.
+
+    Args:
+        rows: Rows {column: text}.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    look = (
+        "vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;"
+        "border-top:1px solid #d8dee4;padding:4px 6px"
+    )
+    head = "".join(f"<th style='{look}'>{html.escape(column)}</th>" for column in columns)
+    body = ""
+    for row in rows:
+        body += "<tr>"
+        for number, column in enumerate(columns):
+            text = html.escape(str(row.get(column) or "–"))
+            body += f"<td style='{look}'>{text if number else f'<b>{text}</b>'}</td>"
+        body += "</tr>"
+    rows_html = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    whole = "table-layout:fixed;width:100%;border-collapse:collapse;font-size:12px"
+    return Html(f"<table style='{whole}'>{rows_html}</table>")
+
+
+def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Html:
+    """Show the first tokens of a row, those that the loss covers on a coloured ground.
+
+    Args:
+        tokenizer: Names the tokens.
+        row: {input_ids, labels}.
+        limit: So many tokens.
+    """
+    spans = []
+    for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
+        piece = tokenizer.convert_ids_to_tokens(int(token))
+        text = html.escape(piece.replace("▁", "·").replace("<0x0A>", "⏎"))
+        ground = "#eef1f4" if label == -100 else "#f6c6c0"
+        look = "color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block"
+        spans.append(f"<span style='background:{ground};{look}'>{text}</span>")
+    note = "red: the loss is computed here · grey: read, not learnt"
+    row_look = "font-family:monospace;line-height:1.7"
+    return Html(f"<div style='{row_look}'>{''.join(spans)}</div><p style='margin:4px 0'>{note}</p>")
