@@ -1,6 +1,5 @@
-"""The README's commands work, its paths exist, and its figures are those of the results files."""
+"""The documents: commands that work, paths that exist, figures that are those of the results."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -8,19 +7,34 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from finlab import paths
+from benchmarks import tables
+from finlab import files, paths
 from finlab.run import recipe
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line[2:]
-    for block in re.findall(r"```console\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "benchmarks", "tests")
+    for path in (paths.ROOT / folder).glob("*.md")
+)
 
 
+def blocks(language):
+    """Return the code blocks of all documents in a language."""
+    found = []
+    for path in DOCUMENTS:
+        found += re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+    return found
+
+
+COMMANDS = []
+for block in blocks("console"):
+    COMMANDS += [line[2:] for line in block.splitlines() if line.startswith("$ ")]
+
+
+# --- commands ------------------------------------------------------------------------------------
 def test_there_are_commands():
     assert len(COMMANDS) >= 6
 
@@ -33,36 +47,88 @@ def test_command(command):
     assert done.returncode == 0, done.stderr[-1500:]
 
 
-def test_make_targets():
-    for target in re.findall(r"^make (\w+)", README, re.M):
-        assert (
-            subprocess.run(["make", "-n", target], cwd=paths.ROOT, capture_output=True).returncode
-            == 0
-        ), target
+MAKE = sorted(
+    {target for block in blocks("") for target in re.findall(r"^make ([\w-]+)", block, re.M)}
+)
 
 
-def test_every_recipe_and_notebook_is_named():
-    for name in [path.stem for path in paths.RECIPES.glob("*.yaml")] + recipe.notebook_names():
-        assert name in README, name
-    for file in (paths.ROOT / "finlab").glob("*.py"):
-        assert file.stem.startswith("__") or file.stem in README, file.stem
+@pytest.mark.parametrize("target", MAKE)
+def test_make_target(target):
+    done = subprocess.run(["make", "-n", target], cwd=paths.ROOT, capture_output=True)
+    assert done.returncode == 0
 
 
-def test_figures_are_measured():
-    """The results block is what `tests/results_table.py` makes of notebooks/results/*.json."""
-    from tests import results_table
+ALL = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 
-    for name, table in results_table.TABLES.items():
-        assert (
-            README.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0] == table()
-        ), name
-    for path in (paths.NOTEBOOKS / "results").glob("*.json"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert {"command", "versions", "device", "finished"} <= set(found), path
-        assert {
-            "rows",
-            "sizes",
-            "embeddings",
-            "preparation",
-            "ratio",
-        } & set(found), path
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (benchmarks\.\w+)", ALL))))
+def test_benchmark_exists(module):
+    assert paths.ROOT.joinpath(*module.split(".")).with_suffix(".py").exists()
+
+
+# --- names ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document):
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(
+        r"`((?:finlab|tests|benchmarks|notebooks|docs|data_cards)/[\w/.-]+)`", text
+    ):
+        assert (paths.ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_parameters_that_are_named_exist(document):
+    """A `name: value` in the documents is a parameter of a notebook or a key of a card."""
+    known = set()
+    for notebook in recipe.notebook_names():
+        known |= set(recipe.declared_parameters(notebook))
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"`([a-z]+_[a-z_]+): [^`]+`", text):
+        assert name in known, name
+
+
+def test_every_recipe_notebook_and_room_is_named():
+    for path in paths.RECIPES.glob("*.yaml"):
+        assert path.stem in README
+    for name in recipe.notebook_names():
+        assert name in README
+    for folder in (paths.ROOT / "finlab").iterdir():
+        if (folder / "__init__.py").exists():
+            assert f"  {folder.name} " in README
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+# --- figures -------------------------------------------------------------------------------------
+TABLES = []
+for page, of_page in tables.DOCUMENTS.items():
+    TABLES += [(page, name, make) for name, make in of_page.items()]
+
+
+@pytest.mark.parametrize(("page", "name", "make"), TABLES, ids=[name for _, name, _ in TABLES])
+def test_figures_are_measured(page, name, make):
+    text = (paths.ROOT / page).read_text(encoding="utf-8")
+    assert tables.replace(text, name, make()) == text
+
+
+@pytest.mark.parametrize("path", sorted(tables.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_results_say_where_they_come_from(path):
+    found = files.read_json(path)
+    assert {"command", "versions", "device", "finished"} <= set(found)
+    assert {"rows", "sizes", "embeddings", "preparation", "ratio"} & set(found)
+
+
+# --- the environment -----------------------------------------------------------------------------
+def test_environment_yml_installs_this_project():
+    content = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(part["pip"] for part in content["dependencies"] if isinstance(part, dict))
+    assert any(line.startswith("-e .") for line in pip)
+    assert "torch==2.13.0" in pip
