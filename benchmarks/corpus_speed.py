@@ -1,10 +1,14 @@
-"""How fast the corpus step is, how much memory it takes, and how it compares with datatrove's MinHash on the same input.
+"""How fast the corpus step is, how much memory it takes.
 
-    python -m tests.bench.corpus_speed            # 50, 200 and 800 MB, and 1 GB for its memory; writes notebooks/results/corpus.json
+How it compares with datatrove's MinHash on the same input.
 
-The input is made of sentences of the real Chinese texts (FINLAB_DATA), with exact copies (5%) and near copies (10%) of earlier documents.
-Everything counts: reading JSON lines, cleaning, de-identification, duplicates, 3,386 exam items, writing Parquet. Tokens are counted
-in characters here: what a tokenizer costs beside it is measured by itself.
+    # 50, 200 and 800 MB, and 1 GB for its memory; writes notebooks/results/corpus.json
+    python -m benchmarks.corpus_speed
+
+The input is made of sentences of the real Chinese texts (FINLAB_DATA), with exact copies (5%) and
+near copies (10%) of earlier documents. Everything counts: reading JSON lines, cleaning, de-
+identification, duplicates, 3,386 exam items, writing Parquet. Tokens are counted in characters
+here: what a tokenizer costs beside it is measured by itself.
 """
 
 import json
@@ -32,7 +36,10 @@ BANDS, ROWS = 14, 8  # datatrove's
 
 
 def make(path: Path, megabytes: float, seed: int = 1) -> int:
-    """Write JSON lines {id, text} of about so many megabytes (UTF-8 bytes of text); return the number of documents."""
+    """Write JSON lines {id, text} of about so many megabytes (UTF-8 bytes of text).
+
+    Return the number of documents.
+    """
 
     rng = random.Random(seed)
     texts = [text for name in TEXTS for text in cards.load(name).rows["text"][:]]
@@ -126,14 +133,20 @@ def like_for_like(path: Path, folder: Path) -> dict:
 
 
 class Characters:
-    """datatrove's word tokenizer, one word a character: its own for Chinese needs spaCy and jieba."""
+    """datatrove's word tokenizer, one word a character.
+
+    Its own for Chinese needs spaCy and jieba.
+    """
 
     def word_tokenize(self, text: str) -> list[str]:
         return list("".join(text.split()))
 
 
 def datatrove(path: Path, folder: Path) -> dict:
-    """Deduplicate with datatrove's four MinHash stages on two processes, numbers and punctuation left in, as ours has them."""
+    """Deduplicate with datatrove's four MinHash stages on two processes.
+
+    Numbers and punctuation left in, as ours has them.
+    """
     import xxhash
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import minhash
@@ -200,12 +213,15 @@ def datatrove(path: Path, folder: Path) -> dict:
 
 
 def measured(job: str, path: Path, folder: Path) -> dict:
-    """Run a job in a process of its own; return what it says and the peak memory of it and its children (PSS, in bytes)."""
+    """Run a job in a process of its own.
+
+    Return what it says and the peak memory of it and its children (PSS, in bytes).
+    """
     import psutil
 
     shutil.rmtree(folder, ignore_errors=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.corpus_speed", job, str(path), str(folder)],
+        [sys.executable, "-m", "benchmarks.corpus_speed", job, str(path), str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -231,7 +247,7 @@ def measured(job: str, path: Path, folder: Path) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     if process.returncode:
         raise RuntimeError(
-            f"{job} failed: run python -m tests.bench.corpus_speed {job} {path} {folder} to see why"
+            f"{job} failed: run python -m benchmarks.corpus_speed {job} {path} {folder} to see why"
         )
     return json.loads(said.splitlines()[-1]) | {"peak_bytes": peak[0]}
 
@@ -252,7 +268,10 @@ def tokens(path: Path, megabytes: float = 20) -> float:
 
 
 def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
-    """Return the figures of one size: the whole step, and with `peer` duplicates alone against datatrove's MinHash."""
+    """Return the figures of one size.
+
+    The whole step, and with `peer` duplicates alone against datatrove's MinHash.
+    """
     path = folder / f"{megabytes:g}.jsonl"
     documents = make(path, megabytes)
     whole = measured("work", path, folder / "work")
@@ -308,7 +327,7 @@ def main() -> None:
         "personal": measure(),
         "personal_lines": len(labelled()),
     } | {
-        "command": "python -m tests.bench.corpus_speed",
+        "command": "python -m benchmarks.corpus_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),

@@ -1,9 +1,13 @@
-"""How fast exams are answered: finlab's PrefixLM against the harness's own HFLM, the same few-shot questions, the same predictions.
+"""How fast exams are answered.
 
-    python -m tests.bench.exam_speed           # needs FINLAB_DATA; about ten minutes on two cores; writes notebooks/results/exams.json
+Finlab's PrefixLM against the harness's own HFLM, the same few-shot questions, the same predictions.
 
-Two whole CMMLU subjects, five shots, the official prompt; a random Llama with 2,048 tokens of context under Llama's real vocabulary of 32,000, float32.
-HFLM reads eight questions at once with its one-token reuse on, as it comes. Ours before and after it; the slower of the two counts.
+    # needs FINLAB_DATA; about ten minutes on two cores; writes notebooks/results/exams.json
+    python -m benchmarks.exam_speed
+
+Two whole CMMLU subjects, five shots, the official prompt; a random Llama with 2,048 tokens of
+context under Llama's real vocabulary of 32,000, float32. HFLM reads eight questions at once with
+its one-token reuse on, as it comes. Ours before and after it; the slower of the two counts.
 """
 
 import json
@@ -106,7 +110,7 @@ def main() -> None:
 
     found = measure()
     record = {
-        "command": "python -m tests.bench.exam_speed",
+        "command": "python -m benchmarks.exam_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),

@@ -1,8 +1,11 @@
-"""Write documents for a reading by people: 50 removed (with the reason, and for duplicates the document kept) and 50 kept, on the real texts.
+"""Write documents for a reading by people.
 
-    python -m tests.bench.reading /tmp/reading.md [seed]
+50 removed (with the reason, and for duplicates the document kept) and 50 kept, on the real texts.
 
-Every other place goes to each reason in turn, so that rare reasons are read too. Nothing of the texts is kept in the repository.
+    python -m benchmarks.reading /tmp/reading.md [seed]
+
+Every other place goes to each reason in turn, so that rare reasons are read too. Nothing of the
+texts is kept in the repository.
 """
 
 import random
@@ -29,7 +32,10 @@ EXAMS = ["ceval", "cmmlu", "fineval", "financeiq", "mmlu"]
 
 
 def cleaned(folder: Path):
-    """Return (the frame as read, the frame with every mark, clusters) of the real texts, with the settings of recipes/real-tiny.yaml."""
+    """Return (the frame as read, the frame with every mark, clusters) of the real texts.
+
+    With the settings of recipes/real-tiny.yaml.
+    """
     found, quarantined = [cards.read(name) for name in SOURCES], []
     original = frames.read(
         [(card, cards.stream(card, quarantined)) for card in found],

@@ -1,11 +1,17 @@
-"""How fast instruction tuning is: packed dialogues against padded batches, and rendering and tokenising against TRL's own preparation.
+"""How fast instruction tuning is.
 
-    python -m tests.bench.sft_speed            # on this machine's CPU, about ten minutes; writes notebooks/results/sft.json
-    python -m tests.bench.sft_speed lengths    # measure the dialogues' lengths anew from the real ShareGPT file (FINLAB_DATA)
+Packed dialogues against padded batches, and rendering and tokenising against TRL's own preparation.
 
-Packed against padded: random tokens with the lengths of the real ShareGPT dialogues (dialogue_lengths.json: 500 pairs of tokens and learnt
-tokens under Chinese-LLaMA-2's tokenizer and ZhiLu's template), cut at 1,024. Preparation: 100,000 invented dialogues of one to three exchanges under a
-SentencePiece vocabulary learnt from them; TRL prepares the first 10,000. Each job runs in a process of its own.
+    # on this machine's CPU, about ten minutes; writes notebooks/results/sft.json
+    python -m benchmarks.sft_speed
+    # measure the dialogues' lengths anew from the real ShareGPT file (FINLAB_DATA)
+    python -m benchmarks.sft_speed lengths
+
+Packed against padded: random tokens with the lengths of the real ShareGPT dialogues
+(dialogue_lengths.json: 500 pairs of tokens and learnt tokens under Chinese-LLaMA-2's tokenizer and
+ZhiLu's template), cut at 1,024. Preparation: 100,000 invented dialogues of one to three exchanges
+under a SentencePiece vocabulary learnt from them; TRL prepares the first 10,000. Each job runs in a
+process of its own.
 """
 
 import json
@@ -18,14 +24,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench import training_speed
-
+from benchmarks import training_speed
 from finlab import paths
 from finlab.closed_world import talks
 from finlab.data import cards, packing, templates
 from finlab.models import sentencepieces, vocabulary
 from finlab.run import environment
-from finlab.train import fit, log
+from finlab.train import collate, fit, log, meter
 
 LENGTHS = Path(__file__).with_name("dialogue_lengths.json")
 PLAN = {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 12_000, "rank": 16}
@@ -48,7 +53,10 @@ def measure_lengths() -> None:
 
 
 def dialogues(count: int, rows: int, longest: int) -> list[dict]:
-    """Return token rows of about `count` tokens, {input_ids, labels}, the first part of each not learnt."""
+    """Return rows {input_ids, labels} of about `count` tokens.
+
+    The first part of each is not learnt.
+    """
     rng, sizes, found = random.Random(1), json.loads(LENGTHS.read_text()), []
     while count > 0:
         size, learnt = rng.choice(sizes)
@@ -67,7 +75,7 @@ def training_job(way: str) -> dict:
 
     shape = "small"
     base, found = (
-        training_speed.network(shape, PLAN["dtype"]),
+        training_speed.model(shape, PLAN["dtype"]),
         dialogues(PLAN["tokens"], training_speed.SHAPES[shape][5], PLAN["length"]),
     )
     tokenizer = PreTrainedTokenizerFast(
@@ -92,6 +100,7 @@ def training_job(way: str) -> dict:
             fit.fit(
                 SFTTrainer,
                 log=folder / "log.jsonl",
+                extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
                 model=base,
                 args=training_speed.settings(folder, PLAN),
                 train_dataset=rows,
@@ -213,7 +222,7 @@ def preparation_job(way: str) -> dict:
 def measured(kind: str, way: str) -> dict:
     """Run one job in a process of its own and return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.sft_speed", kind, way], capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.sft_speed", kind, way], capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError(f"{kind} {way}: {done.stderr[-2000:]}")
@@ -240,7 +249,7 @@ def main() -> None:
     }
     ways = {way: measured("preparation", way) for way in ("ours", "trl", "trl, two processes")}
     record = {
-        "command": "python -m tests.bench.sft_speed",
+        "command": "python -m benchmarks.sft_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),

@@ -1,7 +1,8 @@
-"""The corpus step against datatrove on the same input, at a size that takes a minute: `make bench`."""
+"""The corpus step against datatrove on the same input, at a size that takes a minute."""
 
 import pytest
-from tests.bench import corpus_speed
+
+from benchmarks import corpus_speed
 
 
 @pytest.mark.bench

@@ -1,7 +1,8 @@
 """Exams by PrefixLM against the harness's HFLM: `make bench`."""
 
 import pytest
-from tests.bench import exam_speed
+
+from benchmarks import exam_speed
 
 
 @pytest.mark.bench

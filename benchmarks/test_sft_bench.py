@@ -1,7 +1,8 @@
 """Packed dialogues against padded ones, and our preparation against TRL's: `make bench`."""
 
 import pytest
-from tests.bench import sft_speed
+
+from benchmarks import sft_speed
 
 
 @pytest.mark.bench

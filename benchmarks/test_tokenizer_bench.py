@@ -1,7 +1,11 @@
-"""What training the new rows costs beside training none of the embeddings, at the proportions of a 7B: `make bench`."""
+"""What training the new rows costs beside training none of the embeddings.
+
+At the proportions of a 7B.
+"""
 
 import pytest
-from tests.bench import tokenizer_speed
+
+from benchmarks import tokenizer_speed
 
 
 @pytest.mark.bench

@@ -1,7 +1,11 @@
-"""Our training step against a bare loop and against padded batches, and its time against the tokens: `make bench`."""
+"""Our training step against a bare loop and against padded batches.
+
+And its time against the number of tokens.
+"""
 
 import pytest
-from tests.bench import training_speed
+
+from benchmarks import training_speed
 
 
 @pytest.mark.bench

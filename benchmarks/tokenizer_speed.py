@@ -1,10 +1,14 @@
-"""How fast and how large the tokenizer step is: training pieces, merging and growing a 13B's tables, encoding, and what learns of them.
+"""How fast and how large the tokenizer step is.
 
-    python -m tests.bench.tokenizer_speed          # about a quarter of an hour on two cores; writes notebooks/results/tokenizer.json
+Training pieces, merging and growing a 13B's tables, encoding, and what learns of them.
 
-Text is 100 MB made of the real Chinese sources' sentences (FINLAB_DATA, see corpus_speed). Each job is a process of its own, so its peak
-memory is its own. The three ways to train embeddings run on a Llama with the proportions of a 7B with 23,296 new rows (head to body,
-new rows to old), on TRL's own loss: all three in turn, step by step, in one process for speed, alone for memory.
+    # about a quarter of an hour on two cores; writes notebooks/results/tokenizer.json
+    python -m benchmarks.tokenizer_speed
+
+Text is 100 MB made of the real Chinese sources' sentences (FINLAB_DATA, see corpus_speed). Each job
+is a process of its own, so its peak memory is its own. The three ways to train embeddings run on a
+Llama with the proportions of a 7B with 23,296 new rows (head to body, new rows to old), on TRL's
+own loss: all three in turn, step by step, in one process for speed, alone for memory.
 """
 
 import json
@@ -17,8 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench import corpus_speed
-
+from benchmarks import corpus_speed
 from finlab import paths
 from finlab.models import embeddings, loading, sentencepieces, tokenization, vocabulary
 from finlab.run import environment
@@ -38,7 +41,11 @@ def texts(path: Path) -> list[str]:
 
 
 def pieces(path: Path, kind: str) -> dict:
-    """Learn 20,000 pieces: SentencePiece unigram or BPE, or merges on top of minimind's 6,400 byte-level tokens."""
+    """Learn 20,000 pieces.
+
+    They are unigram or BPE pieces of SentencePiece, or merges on top of minimind's 6,400 byte-level
+    tokens.
+    """
     from transformers import PreTrainedTokenizerFast
 
     found = texts(path)
@@ -82,7 +89,10 @@ def grow(path: Path, dtype: str) -> dict:
 
 
 def encode(path: Path, kind: str) -> dict:
-    """Encode 20 MB with Llama and Chinese-LLaMA's pieces: our encode, the library's encode_batch and its call, and SentencePiece."""
+    """Encode 20 MB with Llama and Chinese-LLaMA's pieces.
+
+    Our encode, the library's encode_batch and its call, and SentencePiece.
+    """
     import sentencepiece
 
     folder = paths.resolve("$FINLAB_DATA/tokenizers")
@@ -158,7 +168,10 @@ def step(adapted: object, optimizer: object, ids: object) -> float:
 
 
 def train_embeddings(path: Path, kind: str) -> dict:
-    """Train `kind` for a few steps for its memory and its checkpoint, or all three ways in turn for their speed."""
+    """Train `kind` for a few steps for its memory and its checkpoint.
+
+    Or all three ways in turn for their speed.
+    """
     import torch
 
     ids = torch.randint(0, OLD + NEW, (4, 256), generator=torch.Generator().manual_seed(1))
@@ -201,7 +214,7 @@ JOBS = {
 def measured(job: str, path: Path, kind: str) -> dict:
     """Run one job in a process of its own and return what it says with its peak memory."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.tokenizer_speed", job, str(path), kind],
+        [sys.executable, "-m", "benchmarks.tokenizer_speed", job, str(path), kind],
         capture_output=True,
         text=True,
     )
@@ -222,7 +235,7 @@ def main() -> None:
         return
 
     record = {
-        "command": "python -m tests.bench.tokenizer_speed",
+        "command": "python -m benchmarks.tokenizer_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),

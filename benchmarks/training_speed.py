@@ -1,11 +1,17 @@
-"""How fast pretraining is: `training.fit` against a bare PyTorch loop on the same packed rows, and against plain TRL with padded batches.
+"""How fast pretraining is: `fit` against a bare PyTorch loop on the same packed rows.
 
-    python -m tests.bench.training_speed           # on this machine's CPU, a few minutes; writes notebooks/results/training.json
-    python -m tests.bench.training_speed gpu       # on a GPU: Llama-2-7B, 13B and Qwen2.5-7B shapes; writes notebooks/results/training-gpu.json
-    python -m tests.bench.training_speed lengths   # measure the document lengths anew from the real texts (FINLAB_DATA)
+Against plain TRL with padded batches.
 
-Documents are random tokens with the lengths of the real corpus (lengths.json: 1,000 quantiles of Llama's tokens per document in the nine
-real sources). Weights are random. Each job runs in a process of its own. Tokens per second count real tokens, never padding.
+    # on this machine's CPU, a few minutes; writes notebooks/results/training.json
+    python -m benchmarks.training_speed
+    # on a GPU: Llama-2-7B, 13B and Qwen2.5-7B shapes; writes notebooks/results/training-gpu.json
+    python -m benchmarks.training_speed gpu
+    # measure the document lengths anew from the real texts (FINLAB_DATA)
+    python -m benchmarks.training_speed lengths
+
+Documents are random tokens with the lengths of the real corpus (lengths.json: 1,000 quantiles of
+Llama's tokens per document in the nine real sources). Weights are random. Each job runs in a
+process of its own. Tokens per second count real tokens, never padding.
 """
 
 import json
@@ -23,7 +29,7 @@ from finlab.data import cards, packing
 from finlab.models import attention, sentencepieces, tokenization
 from finlab.models.embeddings import embedding_settings
 from finlab.run import environment
-from finlab.train import collate, fit, log
+from finlab.train import collate, fit, log, meter
 
 LENGTHS = Path(__file__).with_name("lengths.json")
 LORA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -78,7 +84,10 @@ def measure_lengths() -> None:
 
 
 def documents(count: int, rows: int, longest: int) -> list[list[int]]:
-    """Return documents of about `count` tokens, with the real lengths (cut at `longest`: TRL's padded batches cannot split)."""
+    """Return documents of about `count` tokens, with the real lengths.
+
+    They are cut at `longest`, since TRL's padded batches cannot split them.
+    """
     rng, sizes, found = random.Random(1), json.loads(LENGTHS.read_text()), []
     while count > 0:
         size = min(rng.choice(sizes), longest)
@@ -145,7 +154,10 @@ def adapter(base: object, shape: str, rank: int, embeddings: str) -> object:
 
 
 def job(way: str, shape: str, plan: dict, embeddings: str, share: float) -> dict:
-    """Train once over the documents in one way; return {tokens, seconds, tokens_per_second, peak_bytes, ...}."""
+    """Train once over the documents in one way.
+
+    Return {tokens, seconds, tokens_per_second, peak_bytes, ...}.
+    """
     import torch
     from datasets import Dataset
     from peft import get_peft_model
@@ -167,6 +179,7 @@ def job(way: str, shape: str, plan: dict, embeddings: str, share: float) -> dict
             fit.fit(
                 SFTTrainer,
                 log=folder / "log.jsonl",
+                extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
                 model=base,
                 args=settings(folder, plan),
                 train_dataset=rows,
@@ -226,7 +239,7 @@ def _words() -> object:
 def measured(*arguments: object) -> dict:
     """Run one job in a process of its own and return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.training_speed", "job", json.dumps(arguments)],
+        [sys.executable, "-m", "benchmarks.training_speed", "job", json.dumps(arguments)],
         capture_output=True,
         text=True,
     )
@@ -304,7 +317,7 @@ def main() -> None:
 
     found = {"cpu": cpu, "gpu": gpu}[what]()
     device = f"{environment.device()}, {platform.machine()}"
-    command = "python -m tests.bench.training_speed" + (" gpu" if what == "gpu" else "")
+    command = "python -m benchmarks.training_speed" + (" gpu" if what == "gpu" else "")
     record = {
         "command": command,
         "device": device,

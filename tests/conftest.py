@@ -1,4 +1,4 @@
-"""Shared fixtures: the real data, small models and rows, a project of fake notebooks, smoke runs."""
+"""Shared fixtures: the real data, a small model, a project of fake notebooks, the smoke run."""
 
 from __future__ import annotations
 
@@ -168,8 +168,14 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory) -> Path:
-    """The folder of the smoke run, made once for all tests through the command a user types."""
+    """The folder of the smoke run, made once for all tests through the command a user types.
+
+    FINLAB_SMOKE names a folder in which it is kept from one session to the next; a step that has
+    changed since runs again.
+    """
     folder = tmp_path_factory.mktemp("runs") / "smoke"
+    if os.environ.get("FINLAB_SMOKE"):
+        folder = Path(os.environ["FINLAB_SMOKE"])
     done = finlab_run("smoke", "--run-dir", folder)
     (folder / "output.txt").write_text(done.stdout + done.stderr)
     return folder

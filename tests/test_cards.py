@@ -1,4 +1,7 @@
-"""Data cards: the only door, and every row that cannot be read is kept with file, line and reason."""
+"""Data cards: the only door.
+
+Every row that cannot be read is kept with file, line and reason.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Dialogues: every format in and out, templates that end answers and double no BOS, labels on the answers only."""
+"""Dialogues: every format in and out, templates that end answers and double no BOS.
+
+Labels on the answers only.
+"""
 
 import json
 import re
@@ -322,7 +325,10 @@ BROKEN = {  # what is wrong in the files themselves, by place
 
 @pytest.mark.parametrize("name", REAL)
 def test_every_real_file(data, name):
-    """Each dialogue file of the data folder: its format, its rows, its answers (counted in the files), and a way out and in again."""
+    """Each dialogue file of the data folder.
+
+    Its format, its rows, its answers (counted in the files), and a way out and in again.
+    """
     form, rows, answers = REAL[name]
     source = cards.load(name)
     assert len(source.rows) == rows
@@ -477,7 +483,10 @@ def encoded(tokenizer, messages):
 
 
 def check_encoding(tokenizer, name, ends):
-    """A template through a tokenizer: the golden pieces and no others are learnt, no BOS is doubled, prompts are prefixes."""
+    """A template through a tokenizer.
+
+    The golden pieces and no others are learnt, no BOS is doubled, prompts are prefixes.
+    """
     tokenizer.chat_template = templates.chat_template(name)
     row = encoded(tokenizer, TALK)
     golden = [
@@ -532,7 +541,10 @@ IDS = {  # token ids of the question of the second exchange, as the published mo
     "file", ["llama-32000.model", "chinese-llama-2-55296/tokenizer.model", "minimind-6400.json"]
 )
 def test_templates_with_real_tokenizers(data, file, name):
-    """Token ids with Llama's, Chinese-LLaMA-2's and a byte-level tokenizer, YaYi's and ChatML's tokens added where they belong."""
+    """Token ids with Llama's, Chinese-LLaMA-2's and a byte-level tokenizer.
+
+    YaYi's and ChatML's tokens added where they belong.
+    """
     import sentencepiece
     from transformers import PreTrainedTokenizerFast
 

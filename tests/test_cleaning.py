@@ -1,4 +1,7 @@
-"""Cleaning: rules that spare figures, checked identities, names after cues; precision and recall on the labelled set."""
+"""Cleaning: rules that spare figures, checked identities, names after cues.
+
+Precision and recall on the labelled set.
+"""
 
 import random
 import re
@@ -104,7 +107,10 @@ def test_check_digits():
 
 
 def labelled() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return (text, [(kind, what)]) of the labelled set: personal data stands in it as [kind|what]."""
+    """Return (text, [(kind, what)]) of the labelled set.
+
+    Personal data stands in it as [kind|what].
+    """
     lines = (Path(__file__).parent / "personal_data.txt").read_text(encoding="utf-8").splitlines()
     found = [line for line in lines if line and not line.startswith("#")]
     return [
@@ -117,7 +123,10 @@ def labelled() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Return {kind: {right, wrong, missed, precision, recall}} of de-identification on the labelled set, by the placeholder's place."""
+    """Return how well de-identification does on the labelled set.
+
+    The result is {kind: {right, wrong, missed, precision, recall}}, by the placeholder's place.
+    """
     right, wrong, missed = Counter(), Counter(), Counter()
     for text, expected in labelled():
         marked = text

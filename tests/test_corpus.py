@@ -1,4 +1,7 @@
-"""Corpus: frames whose ledger closes, verified duplicates, exams found in the text, a split that stays."""
+"""Corpus: frames whose ledger closes, verified duplicates, exams found in the text.
+
+A split that stays.
+"""
 
 import json
 import os
@@ -150,7 +153,10 @@ def test_first_within_a_source_then_across(frame):
 
 
 def test_announcements_that_differ_only_in_figures_dates_or_codes_stay(frame):
-    """Forty announcements that differ in one figure, each with a near copy: every copy is found, no announcement lost."""
+    """Forty announcements that differ in one figure, each with a near copy.
+
+    Every copy is found, no announcement lost.
+    """
     body = "关于年度经营情况的公告。本公司董事会保证公告内容真实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏。全年营业收入{}亿元。特此公告。"
     texts = [
         body.format(number) + tail for number in range(100, 140) for tail in ("", "由编辑部整理。")
@@ -390,7 +396,10 @@ WORK = """
 
 
 def test_ray_gives_the_same_as_this_process(tmp_path):
-    """The whole corpus step on a local Ray of two worker nodes, and without Ray: equal to the last document."""
+    """The whole corpus step on a local Ray of two worker nodes, and without Ray.
+
+    Equal to the last document.
+    """
     pytest.importorskip("ray", reason="ray comes with the test extra")
     said = {}
     for runner in ("native", "ray"):
@@ -413,7 +422,10 @@ def test_ray_gives_the_same_as_this_process(tmp_path):
 
 
 def test_real_texts_keep_their_figures_and_little_is_taken_for_personal(data):
-    """On the real Chinese texts: cleaning changes no figure outside dropped lines, and de-identification hits almost nothing."""
+    """On the real Chinese texts.
+
+    Cleaning changes no figure outside dropped lines, and de-identification hits almost nothing.
+    """
     texts = [
         text
         for name in ("fincuge_finnl_zh", "cfbenchmark_zh")
@@ -435,7 +447,10 @@ def test_real_texts_keep_their_figures_and_little_is_taken_for_personal(data):
 
 
 def test_screen_keeps_the_checked_copy_and_finds_exams():
-    """Copies within and across groups, near ones whose figures agree or differ, and an exam question."""
+    """Copies within and across groups, near ones whose figures agree or differ.
+
+    An exam question.
+    """
     talk = "请问这只基金适合什么样的投资者？\n它投资短期国债，波动较小，适合希望保本的稳健投资者，但仍然可能亏损。"
     other = "这家公司2021年的净利润是多少？\n这家公司2021年的净利润为12亿元，同比增长5%，主要来自海外业务的增长。"
     exam = {

@@ -139,7 +139,10 @@ def test_baselines_and_verdicts():
 
 
 def test_always_one_letter_on_fineval(data):
-    """27.1 on the whole of FinEval's val; 90 of 320 on the six subjects at hand, counted by `cut` and `sort`."""
+    """27.1 on the whole of FinEval's val.
+
+    90 of 320 on the six subjects at hand, counted by `cut` and `sort`.
+    """
 
     found = statistics.baselines(
         [row for row in cards.load("fineval").rows if row["split"] == "val"]

@@ -1,4 +1,7 @@
-"""Exams: read whole or refused, the harness's scores from fewer tokens, nothing cut silently, no model gets another's answers."""
+"""Exams: read whole or refused, the harness's scores from fewer tokens.
+
+Nothing cut silently, no model gets another's answers.
+"""
 
 import copy
 import csv
@@ -52,7 +55,10 @@ def source():
 
 @pytest.fixture(scope="module")
 def small(data):
-    """A random Llama with the real Chinese-LLaMA-2 tokenizer, wide enough that no two options tie."""
+    """A random Llama with the real Chinese-LLaMA-2 tokenizer.
+
+    Wide enough that no two options tie.
+    """
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -238,7 +244,10 @@ def test_official_prompt_to_the_letter(data, tmp_path):
     ],
 )
 def test_the_harness_prompt_is_the_harnesss_own(data, tmp_path, card, native):
-    """Their task over the rows as they come from the hub, and ours over our lines: the same text and the same answers."""
+    """Their task over the rows as they come from the hub, and ours over our lines.
+
+    The same text and the same answers.
+    """
     from pathlib import Path
 
     import datasets
@@ -310,7 +319,10 @@ def test_wrong_settings_are_named(source, tmp_path):
 
 
 def test_the_harness_command_line_runs_the_same_tasks(tiny, source, tmp_path):
-    """What a step leaves in tasks/ is read by lm_eval itself, as its vLLM backend would; the figure is the same."""
+    """What a step leaves in tasks/ is read by lm_eval itself, as its vLLM backend would.
+
+    The figure is the same.
+    """
     exams = prepare(source, tmp_path / "tasks", "text", 1)
     mine = answer_exams(
         prefix_lm.PrefixLM(loading.load(tiny), tokenization.load(tiny), all_tasks(exams)), exams
@@ -383,7 +395,10 @@ def test_choices_are_scored_as_by_hand(tiny, source, tmp_path):
     ],
 )
 def test_predictions_are_the_harnesss(data, small, tmp_path, card, prompt, shots, most):
-    """Against HFLM in float32 on real items: every prediction, for a fraction of the tokens, whatever the batch."""
+    """Against HFLM in float32 on real items.
+
+    Every prediction, for a fraction of the tokens, whatever the batch.
+    """
     model, tokenizer = small
     exams = prepare(cards.load_all([card], "exam"), tmp_path, prompt, shots, most)
     theirs = answer_exams(
@@ -454,8 +469,8 @@ def test_prefix_gives_the_logits_of_the_whole(small):
     scorer = prefix_lm.PrefixLM(model, tokenizer, {})
     with torch.inference_mode():
         prefix = model(torch.tensor([head]), use_cache=True).past_key_values
-        found = scorer._read([tuple(tail) for tail in tails], len(head), prefix, 1)
-        again = scorer._read([tuple(tail) for tail in tails], len(head), prefix, 1)
+        found = scorer._read([tuple(tail) for tail in tails], prefix, 1)
+        again = scorer._read([tuple(tail) for tail in tails], prefix, 1)
     for row, tail in zip(found, tails):
         assert (
             row[-1] - generation.logits(model, head + tail)[-1].log_softmax(-1)
@@ -465,7 +480,10 @@ def test_prefix_gives_the_logits_of_the_whole(small):
 
 @pytest.mark.parametrize("kind", ["MistralForCausalLM", "Gemma3ForCausalLM", "Qwen2ForCausalLM"])
 def test_a_sliding_window_is_kept_with_a_prefix_and_in_batches(tiny, source, tmp_path, kind):
-    """Mistral, Gemma 3 and Qwen 2 count the window by places in the cache: padding before the questions would use it up."""
+    """Mistral, Gemma 3 and Qwen 2 count the window by places in the cache.
+
+    Padding before the questions would use it up.
+    """
     import transformers
 
     torch.manual_seed(0)
@@ -801,7 +819,10 @@ def test_a_chat_model_writes_and_is_not_asked_twice(tiny, source, tmp_path):
 
 
 def test_written_answers_follow_their_settings(tiny, source, tmp_path):
-    """Other generation settings or another end token are other answers; the exam's instruction reaches a template that knows no system; BOS stands once."""
+    """Other generation settings or another end token are other answers.
+
+    The exam's instruction reaches a template that knows no system; BOS stands once.
+    """
 
     model, tokenizer = loading.load(tiny), tokenization.load(tiny)
     model.config.max_position_embeddings = 512
@@ -885,7 +906,10 @@ def test_two_identical_options_are_never_right(tiny, tmp_path):
 
 @pytest.mark.gpu
 def test_predictions_are_the_harnesss_on_a_gpu(tmp_path):
-    """In float32 and bfloat16 on CUDA, with a prefix, padding and batches: what HFLM predicts, up to ties within the type's own error."""
+    """In float32 and bfloat16 on CUDA, with a prefix, padding and batches.
+
+    What HFLM predicts, up to ties within the type's own error.
+    """
     rows = [item(n, "dev") for n in range(5)] + [
         item(n, question=f"第{n}题：" + "澄江重工" * (n % 7 + 1)) for n in range(64)
     ]

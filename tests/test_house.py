@@ -1,4 +1,7 @@
-"""The house: rooms that import one way, short lines with one thought, code that ruff accepts."""
+"""The house: rooms that import one way, short lines with one thought.
+
+Code that ruff accepts.
+"""
 
 import ast
 import subprocess

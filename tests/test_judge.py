@@ -1,4 +1,7 @@
-"""Judges: strict verdicts in both orders, an endpoint that misbehaves, blind sheets out and back, scores fed back into data."""
+"""Judges: strict verdicts in both orders, an endpoint that misbehaves.
+
+Blind sheets out and back, scores fed back into data.
+"""
 
 import json
 import threading
@@ -133,7 +136,10 @@ def test_facts_decide_without_a_model():
 
 # --- an endpoint ----------------------------------------------------------------------------------------------------
 class Server:
-    """A small OpenAI-compatible endpoint whose replies are given: a text, a status, or `stall`, `rubbish`, `empty`."""
+    """A small OpenAI-compatible endpoint whose replies are given.
+
+    A text, a status, or `stall`, `rubbish`, `empty`.
+    """
 
     def __init__(self):
         self.replies, self.seen, self.times = [], [], []
@@ -454,7 +460,10 @@ def test_what_raters_get_wrong_is_named_by_sheet_and_row(tmp_path):
 
 
 def test_fleiss_on_the_known_example():
-    """Fleiss' table as every textbook prints it: ten subjects, fourteen raters, five categories; kappa 0.210."""
+    """Fleiss' table as every textbook prints it.
+
+    Ten subjects, fourteen raters, five categories; kappa 0.210.
+    """
     table = [
         [0, 0, 0, 0, 14],
         [0, 2, 6, 4, 2],

@@ -50,7 +50,10 @@ def test_machines_that_cannot_find_each_other_are_told(monkeypatch):
 
 
 def test_processes_that_train_apart_are_refused(monkeypatch):
-    """Without gloo accelerate starts as many trainings as processes, each of its own, and says nothing."""
+    """Without gloo accelerate starts as many trainings as processes, each of its own.
+
+    It says nothing of that.
+    """
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="of 2 processes 1 see each other"):
         rank.require_all_processes(SFTConfig(report_to="none", bf16=False))

@@ -1,4 +1,7 @@
-"""Mixtures and packing: token shares on two axes, ramps, weights, caps, refusal of what cannot be met, no token lost."""
+"""Mixtures and packing: token shares on two axes, ramps, weights, caps.
+
+Refusal of what cannot be met, no token lost.
+"""
 
 import random
 from collections import Counter
@@ -242,7 +245,10 @@ def test_each_step_draws_one_bucket():
 
 
 def test_packing_on_the_real_lengths(data):
-    """XuanYuan's and our targets, on the token counts of the real texts: 99.9% at 4,096 and 99.5% at 32,768."""
+    """XuanYuan's and our targets, on the token counts of the real texts.
+
+    99.9% at 4,096 and 99.5% at 32,768.
+    """
 
     words = sentencepieces.fast(data / "tokenizers/llama-32000.model")
     names = [

@@ -193,7 +193,10 @@ def test_padded_rows_are_never_cut(tiny):
 
 
 def test_a_byte_level_model_without_bos(tmp_path):
-    """A Qwen2 in small: byte-level, tied, padded beyond its tokenizer, no BOS. Extended, grown, its new rows trained, read and asked."""
+    """A Qwen2 in small: byte-level, tied, padded beyond its tokenizer, no BOS.
+
+    Extended, grown, its new rows trained, read and asked.
+    """
     base = byte_level_base(ENGLISH + CHINESE[:5])
     torch.manual_seed(3)
     Qwen2ForCausalLM(
@@ -298,7 +301,10 @@ def test_merged_equals_adapted_and_loads_plainly(tiny, tmp_path):
 
 
 def test_an_adapter_knows_its_base(tiny, tmp_path):
-    """Loaded by its folder it brings its base along; a base with other weights is refused by hash, the same weights in other files are not."""
+    """Loaded by its folder it brings its base along.
+
+    A base with other weights is refused by hash, the same weights in other files are not.
+    """
     model = adapter(tiny)
     expected = generation.logits(model, [1, 5, 6])
     merging.merge_onto(model, tiny, tmp_path / "adapter", [1, 5, 6])

@@ -1,4 +1,7 @@
-"""Preferences: the reference is the SFT model and is read once, every loss begins where it must, and what is reported has intervals."""
+"""Preferences: the reference is the SFT model and is read once.
+
+Every loss begins where it must, and what is reported has intervals.
+"""
 
 import json
 import math
@@ -202,7 +205,10 @@ def test_what_is_reported_of_held_out_pairs():
 
 
 def test_real_duplicates_across_the_two_files_are_found(data):
-    """26 prompts of one file stand in the other, 23 of them with the same system message and answers: those are one pair each."""
+    """26 prompts of one file stand in the other.
+
+    23 of them with the same system message and answers: those are one pair each.
+    """
     groups = {
         name: [
             "\n".join(

@@ -1,4 +1,7 @@
-"""The documents: commands that work, paths that exist, figures that are those of the results."""
+"""The documents: commands that work, paths that exist.
+
+Figures that are those of the results.
+"""
 
 import re
 import shlex

@@ -1,4 +1,7 @@
-"""Recipes: every shipped one is strict and complete, and bad input is refused with file and key."""
+"""Recipes: every shipped one is strict and complete.
+
+Bad input is refused with file and key.
+"""
 
 import pytest
 
@@ -67,7 +70,10 @@ def test_stated_numbers_of_zhilu():
 
 
 def test_four_modes_of_yayi():
-    """Full and LoRA, single and multi-turn, with the stated rates; a mode says only what differs."""
+    """Full and LoRA, single and multi-turn, with the stated rates.
+
+    A mode says only what differs.
+    """
     found = {
         name: next(step for step in recipe.load(name).steps if step.name == "sft").parameters
         for name in ("yayi-7b", "yayi-7b-single-full", "yayi-7b-multi-lora", "yayi-7b-multi-full")

@@ -1,4 +1,7 @@
-"""Runs: manifest last, skip and resume, locks, failures that a person can act on. Each runs real kernels on tiny notebooks."""
+"""Runs: manifest last, skip and resume, locks, failures that a person can act on.
+
+Each runs real kernels on tiny notebooks.
+"""
 
 import json
 import os
@@ -157,7 +160,10 @@ def test_a_step_that_is_read_cannot_be_replaced(project):
 
 
 def test_a_left_over_draft_never_replaces_an_executed_notebook(project):
-    """A kill before the step began leaves an unexecuted draft; a kill after its manifest leaves the executed one."""
+    """A kill before the step began leaves an unexecuted draft.
+
+    A kill after its manifest leaves the executed one.
+    """
     assert project.finlab("run", "pair", "--only", "first").returncode == 0
     output, draft = project.run_dir / "first/00_first.ipynb", project.run_dir / ".first.ipynb"
     executed = output.read_text()
@@ -171,7 +177,10 @@ def test_a_left_over_draft_never_replaces_an_executed_notebook(project):
 
 
 def test_a_full_disk(project):
-    """A real file system with no room: one clear message, and the run completes once there is room."""
+    """A real file system with no room.
+
+    One clear message, and the run completes once there is room.
+    """
     project.run_dir.mkdir(parents=True)
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(project.run_dir)],

@@ -1,4 +1,7 @@
-"""The smoke run, made once: each step reports what it must, and the model learns what it must."""
+"""The smoke run, made once: each step reports what it must.
+
+The model learns what it must.
+"""
 
 import html
 import json

@@ -1,4 +1,7 @@
-"""Tokenizers: equal to SentencePiece, old ids kept, exact round trips, English untouched, for both kinds of base."""
+"""Tokenizers: equal to SentencePiece, old ids kept, exact round trips, English untouched.
+
+For both kinds of base.
+"""
 
 from collections import Counter
 
@@ -75,7 +78,10 @@ def test_documents_have_their_ends(base):
 
 
 def test_slow_and_fast_agree_with_latin_pieces_too(base):
-    """A new piece opens new ways to old ones (Wi + th = With); the fast tokenizer must know them all."""
+    """A new piece opens new ways to old ones (Wi + th = With).
+
+    The fast tokenizer must know them all.
+    """
     model = sentencepieces.train(ENGLISH + CHINESE[:40], 900)
     pieces = sentencepieces.pieces(
         sentencepieces.train(
@@ -172,7 +178,10 @@ def test_byte_level_base_learns_on(settings, tmp_path):
 
 
 def test_learnt_merges_are_bpe():
-    """Against BPE by its definition: each merge is the most frequent pair of what the merges before it left (ties aside)."""
+    """Against BPE by its definition.
+
+    Each merge is the most frequent pair of what the merges before it left (ties aside).
+    """
     base = byte_level_base(ENGLISH)
     texts = CHINESE[:300]
     characters = vocabulary.learn(base, texts, 900, words=False)
@@ -318,7 +327,10 @@ def test_real_llama_is_sentencepieces(data, llama, real):
 
 
 def test_the_published_extension(data, llama, real):
-    """Llama and Chinese-LLaMA's 20,000 pieces: 49,953, slow and fast equal on every real text, about twice as many characters in a token."""
+    """Llama and Chinese-LLaMA's 20,000 pieces.
+
+    49,953, slow and fast equal on every real text, about twice as many characters in a token.
+    """
     pieces = sentencepieces.pieces(data / "tokenizers/chinese_sp-20000.model")
     grown, added = vocabulary.extend(llama, pieces, pad_token="")
     slow = sentencepieces.merge(data / "tokenizers/llama-32000.model", pieces)
@@ -352,7 +364,10 @@ def test_english_is_untouched_by_chinese_pieces(data, llama, real):
 
 
 def test_chinese_llama_2(data, llama, real):
-    """Its first 32,000 pieces are Llama's, <pad> is 32,000, and English costs what it did. Its tied scores no list of merges can hold."""
+    """Its first 32,000 pieces are Llama's, <pad> is 32,000, and English costs what it did.
+
+    Its tied scores no list of merges can hold.
+    """
     folder = data / "tokenizers/chinese-llama-2-55296"
     words = tokenization.load(folder)
     assert len(words) == 55296
@@ -375,7 +390,10 @@ def test_chinese_llama_2(data, llama, real):
 
 
 def test_published_sizes_come_out(llama, real):
-    """YaYi's Llama-2 form has 32,005 tokens, XuanYuan's 39,438: 7,437 characters and a pad token."""
+    """YaYi's Llama-2 form has 32,005 tokens, XuanYuan's 39,438.
+
+    7,437 characters and a pad token.
+    """
     words, _ = vocabulary.extend(llama, [])
     words.add_special_tokens(
         {"additional_special_tokens": ["<|System|>", "<|Human|>", "<|YaYi|>", "<|End|>"]}

@@ -1,4 +1,7 @@
-"""Training: packed documents are isolated, preflight refuses, the log and the resume are exact."""
+"""Training: packed documents are isolated, preflight refuses.
+
+The log and the resume are exact.
+"""
 
 import copy
 import json
@@ -227,7 +230,10 @@ WARM_UP = LoraConfig(
 
 
 def test_new_rows_learn_and_nothing_else_of_the_tables(tiny, tmp_path, rows_for):
-    """The rows asked for learn as they would in a full table, the others keep their bits, and the checkpoint holds those rows alone."""
+    """The rows asked for learn as they would in a full table, the others keep their bits.
+
+    The checkpoint holds those rows alone.
+    """
     tokenizer = tokenization.load(tiny)
     rows = rows_for(tokenizer)
     used = sorted({token for row in rows["input_ids"] for token in row})[-40:]
@@ -355,7 +361,10 @@ def test_an_epoch_whose_last_step_is_not_full_counts_every_token_once(tiny, tmp_
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_bfloat16_trains_float32_weights(tiny, tmp_path, lora, rows_for):
-    """Under bf16 the trained weights are float32, so that small steps are not rounded away, and the loss falls."""
+    """Under bf16 the trained weights are float32, so that small steps are not rounded away.
+
+    The loss falls.
+    """
     tokenizer = tokenization.load(tiny)
     trainer = fit_packed(
         SFTTrainer,
@@ -390,7 +399,10 @@ def test_no_held_out_rows_is_said(tiny, tmp_path, rows_for):
 
 
 def test_the_loss_is_that_of_single_documents(tiny, tmp_path):
-    """Packed loss = token-weighted mean of the documents' own losses: nothing leaks, nothing is lost."""
+    """Packed loss = token-weighted mean of the documents' own losses.
+
+    Nothing leaks, nothing is lost.
+    """
     tokenizer, model = tokenization.load(tiny), loading.load(tiny)
     rows = packing.packed(tmp_path / "rows.arrow", tokenization.encode(tokenizer, TEXTS[:3]), 128)
     trainer = SFTTrainer(
@@ -449,7 +461,10 @@ class AtStep(TrainerCallback):
 
 @pytest.mark.parametrize("LORA", [LORA, NEW_ROWS], ids=["full", "new_rows"])
 def test_sigterm_saves_at_the_steps_end_and_a_resume_is_exact(tiny, tmp_path, rows_for, LORA):
-    """SIGTERM in step 6, between checkpoints and between log lines, with accumulation and held-out reads: weights and log are bit for bit those of one go."""
+    """SIGTERM in step 6, between checkpoints and between log lines.
+
+    With accumulation and held-out reads: weights and log are bit for bit those of one go.
+    """
     tokenizer = tokenization.load(tiny)
     rows = concatenate_datasets(
         [rows_for(tokenizer), rows_for(tokenizer, texts=TEXTS[::-1])]
@@ -537,7 +552,10 @@ def test_checkpoints_of_other_processes_are_refused(tiny, tmp_path, rows_for):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_sources(tiny, tmp_path, rows_for):
-    """Only source b uses the poisoned token, so only b is named; the last good checkpoint stays the last."""
+    """Only source b uses the poisoned token, so only b is named.
+
+    The last good checkpoint stays the last.
+    """
     tokenizer = tokenization.load(tiny)
     token = next(
         token
@@ -755,7 +773,10 @@ def test_buckets_fold_to_shorter_rows_and_the_same_loss(tiny, tmp_path, rows_for
 
 
 def test_the_embedding_has_its_own_learning_rate(tiny, tmp_path, rows_for):
-    """Adam's first step is the learning rate, whatever the gradient: the tables move by theirs, LoRA by its own."""
+    """Adam's first step is the learning rate, whatever the gradient.
+
+    The tables move by theirs, LoRA by its own.
+    """
     tokenizer, before = tokenization.load(tiny), loading.load(tiny)
     trainer = fit_packed(
         SFTTrainer,
@@ -902,7 +923,10 @@ def test_liger_needs_a_gpu(tiny, tmp_path, rows_for):
 
 
 def test_accumulation_weighs_tokens_not_rows(tiny, tmp_path, rows_for):
-    """Two micro-batches of one row give the loss and the step of one of two rows, though rows differ in length (transformers #34191)."""
+    """Two micro-batches of one row give the loss and the step of one of two rows.
+
+    Though rows differ in length (transformers #34191).
+    """
     tokenizer, found = tokenization.load(tiny), {}
     rows = packing.packed(
         tmp_path / "rows.arrow", tokenization.encode(tokenizer, [TEXTS[0], TEXTS[1] * 3] * 4), 40
@@ -932,7 +956,11 @@ def test_accumulation_weighs_tokens_not_rows(tiny, tmp_path, rows_for):
 
 # --- PyTorch's attention over document bounds -----------------------------------------------------------------------
 def test_varlen_attention_is_wired_right(tiny, monkeypatch):
-    """The kernel runs on a GPU only; a plain one in its place, document by document, shows that shapes, bounds and the isolation proof are right."""
+    """The kernel runs on a GPU only.
+
+    A plain one in its place, document by document, shows that shapes, bounds and the isolation
+    proof are right.
+    """
     from torch.nn.attention import varlen
 
     def plain(query, key, value, bounds, *_, scale=None, window_size=None, enable_gqa=False):

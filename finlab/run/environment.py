@@ -52,7 +52,7 @@ def quiet() -> None:
         datasets.disable_progress_bars()
         datasets.utils.logging.set_verbosity_error()
     # PEFT imports GPTQModel when it attaches an adapter. Imported here, its banner is cleared too.
-    if "peft" in sys.modules and importlib.util.find_spec("gptqmodel"):
+    if "finlab.models.adapters" in sys.modules and importlib.util.find_spec("gptqmodel"):
         import gptqmodel  # noqa: F401
         from logbar import LogBar
 

@@ -1,4 +1,7 @@
-"""Several processes on a CPU: a job has the curve of one process, stops, resumes, says what failed."""
+"""Several processes on a CPU.
+
+A job has the curve of one process, stops, resumes, says what failed.
+"""
 
 import math
 import os
