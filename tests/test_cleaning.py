@@ -5,6 +5,7 @@ Precision and recall on the labelled set.
 
 import random
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -185,3 +186,12 @@ def test_dialogues_lose_names_and_reports_keep_them():
         {"role": "user", "content": "客户[姓名]先生来电"}
     ]
     assert counts == {"姓名": 1}
+
+
+def test_opencc_is_loaded_only_where_a_text_is_converted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    cleaning._simplifier.cache_clear()
+    rules = cleaning.rules({"simplify": True})
+    assert "traditional to simplified" in rules
+    with pytest.raises(ImportError, match=r"pip install -e '.\[chinese\]'"):
+        cleaning.clean_text("銀行", rules)

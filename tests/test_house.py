@@ -155,3 +155,25 @@ def test_a_key_knows_no_comments_and_no_plots():
     assert plain.replace("Pass()", "") != ""
     assert told.replace("Pass(), ", "") == plain
     assert "finlab.show" not in code.reachable({"finlab.show", "finlab.files"})
+
+
+def test_a_key_knows_only_the_files_of_its_rooms():
+    """Exam tasks count for evaluation, chat templates for dialogues, and neither elsewhere."""
+
+    def names(source):
+        found = set()
+        for name in code.reachable(code.imports(source)):
+            beside = code._files_beside(code.module_file(name).parent)
+            found |= {path.relative_to(PACKAGE).as_posix() for path in beside}
+        return found
+
+    evaluation = names("from finlab.evaluate import exams")
+    assert "evaluate/tasks/official_cmmlu.yaml" in evaluation
+    training = names("from finlab.train.fit import fit")
+    assert "data/templates/chatml.jinja" in training
+    for found in (training, names("from finlab import files")):
+        assert not any(name.startswith(("evaluate/", "closed_world/")) for name in found)
+
+
+def test_a_command_whose_module_is_a_variable_is_passed_over():
+    assert code.imports('run(["python", "-m", name])\nrun(["python", "-m", *more])') == set()

@@ -184,10 +184,17 @@ def shorten_repeated_symbols(text: str) -> str:
 
 @functools.cache
 def _simplifier() -> Rule:
-    """Return the rule from traditional to simplified characters, by OpenCC."""
-    import opencc
-
+    """Return OpenCC's conversion, which is loaded once, and only where a text is converted."""
+    try:
+        import opencc
+    except ModuleNotFoundError:
+        raise ImportError("`simplify: true` needs OpenCC: pip install -e '.[chinese]'") from None
     return opencc.OpenCC("t2s").convert
+
+
+def simplify(text: str) -> str:
+    """Bring traditional characters to simplified ones."""
+    return _simplifier()(text)
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -292,7 +299,7 @@ def rules(settings: Settings | None = None) -> dict[str, Rule]:
     found["spaced characters"] = join_spaced_characters
     found["repeated symbols"] = shorten_repeated_symbols
     if settings.get("simplify"):
-        found["traditional to simplified"] = _simplifier()
+        found["traditional to simplified"] = simplify
     found["navigation lines"] = drop_navigation
     found["disclaimers"] = drop_disclaimers
     if lines:

@@ -34,9 +34,9 @@ def _run_by_name(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Tuple, ast.List)):
             continue
-        values = [getattr(item, "value", None) for item in node.elts]
-        if "-m" in values[:-1]:
-            found.add(values[values.index("-m") + 1])
+        words = [item.value if isinstance(item, ast.Constant) else "" for item in node.elts]
+        if "-m" in words[:-1]:
+            found.add(str(words[words.index("-m") + 1]))
     return found
 
 
@@ -95,6 +95,21 @@ def _without_docstrings(source: str) -> str:
     return ast.dump(tree)
 
 
+def _files_beside(folder: Path) -> list[Path]:
+    """Return the templates, tasks and tables that the modules of a room read.
+
+    They lie beside the modules, or in a folder there that is no package. What a room below or above
+    reads is not theirs: a change in evaluation must not run a training again.
+    """
+    candidates: list[Path] = []
+    for child in folder.iterdir():
+        if child.is_file():
+            candidates.append(child)
+        elif not (child / "__init__.py").exists():
+            candidates += child.rglob("*")
+    return [path for path in candidates if path.suffix in (".jinja", ".json", ".yaml")]
+
+
 def code_digest(source: str) -> str:
     """Return a hash of the finlab code behind a notebook, and of the files beside that code.
 
@@ -107,9 +122,7 @@ def code_digest(source: str) -> str:
         path = module_file(name)
         folders.add(path.parent)
         contents[name] = _without_docstrings(path.read_text(encoding="utf-8"))
-    # Templates, tasks and tables lie beside the modules that read them.
     for folder in folders:
-        for path in folder.rglob("*"):
-            if path.suffix in (".jinja", ".json", ".yaml"):
-                contents[str(path.relative_to(PACKAGE))] = path.read_text(encoding="utf-8")
+        for path in _files_beside(folder):
+            contents[str(path.relative_to(PACKAGE))] = path.read_text(encoding="utf-8")
     return files.digest(contents)
