@@ -26,7 +26,7 @@ WEATHER = {
 }
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("row", "form", "roles"),
     [
@@ -370,7 +370,7 @@ def test_every_real_preference_file(data, name, rows, several):
     )
 
 
-# --- templates ------------------------------------------------------------------------------------------------------
+# --- templates -----------------------------------------------------------------------------------
 def render(name, messages=TALK, **more):
     """A template's text, rendered without a tokenizer's help."""
     import jinja2

@@ -75,8 +75,20 @@ def small(data):
     return model, tokenization.load(data / "tokenizers/chinese-llama-2-55296")
 
 
-# --- cards ----------------------------------------------------------------------------------------------------------
+# --- cards ---------------------------------------------------------------------------------------
 PUBLISHED = {name: layout.subjects for name, layout in exam_layouts.layouts().items()}
+
+
+def harness_lm(model, tokenizer, batch_size, max_length):
+    """The harness's own model class, as ours must agree with it."""
+    return HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        max_length=max_length,
+        add_bos_token=True,
+        softmax_dtype="float32",
+    )
 
 
 def test_published_sizes():
@@ -211,7 +223,7 @@ def test_layouts_with_traps(folder):  # noqa: F811
         cards.read("mine")
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------
+# --- prompts -------------------------------------------------------------------------------------
 def test_official_prompt_to_the_letter(data, tmp_path):
     exam = prepare(cards.load_all(["cmmlu"], "exam"), tmp_path, "official", 1)["cmmlu"]
     task = exam.tasks["cmmlu_official_00"]
@@ -357,7 +369,7 @@ def test_the_harness_command_line_runs_the_same_tasks(tiny, source, tmp_path):
     )
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
+# --- scores --------------------------------------------------------------------------------------
 def test_choices_are_scored_as_by_hand(tiny, source, tmp_path):
     exams = prepare(source, tmp_path)
     model, tokenizer = loading.load(tiny), tokenization.load(tiny)
@@ -402,14 +414,7 @@ def test_predictions_are_the_harnesss(data, small, tmp_path, card, prompt, shots
     model, tokenizer = small
     exams = prepare(cards.load_all([card], "exam"), tmp_path, prompt, shots, most)
     theirs = answer_exams(
-        HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=8,
-            max_length=2048,
-            add_bos_token=True,
-            softmax_dtype="float32",
-        ),
+        harness_lm(model, tokenizer, batch_size=8, max_length=2048),
         exams,
     )
     for batch_tokens in (8192, 700):
@@ -435,14 +440,7 @@ def test_mmlu_as_the_harness_on_the_real_base(data, tmp_path):
     scorer = prefix_lm.PrefixLM(model, tokenizer, all_tasks(exams))
     ours = answer_exams(scorer, exams)
     theirs = answer_exams(
-        HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=16,
-            max_length=512,
-            add_bos_token=True,
-            softmax_dtype="float32",
-        ),
+        harness_lm(model, tokenizer, batch_size=16, max_length=512),
         exams,
     )
     fit = [number for number, record in enumerate(ours) if record["fault"] != "too long"]
@@ -515,14 +513,7 @@ def test_a_sliding_window_is_kept_with_a_prefix_and_in_batches(tiny, source, tmp
     )
     exams = prepare({"mine": Source(rows)}, tmp_path, "official", 2)
     theirs = answer_exams(
-        HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=1,
-            max_length=512,
-            add_bos_token=True,
-            softmax_dtype="float32",
-        ),
+        harness_lm(model, tokenizer, batch_size=1, max_length=512),
         exams,
     )
     scorer = prefix_lm.PrefixLM(model, tokenizer, all_tasks(exams))
@@ -574,7 +565,7 @@ def test_summed_letters_are_scored_as_by_hand(data, small, tmp_path):
     assert records[0]["prompt"] == "fineval/official@1+sum"
 
 
-# --- what does not fit, what is kept ---------------------------------------------------------------------------------
+# --- what does not fit, what is kept -------------------------------------------------------------
 def test_examples_are_dropped_whole_and_counted(tiny, tmp_path):
     model, tokenizer = loading.load(tiny), tokenization.load(tiny)
     rows = [item(n, "dev") for n in range(3)] + [
@@ -704,7 +695,7 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
     assert len(files.JsonlStore(file).values) == 48
 
 
-# --- written answers ------------------------------------------------------------------------------------------------
+# --- written answers -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "text, letter",
     [
@@ -936,14 +927,7 @@ def test_predictions_are_the_harnesss_on_a_gpu(tmp_path):
     for dtype, far in ((torch.float32, 1e-3), (torch.bfloat16, 0.3)):
         model = model.to(dtype)
         theirs = answer_exams(
-            HFLM(
-                pretrained=model,
-                tokenizer=tokenizer,
-                batch_size=8,
-                max_length=2048,
-                add_bos_token=True,
-                softmax_dtype="float32",
-            ),
+            harness_lm(model, tokenizer, batch_size=8, max_length=2048),
             exams,
         )
         ours = answer_exams(

@@ -134,7 +134,7 @@ def test_facts_decide_without_a_model():
     assert "no model" in judging.by_facts.name
 
 
-# --- an endpoint ----------------------------------------------------------------------------------------------------
+# --- an endpoint ---------------------------------------------------------------------------------
 class Server:
     """A small OpenAI-compatible endpoint whose replies are given.
 
@@ -318,7 +318,7 @@ def test_wrong_endpoints_are_named(monkeypatch):
         endpoints.open_endpoint("gpt-4o")
 
 
-# --- people ---------------------------------------------------------------------------------------------------------
+# --- people --------------------------------------------------------------------------------------
 def fill(path, verdict, **more):
     """Fill in a sheet as a rater would: `verdict` gets the two answers as shown."""
     book = load_workbook(path)

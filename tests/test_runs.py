@@ -222,34 +222,21 @@ def test_a_missing_file_is_refused_before_anything_runs():
 def test_plain_papermill_from_anywhere(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(project.root / "notebooks/00_first.ipynb"),
-        "out.ipynb",
-        "-p",
-        "value",
-        "3",
-    ]
-    done = subprocess.run(
-        command, cwd=elsewhere, env=project.environment, capture_output=True, text=True
-    )
+
+    def papermill(value):
+        notebook = str(project.root / "notebooks/00_first.ipynb")
+        return subprocess.run(
+            [sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "value", value],
+            cwd=elsewhere,
+            env=project.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    done = papermill("3")
     assert done.returncode == 0, done.stderr
     assert json.loads((project.run_dir / "first/metrics.json").read_text()) == {"value": 3}
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(project.root / "notebooks/00_first.ipynb"),
-        "out.ipynb",
-        "-p",
-        "value",
-        "three",
-    ]
-    done = subprocess.run(
-        command, cwd=elsewhere, env=project.environment, capture_output=True, text=True
-    )
+    done = papermill("three")
     assert done.returncode != 0
     assert "'value' is 'three', a str, but the notebook declares int" in done.stderr
     assert manifest(project, "first"), "a refused run must lose nothing"

@@ -448,7 +448,7 @@ def test_flops_by_the_rule(tiny):
     assert 1e9 < meter.gemm_ceiling(seconds=0.1)
 
 
-# --- stop and resume ------------------------------------------------------------------------------------------------
+# --- stop and resume -----------------------------------------------------------------------------
 class AtStep(TrainerCallback):
     def __init__(self, step, act):
         self.step, self.act = step, act
@@ -648,7 +648,7 @@ def test_nothing_that_learns_is_refused(tiny, tmp_path, rows_for):
         )
 
 
-# --- sources, choices -----------------------------------------------------------------------------------------------
+# --- sources, choices ----------------------------------------------------------------------------
 def test_the_loss_of_each_source_is_that_of_its_documents(tiny, tmp_path, rows_for):
     tokenizer, model = tokenization.load(tiny), loading.load(tiny)
     expected = {}
@@ -954,7 +954,7 @@ def test_accumulation_weighs_tokens_not_rows(tiny, tmp_path, rows_for):
     assert torch.allclose(found["together"][1], found["apart"][1], atol=1e-5)
 
 
-# --- PyTorch's attention over document bounds -----------------------------------------------------------------------
+# --- PyTorch's attention over document bounds ----------------------------------------------------
 def test_varlen_attention_is_wired_right(tiny, monkeypatch):
     """The kernel runs on a GPU only.
 

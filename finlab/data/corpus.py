@@ -21,7 +21,8 @@ from daft import DataType, col
 from finlab.data import cleaning, dedup, personal
 from finlab.data.frames import Change, Columns, Count
 
-# The order of the ledger's lines after the cleaning rules and what drops a document.
+# The order of the ledger's lines: these, then what drops a document in cleaning, then LATE_REASONS.
+EARLY_REASONS = ("read", *cleaning.rules({"simplify": True, "drop_text": [""], "drop_lines": [""]}))
 LATE_REASONS = (
     "de-identification",
     "exact duplicate",
@@ -221,10 +222,8 @@ def _place_in_ledger(reason: str) -> int:
 
     The cleaning rules come first, then what drops documents, then the rest.
     """
-    every_rule = cleaning.rules({"simplify": True, "drop_text": [""], "drop_lines": [""]})
-    early = ["read", *every_rule]
-    if reason in early:
-        return early.index(reason) - len(early)
+    if reason in EARLY_REASONS:
+        return EARLY_REASONS.index(reason) - len(EARLY_REASONS)
     if reason in LATE_REASONS:
         return LATE_REASONS.index(reason) + 1
     return 0

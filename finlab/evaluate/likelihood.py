@@ -198,7 +198,8 @@ def held_out_rows(
         sources += [name] * len(part)
     stream = [token for ids in documents for token in ids]
     size = min(length, len(stream))
-    sequences = [stream[start : start + size] for start in range(0, len(stream) - size + 1, size)]
+    starts = range(0, len(stream) - size + 1, size)
+    sequences = [stream[start : start + size] for start in starts]
     if len(sequences) > max_sequences:
         chosen = [place * len(sequences) // max_sequences for place in range(max_sequences)]
         sequences = [sequences[place] for place in chosen]

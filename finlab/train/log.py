@@ -181,17 +181,17 @@ class SourceLoss(Extension):
     def _add(
         self,
         mode: str,
-        sources: torch.Tensor | None,  # [rows, length]
-        log_probs: torch.Tensor,  # [rows, length - 1]
-        label_mask: torch.Tensor,  # [rows, length - 1], 1 where a label counts
+        sources: torch.Tensor | None,
+        log_probs: torch.Tensor,
+        label_mask: torch.Tensor,
     ) -> None:
         """Add the losses of a batch to the sums of their sources.
 
         Args:
             mode: `train` or `eval`.
-            sources: The source of each token; without it, all belong to the first one.
-            log_probs: Of each next token.
-            label_mask: Whether it is supervised.
+            sources: The source of each token, [rows, length]; without it, all belong to the first.
+            log_probs: Of each next token, [rows, length - 1].
+            label_mask: 1 where a label counts, [rows, length - 1].
         """
         if sources is None:
             numbers = torch.zeros_like(label_mask, dtype=torch.long).reshape(-1)
@@ -368,7 +368,7 @@ class JsonlLogger(TrainerCallback):
 
 
 def _progress_line(record: dict[str, Any]) -> str:
-    """Return a record as a line for the terminal of a launched process."""
+    """Return a record as the line of progress under a cell."""
     text = (
         f"step {record['step']}/{record['total_steps']} · loss {record['loss']:.3f}"
         f" · {record['seconds']:.0f} s, {record['seconds_left']:.0f} s left"
