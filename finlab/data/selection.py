@@ -288,11 +288,7 @@ def limit_to_shares(
     """
     left = [row for row in rows if not row["status"]]
     chosen = subsample_by_share([row["kind"] for row in left], shares, seed)
-    count = min(max_rows or len(chosen), len(chosen))
-    kept = set(random.Random(seed).sample(chosen, count))
-    for place, row in enumerate(left):
-        if place not in kept:
-            row["status"] = "over its share"
+    _keep_some(left, chosen, max_rows, seed, "over its share")
 
 
 def limit_rows(rows: list[Row], max_rows: int, seed: int, status: str) -> None:
@@ -305,9 +301,19 @@ def limit_rows(rows: list[Row], max_rows: int, seed: int, status: str) -> None:
         status: What the others get.
     """
     left = [row for row in rows if not row["status"]]
-    count = min(max_rows or len(left), len(left))
-    kept = set(random.Random(seed).sample(range(len(left)), count))
-    for place, row in enumerate(left):
+    _keep_some(left, range(len(left)), max_rows, seed, status)
+
+
+def _keep_some(
+    rows: list[Row], candidates: Sequence[int], max_rows: int, seed: int, status: str
+) -> None:
+    """Keep at most so many of the candidates, drawn by seed; 0 keeps them all.
+
+    Every other row gets the status.
+    """
+    count = min(max_rows or len(candidates), len(candidates))
+    kept = set(random.Random(seed).sample(candidates, count))
+    for place, row in enumerate(rows):
         if place not in kept:
             row["status"] = status
 

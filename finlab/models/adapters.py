@@ -1,4 +1,4 @@
-"""LoRA adapters on disk: which base one belongs to, and putting it on.
+"""LoRA adapters: how one begins, which base one on disk belongs to, and putting it on.
 
 An adapter folder holds what PEFT saves, and `base.json`: where its base is, seen from the adapter,
 and the SHA-256 of that base's weights. So an adapter refuses a base that it was not trained on.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 BASE_FILE = "base.json"
 TABLES = ("embed_tokens.weight", "lm_head.weight")
+
+
+def changing_start(peft_config: Any) -> str:
+    """Return how a LoRA begins, where that changes its base (PiSSA and its kind), else "".
+
+    With zeros for B, as by default, and with `gaussian` the base stays as it is.
+
+    Args:
+        peft_config: PEFT's config, or None where all parameters are trained.
+    """
+    start = getattr(peft_config, "init_lora_weights", True)
+    return start if isinstance(start, str) and start != "gaussian" else ""
 
 
 def is_adapter(folder: str | Path) -> bool:

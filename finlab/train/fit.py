@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from finlab.models import adapters
 from finlab.run import environment
 from finlab.train import launch as launching
 from finlab.train import patches, resume
@@ -37,9 +38,6 @@ from finlab.train.preflight import Refused
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
-
-# Starts of LoRA that leave the base as it is: B is zero.
-PLAIN_STARTS = ("True", "False", "gaussian")
 
 
 def fit(
@@ -205,8 +203,8 @@ def _save_initial_adapter(trainer: Trainer) -> None:
     Without it the trained adapter would fit no base on disk.
     """
     for config in getattr(trainer.model, "peft_config", {}).values():
-        start = str(getattr(config, "init_lora_weights", True))
-        if start in PLAIN_STARTS:
+        start = adapters.changing_start(config)
+        if not start:
             continue
         if config.modules_to_save or config.trainable_token_indices:
             raise ValueError(

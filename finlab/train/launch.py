@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finlab import files, paths
-from finlab.models import loading
+from finlab.models import adapters, loading
 from finlab.run import runner
 from finlab.train import log, resume
 from finlab.train.preflight import Refused
@@ -190,8 +190,8 @@ def run_job(
 
 def _refuse_changing_start(peft_config: Any) -> None:
     """Refuse adapters whose start changes the base: each process would change its own."""
-    start = getattr(peft_config, "init_lora_weights", True)
-    if isinstance(start, str) and start != "gaussian":
+    start = adapters.changing_start(peft_config)
+    if start:
         raise ValueError(
             f"a LoRA that begins as {start} changes its base: "
             "train it in one process, or begin with zeros"
