@@ -90,8 +90,10 @@ def shingles(text: str, ngram: int) -> set[str]:
 
 # --- signatures ----------------------------------------------------------------------------------
 def _spaced(text: str) -> str:
-    """Return a text with a space after each character: Daft's n-grams of words become n-grams of
-    characters."""
+    """Return a text with a space after each character.
+
+    Daft's n-grams of words become n-grams of characters by it.
+    """
     chars = numpy.frombuffer((text or " ").encode("utf-32-le", "replace"), numpy.uint32)
     spaces = numpy.full_like(chars, ord(" "))
     return numpy.stack([chars, spaces], axis=1).tobytes().decode("utf-32-le")
@@ -110,7 +112,7 @@ def _signatures(
     There is one key for each band of the signature: texts that share a key are candidates.
 
     Args:
-        frame: Documents {number, source, text, reason}.
+        frame: Documents {number, source, text, dropped}.
         ngram: In characters.
         bands: The number of keys.
         rows: Hash functions in a band.

@@ -198,17 +198,12 @@ def report(records: list[Record], judge: str = "") -> dict[str, Any]:
         "losses": counts["first"],
         "errors": counts["error"],
         "sign_p": sign_p,
-        "swap_consistency": _mean(consistent),
-        "position_bias": _mean(_first_shown_wins(judged)),
+        "swap_consistency": statistics.mean(consistent),
+        "position_bias": statistics.mean(_first_shown_wins(judged)),
         "mean_points": _mean_points(judged),
         "candidate longer": _win_rate(longer),
         "candidate shorter": _win_rate(shorter),
     }
-
-
-def _mean(values: list) -> float | None:
-    """Return the mean of values, None of nothing."""
-    return sum(values) / len(values) if values else None
 
 
 def _win_rate(records: list[Record]) -> dict[str, Any]:
@@ -218,8 +213,7 @@ def _win_rate(records: list[Record]) -> dict[str, Any]:
         records: Judged questions.
     """
     values = [WORTH[record["verdict"]] for record in records]
-    low, high = statistics.bootstrap(values) if values else (None, None)
-    return {"n": len(values), "win_rate": _mean(values), "ci_low": low, "ci_high": high}
+    return {"n": len(values), **statistics.win_rate(values)}
 
 
 def _first_shown_wins(records: list[Record]) -> list[bool]:
@@ -243,7 +237,7 @@ def _mean_points(records: list[Record]) -> dict[str, float | None]:
         for pair in record["points"]:
             first.append(pair[0])
             second.append(pair[1])
-    return {"first": _mean(first), "second": _mean(second)}
+    return {"first": statistics.mean(first), "second": statistics.mean(second)}
 
 
 def report_rows(judgement: dict[str, Any], label: str) -> list[dict[str, Any]]:

@@ -271,7 +271,6 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
             whole.append([verdicts[rater] for rater in raters])
     counts = Counter(majority.values())
     values = [WORTH[verdict] for verdict in majority.values()]
-    low, high = statistics.bootstrap(values) if values else (None, None)
     means = {}
     for place, side in enumerate(("first", "second")):
         means[side] = _mean_points(judgements, place)
@@ -281,9 +280,7 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
         "good": counts["second"],
         "same": counts["same"],
         "bad": counts["first"],
-        "win_rate": sum(values) / len(values) if values else None,
-        "ci_low": low,
-        "ci_high": high,
+        **statistics.win_rate(values),
         "kappa": fleiss(whole),
         "kappa_n": len(whole),
         "mean_points": means,
@@ -299,7 +296,7 @@ def _mean_points(judgements: list[Judgement], place: int) -> float | None:
         place: 0 for the first answer, 1 for the second.
     """
     given = [one["points"][place] for one in judgements if one["points"][place] is not None]
-    return sum(given) / len(given) if given else None
+    return statistics.mean(given)
 
 
 # --- data for the next round ---------------------------------------------------------------------

@@ -32,6 +32,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean of values, None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
 def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 4000) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of a mean.
 
@@ -50,6 +55,19 @@ def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 4000) -> tupl
     means = [data[rng.integers(0, len(data), len(data))].mean() for _ in range(draws)]
     low, high = numpy.quantile(means, MIDDLE)
     return float(low), float(high)
+
+
+def win_rate(values: Sequence[float]) -> dict[str, float | None]:
+    """Return the mean of what verdicts are worth, with its bootstrap interval.
+
+    Args:
+        values: 1 for a win, 0.5 for a tie, 0 for a loss.
+
+    Returns:
+        {win_rate, ci_low, ci_high}, each None where nothing was judged.
+    """
+    low, high = bootstrap(values) if values else (None, None)
+    return {"win_rate": mean(values), "ci_low": low, "ci_high": high}
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> dict[str, float]:
