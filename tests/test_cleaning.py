@@ -3,15 +3,18 @@
 Precision and recall on the labelled set.
 """
 
+import html
+import html.entities
 import random
 import re
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from finlab.data import cleaning, personal
+from finlab.data import cleaning, cleaning_rules, personal
 
 
 def cleaned(text, settings=None):
@@ -37,7 +40,13 @@ def test_cleaning_never_touches_figures():
         ("。中 国 证 监 会。", "。中国证监会。", "spaced characters"),
         ("第一章 总则", "第一章 总则", None),
         ("公告。。。。。。。", "公告。。。", "repeated symbols"),
-        ("正文<br/>&nbsp;内容<p>段</p>", "正文\u00a0内容段", "html remnants"),
+        ("正文<br/>&nbsp;内容<p>段</p>", "正文\n\u00a0内容\n段", "html remnants"),
+        ("<td>甲</td><td>乙</td>", "甲  乙", "html remnants"),
+        ("一<b>字</b>不差 <custom>", "一字不差 <custom>", "html remnants"),
+        ("第 一 二 三 四", "第 一 二 三 四", None),
+        ("营收增长5%，不构成投资建议。完", "营收增长5%，不构成投资建议。完", None),
+        ("甲5（不构成投资建议）6乙", "甲5 6乙", "disclaimers"),
+        ("甲1\ufffd2乙丙丁戊己庚辛壬癸子丑", "甲1 2乙丙丁戊己庚辛壬癸子丑", "mojibake lines"),
         ("若a<b且b>c", "若a<b且b>c", None),
         ("上一页 下一页\n正文", "正文", "navigation lines"),
         ("正文\n责任编辑：某某", "正文", "disclaimers"),
@@ -51,6 +60,53 @@ def test_every_rule_does_its_work_and_no_more(before, after, rule):
     text, applied = cleaned(before)
     assert text == after
     assert rule in applied if rule else not applied
+
+
+SEPARATORS = [
+    *(chr(code) for code in range(0x20)),
+    *(chr(code) for code in range(0x7F, 0xA1)),
+    *(chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cf", "Zs")),
+    *("\u2028", "\u2029", "\ue000", "\uf8ff", "\ufe0f", "（不构成投资建议）"),
+    *(f"&{name}" for name in html.entities.html5 if name.endswith(";")),
+    *(f"<{tag}>" for tag in cleaning_rules.TAG_NAMES),
+    *(f"</{tag}>" for tag in cleaning_rules.TAG_NAMES),
+    *(f"<{tag.upper()} class='x' />" for tag in cleaning_rules.TAG_NAMES),
+]
+
+
+# Without those that stand for a figure themselves, such as &frac12; and &sup2;.
+SEPARATORS = [each for each in SEPARATORS if not cleaning_rules.figures_of(html.unescape(each))]
+
+
+@pytest.mark.parametrize(("first", "second"), [("2022", "2023"), ("1.5", "-2.5%"), ("５", "７")])
+def test_what_separates_two_figures_leaves_them_apart(first, second):
+    glued = []
+    for separator in SEPARATORS:
+        result, _ = cleaned(f"年份{first}{separator}{second}亿元")
+        if first + second in result or first not in result or second not in result:
+            glued.append((separator, result))
+    assert not glued
+
+
+def test_cleaning_keeps_the_figures_of_texts_mixed_at_random():
+    draw = random.Random(1)
+    for _ in range(3000):
+        text, figures = "报告", []
+        for _ in range(draw.randint(1, 8)):
+            part = draw.choice(["2023", "1.5", "第3条", "甲", "word", "一 二", "。", "５％"])
+            separators = "".join(draw.choices(SEPARATORS, k=draw.randint(1, 3)))
+            text += part + separators
+            figures += cleaning_rules.figures_of(part)
+        assert cleaning_rules.figures_of(cleaned(text + "完")[0]) == figures, text
+
+
+def test_a_transcript_keeps_its_speakers():
+    lines = []
+    for number in range(6):
+        lines += ["投资者：", f"第{number}条产线何时投产？", "某某股份董秘：", "请以公告为准。"]
+    lines += ["√适用 □不适用", "|---|---|"] * 5
+    text = "\n".join(lines)
+    assert cleaned(text)[0] == text
 
 
 def test_mojibake_is_repaired_where_the_bytes_survived():
@@ -195,7 +251,7 @@ def test_dialogues_lose_names_and_reports_keep_them():
 
 def test_opencc_is_loaded_only_where_a_text_is_converted(monkeypatch):
     monkeypatch.setitem(sys.modules, "opencc", None)
-    cleaning._simplifier.cache_clear()
+    cleaning_rules._simplifier.cache_clear()
     rules = cleaning.rules({"simplify": True})
     assert "traditional to simplified" in rules
     with pytest.raises(ImportError, match=r"pip install -e '.\[chinese\]'"):

@@ -114,7 +114,7 @@ def _markdown_table(rows: list[list[str | None]]) -> str:
     for row in rows:
         cells = []
         for cell in row:
-            text = (cell or "").replace("\n", "").replace("|", "\\|")
+            text = " ".join((cell or "").split("\n")).replace("|", "\\|")
             cells.append(text.strip())
         lines.append(f"| {' | '.join(cells)} |")
     rule = "|" + "---|" * len(rows[0])
