@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -713,7 +714,7 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
         ("答案是**C**", "C"),
         ("Ｂ", "B"),
         ("The correct option is B", "B"),
-        ("选项B正确，因为利率上升", None),
+        ("选项B正确，因为利率上升", "B"),
         ("答案是B。\n解析：选项A错误", "B"),
         ("选B而不选A", "B"),
         ("A、C", None),
@@ -722,7 +723,7 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
         ("A bond is a debt.", None),
         ("A is wrong.", None),
         ("不应选A", None),
-        ("选项B正确，选项A错误", None),
+        ("选项B正确，选项A错误", "B"),
         ("答案不是A", None),
         ("", None),
         (None, None),
@@ -741,6 +742,22 @@ def test_a_killed_scoring_goes_on(tiny, source, tmp_path):
 )
 def test_letters_are_read_and_never_guessed(text, letter):
     assert answers.letter_of(text, list("ABCD")) == ("ABCD".index(letter) if letter else None)
+
+
+def test_letters_of_labelled_answers():
+    """1,240 answers as models write them, half of them adversarial, in both languages."""
+    path = Path(__file__).parent / "answers.jsonl"
+    wrong, unread = [], []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        number = answers.letter_of(row["text"], list("ABCD"))
+        letter = None if number is None else "ABCD"[number]
+        if letter is None and row["want"]:
+            unread.append(row)
+        elif letter != row["want"]:
+            wrong.append((letter, row))
+    assert len(wrong) <= 0.005 * len(rows), wrong
+    assert len(unread) <= 0.03 * len(rows), unread
 
 
 def test_yes_and_no_are_read():

@@ -16,7 +16,7 @@ def samples(
     per_rule: int = 3,
     width: int = 60,
 ) -> list[dict]:
-    """Return some documents for each rule, cut to the place of the change.
+    """Return some documents for each rule, cut to the place of the change, personal data masked.
 
     Args:
         original: The frame as read.
@@ -38,7 +38,8 @@ def samples(
     for rule, part in chosen.groupby("rule", sort=False):
         for number, source in zip(part.number, part.source, strict=True):
             for before, after in _changes(texts[number], rule, settings.get(source), width):
-                before, after = before.replace("\n", "⏎\n"), after.replace("\n", "⏎\n")
+                before = personal.masked(before).replace("\n", "⏎\n")
+                after = personal.masked(after).replace("\n", "⏎\n")
                 rows.append({"rule": rule, "source": source, "before": before, "after": after})
     return rows
 

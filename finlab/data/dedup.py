@@ -2,13 +2,15 @@
 
 XuanYuan's report de-duplicates within each source and then across sources; so does `duplicates`. It
 costs one signature a document, then a join for each band, then an exact comparison for each
-candidate pair. Its speed is in benchmarks/README.md.
+candidate pair; a pair that contradicts itself is two documents (`contradiction`). Its speed is in
+benchmarks/README.md, and how well it tells copies in docs/data.md.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,43 +21,24 @@ from daft import DataType, col
 
 from finlab import files
 from finlab.data import frames
+from finlab.data.contradiction import contradicts
 
-# Words with a digit, such as 2023-05-01, 600519.SH or 3.5%.
-CODES = re.compile(r"[0-9A-Za-z][0-9A-Za-z.,:/%-]*")
-CHINESE_NUMERALS = re.compile(r"[〇○零一二三四五六七八九十百千万亿]+(?=[年月日号元股期届次条倍成])")
-# Words that turn a sentence round.
-DIRECTIONS = re.compile(
-    r"[涨跌升降增减盈亏买卖]|[上下][调行]|流[入出]|[南北]向|[看做][多空]|[不未没]"
-    r"|\b(?:not?|up|down|rise|fall|rose|fell|increase|decrease|buy|sell)\b"
-)
+WHITE_SPACE = re.compile(r"\s+")
+BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
+NUMBERS = re.compile(r"\d[\d,]*")
+WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
+FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
 
 
 # --- what two copies share -----------------------------------------------------------------------
-def figures(text: str) -> list[str]:
-    """Return the figures, dates and codes of a text, in order.
-
-    These are words with a digit, then Chinese numerals before a unit.
-
-    Args:
-        text: Any text.
-    """
-    found = []
-    for code in CODES.findall(text):
-        if any(char.isdigit() for char in code):
-            found.append(code.rstrip(".,:/-"))
-    return found + CHINESE_NUMERALS.findall(text)
-
-
-def facts(text: str) -> str:
-    """Return what two texts must share to be one document: their figures and their directions.
-
-    Two announcements may share every word and differ in one date. They are two documents.
-    """
-    return " ".join([*figures(text), *DIRECTIONS.findall(text.lower())])
-
-
 def squeeze(text: str) -> str:
-    """Return a text without white space, in lower case: what two copies of one document share."""
+    """Return a text without white space, in lower case: what two copies of one document share.
+
+    Between two figures a space stays: `12 3` is not `1 23`.
+    """
+    if BETWEEN_DIGITS.search(text):
+        text = BETWEEN_DIGITS.sub("\x00", text)
+        return WHITE_SPACE.sub("", text).replace("\x00", " ").lower()
     return "".join(text.split()).lower()
 
 
@@ -104,7 +87,6 @@ def _signatures(
     ngram: int,
     bands: int,
     rows: int,
-    keep_other_figures: bool,
     seed: int,
 ) -> daft.DataFrame:
     """Return the MinHash keys of the documents that are not out.
@@ -116,17 +98,18 @@ def _signatures(
         ngram: In characters.
         bands: The number of keys.
         rows: Hash functions in a band.
-        keep_other_figures: Whether texts with other figures have other keys.
         seed: Draws the hash functions.
 
     Returns:
-        {number, source (its hash), length (characters), digest, keys}.
+        {number, source (its hash), length (characters), digest, figures (two MinHashes of the
+        numbers in it), keys}.
     """
     rng = numpy.random.default_rng(seed)
     weights = rng.integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
     fields = {
         "length": DataType.int64(),
         "digest": DataType.uint64(),
+        "figures": DataType.list(DataType.uint64()),
         "keys": DataType.list(DataType.uint64()),
     }
     settings = frames.batch_settings(frame)
@@ -139,16 +122,13 @@ def _signatures(
         hashes = spaced.minhash(bands * rows, ngram, seed).to_arrow()
         parts = numpy.asarray(hashes.flatten(), numpy.uint64).reshape(len(texts), bands, rows)
         keys = (parts * weights).sum(axis=2)
-        if keep_other_figures:
-            # Texts with other facts never share a key, so they are never compared.
-            fact_hashes = [files.hash64(facts(each)) for each in texts]
-            keys += numpy.array(fact_hashes, numpy.uint64)[:, None]
         keys ^= keys >> numpy.uint64(31)
-        offsets = numpy.arange(0, keys.size + 1, bands)
+        figures = numpy.array([_figure_hashes(each) for each in squeezed], numpy.uint64)
         columns = [
             pyarrow.array(frames.characters(texts), pyarrow.int64()),
             pyarrow.array([files.hash64(each) for each in squeezed], pyarrow.uint64()),
-            pyarrow.LargeListArray.from_arrays(offsets, keys.ravel()),
+            _lists(figures),
+            _lists(keys),
         ]
         return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(columns, names=list(fields)))
 
@@ -156,34 +136,78 @@ def _signatures(
     return kept.select("number", col("source").hash().alias("source"), signed(col("text")))
 
 
+def _figure_hashes(text: str) -> tuple[int, int]:
+    """Return two MinHashes of the numbers in a text: equal for most texts with the same numbers."""
+    numbers = [number.encode() for number in set(NUMBERS.findall(text))] or [b""]
+    return min(map(zlib.crc32, numbers)), min(zlib.crc32(number, 7) for number in numbers)
+
+
+def _lists(values: numpy.ndarray) -> pyarrow.LargeListArray:
+    """Return the rows of a matrix as Arrow lists."""
+    offsets = numpy.arange(0, values.size + 1, values.shape[1])
+    return pyarrow.LargeListArray.from_arrays(offsets, values.ravel())
+
+
 def _pairs(signatures: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarray:
     """Return candidate pairs of document numbers, int64 [pairs, 2], without repetition.
 
-    In each bucket the first document pairs with every other one, and neighbours pair. A band is
-    done at a time, so that memory holds one key a document.
+    In a bucket each document pairs with those next to it: with all of them where they are few. Where
+    a bucket is large, as with announcements of one form, copies are found beside each other in two
+    more orders, by their figures. A band is done at a time, so that memory holds one key a document.
 
     Args:
         signatures: From `_signatures`.
         by: Columns that the documents of a pair must share, such as ["source"].
         bands: The number of bands.
     """
+    columns = ["number", *by]
+    figures = [col("figures").get(place).alias(f"figures_{place}") for place in range(2)]
     found = [numpy.empty((0, 2), numpy.int64)]
     for band in range(bands):
-        keyed = signatures.select("number", col("keys").get(band).alias("key"), *by)
-        buckets = keyed.groupby("key", *by).agg(col("number").list_agg().alias("members"))
-        several = buckets.where(col("members").list_count() > 1).select("members")
-        lists = several.to_arrow()["members"].combine_chunks()
-        numbers = numpy.asarray(lists.flatten())
-        sizes = numpy.asarray(lists.value_lengths())
-        bucket = numpy.repeat(numpy.arange(len(sizes)), sizes)
-        numbers = numbers[numpy.lexsort((numbers, bucket))]
-        first = numpy.repeat(numbers[numpy.cumsum(sizes) - sizes], sizes)
-        same = numpy.flatnonzero(bucket[1:] == bucket[:-1])
-        with_first = numpy.stack([first, numbers], axis=1)
-        neighbours = numpy.stack([numbers[same], numbers[same + 1]], axis=1)
-        pairs = numpy.concatenate([with_first, neighbours])
-        found.append(numpy.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
+        keyed = signatures.select(*columns, *figures, col("keys").get(band).alias("key"))
+        counts = keyed.groupby("key", *by).agg(col("number").count().alias("size"))
+        several = counts.where(col("size") > 1)
+        table = keyed.join(several, on=["key", *by]).to_pydict()
+        numbers = numpy.array(table["number"], numpy.int64)
+        if not len(numbers):
+            continue
+        names = [table["key"], *(table[name] for name in by)]
+        bucket = _group_numbers(names)
+        found.append(_neighbours(bucket, numbers, numbers, WINDOW))
+        large = numpy.array(table["size"]) > WINDOW + 1
+        for place in range(2):
+            order = numpy.array(table[f"figures_{place}"], numpy.uint64)
+            found.append(_neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW))
     return numpy.unique(numpy.concatenate(found), axis=0)
+
+
+def _group_numbers(columns: list[list]) -> numpy.ndarray:
+    """Return a number for each distinct row of columns, int64 [rows]."""
+    matrix = numpy.stack([numpy.asarray(column).astype(numpy.uint64) for column in columns], 1)
+    return numpy.unique(matrix, axis=0, return_inverse=True)[1].ravel()
+
+
+def _neighbours(
+    bucket: numpy.ndarray, order: numpy.ndarray, numbers: numpy.ndarray, window: int
+) -> numpy.ndarray:
+    """Return pairs of documents that stand close together in a bucket, int64 [pairs, 2].
+
+    Args:
+        bucket: The bucket of each document.
+        order: What a bucket is sorted by.
+        numbers: The documents' numbers.
+        window: A document pairs with so many that follow it.
+    """
+    places = numpy.lexsort((numbers, order, bucket))
+    bucket, numbers = bucket[places], numbers[places]
+    found = [numpy.empty((0, 2), numpy.int64)]
+    for step in range(1, window + 1):
+        same = numpy.flatnonzero(bucket[step:] == bucket[:-step])
+        if not len(same):
+            break
+        pairs = numpy.stack([numbers[same], numbers[same + step]], axis=1)
+        found.append(numpy.sort(pairs, axis=1))
+    return numpy.concatenate(found)
 
 
 # --- verification and clusters -------------------------------------------------------------------
@@ -192,15 +216,17 @@ def _verified(
     pairs: numpy.ndarray,
     threshold: float,
     ngram: int,
+    keep_other_figures: bool = True,
     chunk: int = 20_000,
 ) -> numpy.ndarray:
-    """Return the pairs whose exact Jaccard similarity reaches the threshold.
+    """Return the pairs whose exact Jaccard similarity reaches the threshold, and that agree.
 
     Args:
         frame: The documents.
         pairs: Their numbers, int64 [pairs, 2].
         threshold: From 0 to 1.
         ngram: In characters.
+        keep_other_figures: Leave out pairs that contradict each other.
         chunk: Texts are fetched for so many pairs at a time.
 
     Returns:
@@ -213,9 +239,14 @@ def _verified(
         answers = []
         for one, other in zip(left.to_pylist(), right.to_pylist(), strict=True):
             first, second = cached_shingles(one), cached_shingles(other)
+            # Sets of too different sizes cannot be alike.
+            if min(len(first), len(second)) < threshold * max(len(first), len(second)):
+                answers.append(False)
+                continue
             shared = len(first & second)
             union = len(first) + len(second) - shared
-            answers.append(shared >= threshold * union)
+            same = shared >= threshold * union
+            answers.append(same and not (keep_other_figures and contradicts(one, other)))
         return daft.Series.from_pylist(answers)
 
     found: list[tuple[int, int]] = []
@@ -284,15 +315,15 @@ def duplicates(
         ngram: Characters in an n-gram.
         bands, rows: A pair of similarity s is found with probability 1 - (1 - s^rows)^bands: 0.99
             at 0.85 for 10 bands of 6 rows.
-        keep_other_figures: A pair whose figures, dates, codes or directions (inflow or outflow, 涨
-            or 跌) differ is two documents.
+        keep_other_figures: A pair that contradicts itself is two documents: another amount, date,
+            code, direction or name at one place, see `contradiction`.
         seed: Of the hash functions.
         workspace: A folder for the signatures; None keeps them in memory.
 
     Returns:
         {number: reason} of the documents to drop, and the clusters, the kept document first.
     """
-    signatures = _signatures(frame, ngram, bands, rows, keep_other_figures, seed)
+    signatures = _signatures(frame, ngram, bands, rows, seed)
     signatures = frames.save(signatures, workspace) if workspace else signatures.collect()
     table = signatures.select("number", "length", "digest").sort("number").to_pandas()
     copies = table.number[table.digest.duplicated()].tolist()
@@ -307,8 +338,8 @@ def duplicates(
         gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
         left = signatures.join(gone, on="number", how="anti")
         pairs = _pairs(left, by, bands)
-        if threshold:
-            pairs = _verified(frame, pairs, threshold, ngram)
+        if threshold or keep_other_figures:
+            pairs = _verified(frame, pairs, threshold, ngram, keep_other_figures)
         for members in _clusters(pairs, lengths):
             reasons |= dict.fromkeys(members[1:], reason)
             clusters.append(members)

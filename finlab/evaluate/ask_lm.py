@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lm_eval.api.model import LM
 
-from finlab.evaluate.prefix_lm import without_system
+from finlab.evaluate.guarded_lm import without_system
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -15,8 +15,8 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
 
+from finlab.evaluate.guarded_lm import GuardedLM
 from finlab.files import JsonlStore, digest
 
 if TYPE_CHECKING:
@@ -35,20 +35,11 @@ POLICIES = {
 Score = tuple[float, bool]  # (log-probability, is it the likeliest)
 NO_ANSWER: Score = (-1.0e9, False)  # finite, since the harness takes a softmax of what it gets
 MIN_PREFIX = 8  # tokens; below it a forward pass for a shared prefix is not worth it
-ENCODED_TEXTS = 8  # the latest ones are kept: an item's answers follow the same prompt
 LETTER = re.compile("[A-J]")
 
 
-def without_system(messages: list[dict]) -> list[dict]:
-    """Return messages with the exam's instruction at the head of the first question."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    question = messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}
-    return [question, *messages[2:]]
-
-
 # --- the scorer ----------------------------------------------------------------------------------
-class PrefixLM(HFLM):
+class PrefixLM(GuardedLM):
     """The harness's HFLM with the same scores for a fraction of the tokens.
 
     The longest beginning that all prompts of a task share (its instruction and examples) is read
@@ -102,6 +93,7 @@ class PrefixLM(HFLM):
                 "save one with it, or set chat to false"
             )
         super().__init__(
+            chat=chat,
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
@@ -113,30 +105,11 @@ class PrefixLM(HFLM):
         self.tasks = tasks
         self.policy = policy
         self.batch_tokens = batch_tokens
-        self.chat = chat
         self.store = JsonlStore() if store is None else store
         self.counts = Counter(sent=0, encoded=0, kept=0, unequal_letters=0)
         self.fits: dict[tuple[str, int], dict[str, Any]] = {}
-        self._encoded: dict[tuple, list[int]] = {}
 
     # --- tokens ---
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **more: Any
-    ) -> list[int]:
-        """Return the tokens of a text; the latest texts are not encoded again."""
-        asked = string, add_special_tokens, *sorted(more.items())
-        if asked not in self._encoded:
-            while len(self._encoded) > ENCODED_TEXTS:
-                del self._encoded[next(iter(self._encoded))]
-            self._encoded[asked] = super().tok_encode(string, add_special_tokens, **more)
-        return self._encoded[asked]
-
-    def apply_chat_template(
-        self, chat_history: list[dict], add_generation_prompt: bool = True
-    ) -> str:
-        """Return the text of messages, the exam's instruction in the first question."""
-        return super().apply_chat_template(without_system(chat_history), add_generation_prompt)
-
     def _letter_tokens(self, letter: str) -> list[int]:
         """Return the tokens by which a policy other than joint scores a letter.
 

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finlab.data import templates
+from finlab.models import tokenization
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,7 +40,7 @@ def complete_text(
         text: What it goes on from, without an end token.
         new_tokens: So many.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenization.plain(tokenizer, [text])[0]
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
     batch = torch.tensor([ids], device=model.device)
@@ -137,10 +140,8 @@ def answer_messages(
     Returns:
         The text, and whether it ended by itself, with its end token.
     """
-    rendered = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    ids = rendered["input_ids"].to(model.device)
+    prompt = templates.prompt_ids(tokenizer, messages)
+    ids = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     new = out[0, ids.shape[1] :]

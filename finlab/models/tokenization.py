@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finlab.data import frames, packing
+from finlab.data import control_tokens, frames, packing
 from finlab.models import sentencepieces
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
 
 # --- encoding ------------------------------------------------------------------------------------
 def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text without special tokens.
+    """Return the ids of each text without special tokens; a literal `</s>` is spelt in pieces.
 
     Args:
         tokenizer: The tokenizer; a fast one works on all cores.
@@ -54,7 +54,8 @@ def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int
     rows = []
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
-        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        with control_tokens.as_text(tokenizer):
+            encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
         rows += [encoding.ids for encoding in encodings]
     return rows
 

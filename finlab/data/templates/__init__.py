@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
+from transformers.utils import chat_template_utils
+
+from finlab.data import control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,17 +80,53 @@ def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
     return trained[: len(used)] == used
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
+    """Return the token ids of a dialogue that the assistant goes on from, as in use."""
+    return _render(tokenizer, [messages], add_generation_prompt=True)[0]
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase, dialogues: list, add_generation_prompt: bool = False
 ) -> list[list[int]]:
-    """Return the token ids of dialogues."""
+    """Return the token ids of dialogues; special tokens in their words stay text."""
     rendered = tokenizer.apply_chat_template(
         dialogues,
         add_generation_prompt=add_generation_prompt,
         tokenize=True,
         return_dict=True,
+    )["input_ids"]
+    for number, messages in enumerate(dialogues):
+        if control_tokens.found_in(tokenizer, messages):
+            text = tokenizer.apply_chat_template(
+                control_tokens.mark(tokenizer, messages),
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+            rendered[number] = control_tokens.encode_rendered(tokenizer, text)[0]
+    return rendered
+
+
+def _render_with_mask(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict]
+) -> tuple[list[int], list[bool]]:
+    """Return the token ids of a dialogue with special tokens in its words, and what is learnt.
+
+    transformers cannot keep such tokens as text and mark the answers at once.
+
+    Returns:
+        The ids, and of each whether the assistant says it.
+    """
+    texts, spans = chat_template_utils.render_jinja_template(
+        conversations=[control_tokens.mark(tokenizer, messages)],
+        chat_template=tokenizer.chat_template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
     )
-    return rendered["input_ids"]
+    ids, places = control_tokens.encode_rendered(tokenizer, texts[0])
+    mask = []
+    for place in places:
+        mask.append(any(start <= place < end for start, end in spans[0]))
+    return ids, mask
 
 
 # --- encoding ------------------------------------------------------------------------------------
@@ -120,8 +159,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
             return_dict=True,
             return_assistant_tokens_mask=True,
         )
-        pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
-        for ids, mask in pairs:
+        part = dialogues[first : first + BATCH]
+        pairs = zip(part, rendered["input_ids"], rendered["assistant_masks"], strict=True)
+        for messages, ids, mask in pairs:
+            if control_tokens.found_in(tokenizer, messages):
+                ids, mask = _render_with_mask(tokenizer, messages)
             row = _labelled(numpy.array(ids, numpy.int32), numpy.array(mask, bool))
             _check_row(tokenizer, row, len(rows) + 1)
             rows.append(row)

@@ -1,0 +1,261 @@
+"""Whether two nearly equal texts contradict each other: then they are two documents.
+
+    contradicts("净利润为1.5亿元", "净利润为2.5亿元")              # True: another amount
+    contradicts("获批2,700万元", "某股份(sh601058)获批2700万元")   # False: more, and nothing else
+
+Both texts are cut into tokens: figures with their units as values (2,700 is 2700, 3% is 百分之三),
+characters, words. The token sequences are aligned, and each place where they differ is looked at.
+What only one text says contradicts nothing. Two values, two directions (涨, 跌), two periods, or two
+names at one place do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+
+from rapidfuzz.distance import Indel
+
+from finlab.data import facts, recogniser
+from finlab.data.facts import Token
+
+# --- what contradicts what -----------------------------------------------------------------------
+UP = set("涨升增扩高强多好盈赚入买热快宽优胜赢攀")
+DOWN = set("跌降减缩低弱空坏亏损出卖冷慢紧劣败输滑落")
+# Of each row a text says one: ratings, how far a plan is, who judges.
+ONE_OF = [
+    set(row.split())
+    for row in (
+        "买入 增持 推荐 强烈推荐 谨慎推荐 持有 中性 观望 减持 卖出 优于大市 跑赢行业",
+        "拟 将 已 正在 计划",
+        "同意 反对 弃权 否决",
+        "首次 再次 第二次 最后一次",
+        "年初 年末 年中",
+        "月初 月末 月中 月底",
+        "开盘 收盘 盘中",
+        "核准 终止 中止 驳回",
+        "不低于 不超过 不高于 不少于",
+    )
+]
+OPPOSITES = (
+    "涨跌 升降 增减 盈亏 买卖 多空 入出 上下 正负 高低 强弱 收付 借贷 胜败 赢输 扩缩 松紧 同环 首再 好空 甲乙 甲丙 乙丙 男女"
+    " 前后 内外 南北 东西 早晚 大小 长短 进出 开关 停复 利弊 优劣 快慢 加减 宽紧 热冷 存取 新旧 最次 持抛 是否 有无 已未"
+    " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 沪深 陆港 今去 今明 昨今 去明"
+).split()
+OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
+OPPOSITE_WORDS = {
+    frozenset(pair.split("/"))
+    for pair in (
+        "up/down rise/fall rises/falls rose/fell risen/fallen increase/decrease increased/decreased gain/loss "
+        "profit/loss buy/sell bought/sold long/short bullish/bearish higher/lower first/second first/third "
+        "january/february beat/miss inflow/outflow inflows/outflows upgrade/downgrade upgraded/downgraded"
+    ).split()
+}
+OPPOSITE_TERMS = (
+    "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
+    " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
+).split()
+NEGATIONS = set("不未没無无非否勿莫")
+SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
+LIST = 14  # tokens: in a longer change, opposite characters may be chance
+MOST_TOKENS = 6000  # longer texts are compared up to here and by their values
+
+
+def contradicts(first: str, second: str) -> bool:
+    """Tell whether two nearly equal texts say contrary things at one place.
+
+    Args:
+        first: A text.
+        second: Another one.
+    """
+    one, other = facts.normalise(first), facts.normalise(second)
+    left, right = facts.tokens(one), facts.tokens(other)
+    places = differences(left, right)
+    if _swapped(left, right, places):
+        return True
+    for a, b in places:
+        if _facts_differ(left[a], right[b]) or _turned_round(left[a], right[b]):
+            return True
+        if _names_differ((one, left, a), (other, right, b)):
+            return True
+    return False
+
+
+def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slice]]:
+    """Return the places where two token sequences differ, as slices of both."""
+    codes: dict[str, int] = {}
+    one = [codes.setdefault(token.key, len(codes)) for token in left]
+    other = [codes.setdefault(token.key, len(codes)) for token in right]
+    blocks: list[list[int]] = []
+    for operation in Indel.opcodes(one, other):
+        if operation.tag == "equal":
+            continue
+        start, end = operation.src_start, operation.src_end
+        begin, stop = operation.dest_start, operation.dest_end
+        if blocks and blocks[-1][1] == start and blocks[-1][3] == begin:
+            blocks[-1][1], blocks[-1][3] = end, stop
+        else:
+            blocks.append([start, end, begin, stop])
+    return [(slice(a, b), slice(c, d)) for a, b, c, d in blocks]
+
+
+NEAR = 40  # tokens: two amounts that change places stand near each other
+
+
+def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, slice]]) -> bool:
+    """Tell whether two things have changed places: 甲增9%，乙增14% and 甲增14%，乙增9%.
+
+    Args:
+        left, right: The tokens of both texts.
+        places: Where they differ, from `differences`.
+    """
+    for number, (a, b) in enumerate(places):
+        ours, theirs = _keys(left[a]), _keys(right[b])
+        for later, other in places[number + 1 :]:
+            others, their_others = _keys(left[later]), _keys(right[other])
+            if ours and theirs and ours == their_others and theirs == others:
+                return True
+            # An amount that is taken out here stands there, on the other side of another one.
+            loose = (set(ours) & set(their_others)) | (set(theirs) & set(others))
+            moved = any(key.startswith("value") for key in loose - (set(ours) & set(theirs)))
+            between = left[a.stop : later.start]
+            crossed = len(between) <= NEAR and any(token.kind == "value" for token in between)
+            if moved and crossed:
+                return True
+    return False
+
+
+def _keys(tokens: list[Token]) -> list[str]:
+    """Return what tokens share with equal ones."""
+    return [token.key for token in tokens]
+
+
+def _only_in(one: list[str], other: list[str]) -> list[str]:
+    """Return what stands in one list and not in the other, as often as it does."""
+    return list((Counter(one) - Counter(other)).elements())
+
+
+def _facts_differ(left: list[Token], right: list[Token]) -> bool:
+    """Tell whether both sides give a value, a period or a code, and not the same."""
+    for kind in ("value", "period", "code"):
+        one = [token for token in left if token.kind == kind]
+        other = [token for token in right if token.kind == kind]
+        if not one or not other:
+            continue
+        ours = [token for token in one if token.key not in {each.key for each in other}]
+        theirs = [token for token in other if token.key not in {each.key for each in one}]
+        if kind != "period":
+            ours, theirs = _without_same_values(ours, theirs)
+        if ours and theirs:
+            return True
+    return False
+
+
+def _without_same_values(ours: list[Token], theirs: list[Token]) -> tuple[list, list]:
+    """Take out values that are one in another form.
+
+    A unit may be missing (1.5亿, 1.5亿元), and a value given in 亿 may be rounded from one in 万.
+    """
+    left, theirs = [], list(theirs)
+    for token in ours:
+        same = [other for other in theirs if _same_value(token, other)]
+        if same:
+            theirs.remove(same[0])
+        else:
+            left.append(token)
+    return left, theirs
+
+
+def _same_value(one: Token, other: Token) -> bool:
+    """Tell whether two values are equal, or one is the other rounded to a larger unit."""
+    if one.unit != other.unit and one.unit and other.unit:
+        return False
+    if one.kind == "code":
+        return one.text == other.text
+    first, second = Decimal(one.text), Decimal(other.text)
+    if first == second:
+        return True
+    coarse = max(one.step, other.step)
+    if coarse < 1000 * min(one.step, other.step) or not coarse:
+        return False
+    return abs(first - second) * 2 <= coarse
+
+
+def _turned_round(left: list[Token], right: list[Token]) -> bool:
+    """Tell whether one side says the opposite of the other, or adds a 不."""
+    one = [token.text for token in left if token.kind in ("char", "word")]
+    other = [token.text for token in right if token.kind in ("char", "word")]
+    ours, theirs = _only_in(one, other), _only_in(other, one)
+    if max(len(left), len(right)) <= LIST:
+        rises, falls = UP.intersection(ours), DOWN.intersection(ours)
+        if (rises and not falls and DOWN.intersection(theirs) - UP.intersection(theirs)) or (
+            falls and not rises and UP.intersection(theirs)
+        ):
+            return True
+        for a in ours:
+            for b in theirs:
+                pair = frozenset((a, b))
+                if pair in OPPOSITE or pair in OPPOSITE_WORDS:
+                    return True
+        said, theirs_said = "".join(one), "".join(other)
+        for terms in ONE_OF:
+            ours_said = {term for term in terms if term in said}
+            theirs_also = {term for term in terms if term in theirs_said}
+            if ours_said and theirs_also and not ours_said & theirs_also:
+                return True
+        for pair in OPPOSITE_TERMS:
+            first, second = pair.split("/")
+            if _says(first, second, said, theirs_said) or _says(second, first, said, theirs_said):
+                return True
+    short = max(len(left), len(right)) <= SHORT
+    negated = NEGATIONS.intersection(ours) or NEGATIONS.intersection(theirs)
+    one_sided = not ours or not theirs
+    return short and bool(negated) and (one_sided or len(ours) + len(theirs) <= 3)
+
+
+def _says(first: str, second: str, one: str, other: str) -> bool:
+    """Tell whether one side says the first of two opposite terms and the other the second."""
+    return first in one and second in other and second not in one and first not in other
+
+
+ENTITY_TAGS = ("PER", "LOC", "ORG", "nz")
+CONTEXT = 12  # characters on both sides by which a name is recognised
+
+
+def _names_differ(
+    left: tuple[str, list[Token], slice], right: tuple[str, list[Token], slice]
+) -> bool:
+    """Tell whether both sides name somebody or something, and not the same.
+
+    Args:
+        left: The text, its tokens, and the place that differs.
+        right: The same of the other text.
+    """
+    if not left[1][left[2]] or not right[1][right[2]]:
+        return False
+    ours, theirs = _names(*left), _names(*right)
+    for one in ours:
+        for other in theirs:
+            if one not in other and other not in one:
+                return not (set(ours) & set(theirs))
+    return False
+
+
+def _names(text: str, all_tokens: list[Token], place: slice) -> list[str]:
+    """Return the names that stand where two texts differ.
+
+    Args:
+        text: The normalised text.
+        all_tokens: Its tokens.
+        place: Which of them differ.
+    """
+    changed = all_tokens[place]
+    start, end = changed[0].start, changed[-1].end
+    first = max(0, start - CONTEXT)
+    context = text[first : end + CONTEXT]
+    found = []
+    for word, tag, at in recogniser.tagged(context):
+        begins, stops = first + at, first + at + len(word)
+        if tag in ENTITY_TAGS and begins < end and start < stops:
+            found.append(word)
+    return found

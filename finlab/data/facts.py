@@ -1,0 +1,220 @@
+"""A text as a row of facts: figures as values with their units, periods, codes, words, characters.
+
+However a fact is written, its token is the same: 2,700万元, 2700万元 and 0.27亿元; 3%, ３％ and
+百分之三; 第三季度 and Q3; sh600519 and 600519.SH.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from decimal import Decimal
+
+# --- tokens --------------------------------------------------------------------------------------
+HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_DIGITS = "〇○零一二三四五六七八九壹贰叁肆伍陆柒捌玖两幺"
+_PLACES = "十百千万亿拾佰仟萬億"
+DIGIT_VALUE = {sign: place % 10 for place, sign in enumerate("零一二三四五六七八九")} | {
+    **{sign: place for place, sign in enumerate("〇壹贰叁肆伍陆柒捌玖")},
+    **{"○": 0, "两": 2, "幺": 1},
+}
+PLACE_VALUE = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
+PLACE_VALUE |= {"拾": 10, "佰": 100, "仟": 1000, "萬": 10**4, "億": 10**8}
+# Signs behind which a - is a range and no minus: 1.58亿元-1.88亿元.
+_IN_RANGE = r"(?<![\d.%元万亿股年月日号吨时点])"
+TOKEN = re.compile(
+    # a loss in brackets: (20%), (1,234.5)
+    r"(?P<loss>\(\s*(?P<lost>(?=[\d,.]*[,.%万亿元])\d[\d,]*(?:\.\d+)?)(?P<lostscale>[万亿]*)(?P<lostunit>%|元)?\s*\))"
+    # a stock's code: 600519.SH, sh600519, 03883.HK, 000858
+    r"|(?P<stock>(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])?\.?(?P<digits>\d{4,6})\.(?:[Ss][HhZzSs]|[Hh][Kk])(?![A-Za-z])"
+    r"|(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])(?P<digits2>\d{4,6})(?!\d)|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%]))"
+    r"|(?P<code>(?<![A-Za-z0-9])[A-Za-z]+[-.]?\d[\dA-Za-z.-]*)"
+    r"|(?P<period>上半年|下半年|半年度?|全年|年度|中期|前?第?[一二三四1-4]季度?(?![A-Za-z0-9])|[QH][1-4])"
+    r"|(?P<first>首(?=[个家届批款只例]))"
+    rf"|(?P<percent>百分之[{_DIGITS}{_PLACES}]+(?:点[{_DIGITS}]+)?)"
+    rf"|(?P<figure>(?:{_IN_RANGE}[+\-−])?(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)"
+    rf"|(?P<numeral>[{_DIGITS}{_PLACES}]+)"
+    r"|(?P<word>[A-Za-z]+)"
+    rf"|(?P<char>[{HAN}])"
+)
+SCALES = {
+    **{"百": 100, "千": 1000, "万": 10**4, "百万": 10**6, "千万": 10**7},
+    **{"亿": 10**8, "百亿": 10**10, "千亿": 10**11, "万亿": 10**12},
+}
+IN_BASE_UNITS = {
+    "万股": ("股", 10**4),
+    "千瓦": ("瓦", 1000),
+    "万千瓦": ("瓦", 10**7),
+    "兆瓦": ("瓦", 10**6),
+}
+SCALE = re.compile(r"\s*[余多]?(万亿|千万|百万|千亿|百亿|[万亿千百](?![个分]))")
+UNIT = re.compile(
+    r"\s*[余多]?(%|‰|个百分点|个基点|bp(?![a-z])|人民币|美元|港元|港币|欧元|英镑|日元|日圆|韩元|澳元|加元|卢布|元|年|月份?|日|号"
+    r"|个?季度?|时|点|分|万?股|倍|吨|人|家|名|岁|次|期|届|条|兆瓦|MW|万?千瓦|kW)"
+)
+SAME_UNIT = {
+    **{"月份": "月", "号": "日", "港币": "港元", "日圆": "日元", "人民币": "元"},
+    **{"bp": "个基点", "季": "季度", "个季度": "季度", "点": "时"},
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of a text.
+
+    Attributes:
+        kind: `value`, `period`, `code`, `word` or `char`.
+        text: What it says, in one form for all ways to write it.
+        unit: Of a value, or the exchange of a stock's code; "" where none stands there.
+        step: Of a value: the smallest difference that its figures show, 0.01亿 for 1.31亿.
+        start, end: Its place in the normalised text.
+    """
+
+    kind: str
+    text: str
+    unit: str
+    start: int
+    end: int
+    step: Decimal = Decimal(0)
+
+    @property
+    def key(self) -> str:
+        """What two equal tokens share."""
+        return f"{self.kind}:{self.text}:{self.unit}"
+
+
+def numeral_value(numeral: str) -> Decimal:
+    """Return the value of a Chinese numeral: 二〇二二, 一百二十, 十二, 壹佰."""
+    whole, _, rest = numeral.partition("点")
+    if not any(sign in PLACE_VALUE for sign in whole):
+        value = Decimal("".join(str(DIGIT_VALUE[sign]) for sign in whole) or "0")
+    else:
+        value = Decimal(_with_places(whole))
+    if rest:
+        value += Decimal("0." + "".join(str(DIGIT_VALUE[sign]) for sign in rest))
+    return value
+
+
+def _with_places(numeral: str) -> int:
+    """Return the value of a numeral with 十, 百, 千, 万 or 亿."""
+    total = section = digit = 0
+    for sign in numeral:
+        if sign in DIGIT_VALUE:
+            digit = DIGIT_VALUE[sign]
+            continue
+        place = PLACE_VALUE[sign]
+        if place >= 10**4:
+            total = (total + section + digit) * place if total < place else total
+            if not total:
+                total = place
+            section = digit = 0
+        else:
+            section += (digit or 1) * place
+            digit = 0
+    return total + section + digit
+
+
+def normalise(text: str) -> str:
+    """Return a text with half-width signs and one kind of dash (NFKC)."""
+    text = unicodedata.normalize("NFKC", text)
+    return re.sub(r"[‐-―−─]+", "-", text)
+
+
+def tokens(text: str) -> list[Token]:
+    """Cut a normalised text into tokens; punctuation and white space count for nothing.
+
+    Args:
+        text: From `normalise`.
+    """
+    found: list[Token] = []
+    end = 0
+    for match in TOKEN.finditer(text):
+        if match.start() < end:
+            continue  # a unit, which belongs to the figure before it
+        if match["figure"]:
+            token = _figure(text, match)
+        elif match["numeral"]:
+            token = _numeral(text, match)
+        else:
+            token = _other(match)
+        if token:
+            found.append(token)
+            end = token.end
+            continue
+        # A numeral without a unit, such as 一 in 一些, is no value but characters.
+        for place in range(match.start(), match.end()):
+            found.append(Token("char", text[place], "", place, place + 1))
+    return found
+
+
+def _other(match: re.Match) -> Token:
+    """Return the token of a match that is neither a figure nor a numeral."""
+    start, end = match.span()
+    if match["loss"]:
+        value = -_plain(match["lost"]) * SCALES.get(match["lostscale"], 1)
+        return Token("value", _form(value), match["lostunit"] or "", start, end)
+    if match["percent"]:
+        return Token("value", _form(numeral_value(match[0][3:])), "%", start, end)
+    if match["first"]:
+        return Token("value", "1", "", start, end)
+    if match["stock"]:
+        digits = match["digits"] or match["digits2"] or match["digits3"]
+        exchange = "".join(char for char in match[0].lower() if char.isalpha())
+        return Token("code", digits, exchange.replace("ss", "sh"), start, end)
+    if match["period"]:
+        return Token("period", _period(match[0]), "", start, end)
+    kind = "code" if match["code"] else "word" if match["word"] else "char"
+    return Token(kind, match[0].lower(), "", start, end)
+
+
+def _plain(figure: str) -> Decimal:
+    """Return the value of a figure such as 2,700.50 or -3."""
+    return Decimal(figure.replace(",", "").replace("−", "-"))
+
+
+def _form(value: Decimal) -> str:
+    """Return a value without needless noughts: 1.5 for 1.50."""
+    return format(value.normalize(), "f")
+
+
+def _period(text: str) -> str:
+    """Return a period in one form: 第三季度, 三季度 and Q3 are one."""
+    numbers = dict(zip("一二三四1234", "12341234", strict=True))
+    found = [numbers[sign] for sign in text if sign in numbers]
+    if found and text[0] != "H":
+        return ("前" if text[0] == "前" else "") + "Q" + found[-1]
+    return {"半年": "上半年", "半年度": "上半年", "中期": "上半年", "年度": "全年"}.get(text, text)
+
+
+def _figure(text: str, match: re.Match) -> Token:
+    """Return the value of a figure with its scale and unit."""
+    value = _plain(match["figure"])
+    step = Decimal(1).scaleb(value.as_tuple().exponent)
+    end = match.end()
+    scale = SCALE.match(text, end)
+    if scale:
+        value, step = value * SCALES[scale[1]], step * SCALES[scale[1]]
+        end = scale.end()
+    return _with_unit(text, value, step, match.start(), end)
+
+
+def _numeral(text: str, match: re.Match) -> Token | None:
+    """Return the value of a Chinese numeral; None where it counts nothing."""
+    ordinal = text[: match.start()].endswith("第")
+    if not ordinal and not UNIT.match(text, match.end()):
+        return None
+    value = numeral_value(match["numeral"])
+    return _with_unit(text, value, Decimal(1), match.start(), match.end())
+
+
+def _with_unit(text: str, value: Decimal, step: Decimal, start: int, end: int) -> Token:
+    """Return a value with the unit that follows it, in one form for all units of a kind."""
+    unit = UNIT.match(text, end)
+    name = ""
+    if unit:
+        end = unit.end()
+        name = SAME_UNIT.get(unit[1], unit[1])
+        name, factor = IN_BASE_UNITS.get(name, (name, 1))
+        value, step = value * factor, step * factor
+    return Token("value", _form(value), name, start, end, step)

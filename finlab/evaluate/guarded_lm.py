@@ -1,0 +1,91 @@
+"""lm-evaluation-harness's model class, in whose prompts a literal `</s>` stays text.
+
+Exam items and few-shot examples come from others' files. A special token in one of them must not
+end the prompt, or speak as another role.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from finlab.data import control_tokens
+
+ENCODED_TEXTS = 8  # the latest ones are kept: an item's answers follow the same prompt
+
+
+def without_system(messages: list[dict]) -> list[dict]:
+    """Return messages with the exam's instruction at the head of the first question."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    question = messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}
+    return [question, *messages[2:]]
+
+
+class GuardedLM(HFLM):
+    """The harness's HFLM, whose prompts hold no special tokens but the template's own.
+
+    Attributes:
+        chat: Whether prompts are rendered by the chat template.
+    """
+
+    def __init__(self, *, chat: bool, **settings: Any):
+        super().__init__(**settings)
+        self.chat = chat
+        self._encoded: dict[tuple, list[int]] = {}
+
+    def apply_chat_template(
+        self, chat_history: list[dict], add_generation_prompt: bool = True
+    ) -> str:
+        """Return the text of messages, the exam's instruction in the first question."""
+        messages = without_system(chat_history)
+        if control_tokens.found_in(self.tokenizer, messages):
+            messages = control_tokens.mark(self.tokenizer, messages)
+        return super().apply_chat_template(messages, add_generation_prompt)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **more: Any
+    ) -> list[int]:
+        """Return the tokens of a text; the latest texts are not encoded again."""
+        asked = string, add_special_tokens, *sorted(more.items())
+        if asked not in self._encoded:
+            while len(self._encoded) > ENCODED_TEXTS:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[asked] = self._encode(string, add_special_tokens, **more)
+        return self._encoded[asked]
+
+    def _encode(self, string: str, add_special_tokens: bool | None, **more: Any) -> list[int]:
+        """Return the tokens of a text; arguments as in `tok_encode`."""
+        if control_tokens.is_marked(string):
+            return control_tokens.encode_rendered(self.tokenizer, string)[0]
+        if self.chat:
+            return super().tok_encode(string, add_special_tokens, **more)
+        with_bos = self.add_bos_token if add_special_tokens is None else add_special_tokens
+        return self.tokenizer.encode(
+            string, add_special_tokens=bool(with_bos), split_special_tokens=True
+        )
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of texts and their attention mask, int64 [texts, longest].
+
+        Args:
+            strings: The texts.
+            padding_side: Where shorter ones are filled up.
+            left_truncate_len: Keep so many of the last tokens.
+            truncation: Not used here: prompts that do not fit are never asked.
+        """
+        rows = [self.tok_encode(string) for string in strings]
+        if left_truncate_len:
+            rows = [row[-left_truncate_len:] for row in rows]
+        batch = self.tokenizer.pad(
+            {"input_ids": rows}, padding=True, padding_side=padding_side, return_tensors="pt"
+        )
+        return batch["input_ids"], batch["attention_mask"]
