@@ -180,6 +180,14 @@ def test_announcements_that_differ_only_in_figures_dates_or_codes_stay(frame):
     assert not reasons
 
 
+def test_a_copy_without_the_figure_does_not_make_two_documents_one(frame):
+    body = "关于年度经营情况的公告。本公司董事会保证公告内容真实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏。{}特此公告。"
+    texts = [body.format("净利1亿元。编者按。"), body.format(""), body.format("净利2亿元。")]
+    reasons, clusters = dedup.duplicates(frame(texts), 0.8)
+    assert reasons == {1: "near duplicate in its source"}, "the two that contradict both stay"
+    assert len(clusters) == 1
+
+
 def test_near_duplicates_against_brute_force(frame):
     rng = random.Random(3)
     letters = "的一是在不了有和人这中大为上个国我以要他"

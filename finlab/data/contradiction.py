@@ -46,9 +46,12 @@ OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
 OPPOSITE_WORDS = {
     frozenset(pair.split("/"))
     for pair in (
-        "up/down rise/fall rises/falls rose/fell risen/fallen increase/decrease increased/decreased gain/loss "
-        "profit/loss buy/sell bought/sold long/short bullish/bearish higher/lower first/second first/third "
-        "january/february beat/miss inflow/outflow inflows/outflows upgrade/downgrade upgraded/downgraded"
+        "up/down rise/fall rises/falls rose/fell risen/fallen increase/decrease "
+        "increased/decreased gain/loss "
+        "profit/loss buy/sell bought/sold long/short bullish/bearish higher/lower first/second "
+        "first/third "
+        "january/february beat/miss inflow/outflow inflows/outflows upgrade/downgrade "
+        "upgraded/downgraded"
     ).split()
 }
 OPPOSITE_TERMS = (

@@ -38,8 +38,8 @@ def as_text(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 def names(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Return the special tokens of a tokenizer, such as `<s>`, `</s>` and `<|im_end|>`.
 
-    Tokens that a tokenizer knows as a whole but does not call special, such as Qwen's `<tool_call>`,
-    are the words of a dialogue and stay tokens.
+    Tokens that a tokenizer knows as a whole but does not call special, such as Qwen's
+    `<tool_call>`, are the words of a dialogue and stay tokens.
     """
     added = tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in added if token.special)

@@ -151,9 +151,10 @@ def _lists(values: numpy.ndarray) -> pyarrow.LargeListArray:
 def _pairs(signatures: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarray:
     """Return candidate pairs of document numbers, int64 [pairs, 2], without repetition.
 
-    In a bucket each document pairs with those next to it: with all of them where they are few. Where
-    a bucket is large, as with announcements of one form, copies are found beside each other in two
-    more orders, by their figures. A band is done at a time, so that memory holds one key a document.
+    In a bucket each document pairs with those next to it: with all of them where they are few.
+    Where a bucket is large, as with announcements of one form, copies are found beside each other
+    in two more orders, by their figures. A band is done at a time, so that memory holds one key a
+    document.
 
     Args:
         signatures: From `_signatures`.
@@ -293,6 +294,33 @@ def _clusters(pairs: numpy.ndarray, lengths: dict[int, int]) -> list[list[int]]:
     return clusters
 
 
+def _without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> list[list[int]]:
+    """Return clusters in which no member contradicts the one that stays.
+
+    Where a short copy agrees with two documents that contradict each other, they are one component.
+
+    Args:
+        frame: The documents.
+        clusters: Their numbers, the longest document of each first.
+    """
+    large = [members for members in clusters if len(members) > 2]
+    wanted = [number for members in large for number in members]
+    if not wanted:
+        return clusters
+    texts = dict(zip(*frames.pick(frame, wanted, "text").values(), strict=True))
+    result = [members for members in clusters if len(members) <= 2]
+    for members in large:
+        rest = members
+        while len(rest) > 1:
+            kept, others = rest[0], rest[1:]
+            against = [each for each in others if contradicts(texts[kept], texts[each])]
+            agreeing = [each for each in others if each not in set(against)]
+            if agreeing:
+                result.append([kept, *agreeing])
+            rest = against
+    return sorted(result)
+
+
 def duplicates(
     frame: daft.DataFrame,
     threshold: float = 0.85,
@@ -340,7 +368,10 @@ def duplicates(
         pairs = _pairs(left, by, bands)
         if threshold or keep_other_figures:
             pairs = _verified(frame, pairs, threshold, ngram, keep_other_figures)
-        for members in _clusters(pairs, lengths):
+        clusters_found = _clusters(pairs, lengths)
+        if keep_other_figures:
+            clusters_found = _without_contradictions(frame, clusters_found)
+        for members in clusters_found:
             reasons |= dict.fromkeys(members[1:], reason)
             clusters.append(members)
     return reasons, clusters

@@ -1,4 +1,4 @@
-"""A text as a row of facts: figures as values with their units, periods, codes, words, characters.
+"""A text as a row of facts: values with their units, periods, codes, words, characters.
 
 However a fact is written, its token is the same: 2,700万元, 2700万元 and 0.27亿元; 3%, ３％ and
 百分之三; 第三季度 and Q3; sh600519 and 600519.SH.
@@ -25,10 +25,13 @@ PLACE_VALUE |= {"拾": 10, "佰": 100, "仟": 1000, "萬": 10**4, "億": 10**8}
 _IN_RANGE = r"(?<![\d.%元万亿股年月日号吨时点])"
 TOKEN = re.compile(
     # a loss in brackets: (20%), (1,234.5)
-    r"(?P<loss>\(\s*(?P<lost>(?=[\d,.]*[,.%万亿元])\d[\d,]*(?:\.\d+)?)(?P<lostscale>[万亿]*)(?P<lostunit>%|元)?\s*\))"
+    r"(?P<loss>\(\s*(?P<lost>(?=[\d,.]*[,.%万亿元])\d[\d,]*(?:\.\d+)?)"
+    r"(?P<lostscale>[万亿]*)(?P<lostunit>%|元)?\s*\))"
     # a stock's code: 600519.SH, sh600519, 03883.HK, 000858
-    r"|(?P<stock>(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])?\.?(?P<digits>\d{4,6})\.(?:[Ss][HhZzSs]|[Hh][Kk])(?![A-Za-z])"
-    r"|(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])(?P<digits2>\d{4,6})(?!\d)|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%]))"
+    r"|(?P<stock>(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])?\.?(?P<digits>\d{4,6})\.(?:[Ss][HhZzSs]"
+    r"|[Hh][Kk])(?![A-Za-z])"
+    r"|(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])(?P<digits2>\d{4,6})(?!\d)"
+    r"|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%]))"
     r"|(?P<code>(?<![A-Za-z0-9])[A-Za-z]+[-.]?\d[\dA-Za-z.-]*)"
     r"|(?P<period>上半年|下半年|半年度?|全年|年度|中期|前?第?[一二三四1-4]季度?(?![A-Za-z0-9])|[QH][1-4])"
     r"|(?P<first>首(?=[个家届批款只例]))"
@@ -55,7 +58,7 @@ UNIT = re.compile(
 )
 SAME_UNIT = {
     **{"月份": "月", "号": "日", "港币": "港元", "日圆": "日元", "人民币": "元"},
-    **{"bp": "个基点", "季": "季度", "个季度": "季度", "点": "时"},
+    **{"bp": "个基点", "季": "季度", "个季度": "季度", "点": "时", "MW": "兆瓦", "kW": "千瓦"},
 }
 
 

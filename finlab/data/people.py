@@ -89,7 +89,8 @@ WORD_BEGINS = re.compile(
     rf"(?:^|[^{HAN}]|[和与跟给向对为由是请找叫问让替帮了到户的好位谢天们后致办务])$"
 )
 SURNAME_SAID = re.compile(
-    rf"(?<!不是)(?:免贵|[我他她])?(?<!不)姓({_SURNAME})(?=[^{HAN}]|$|的|员工|客户|叫)|(?<![款收付甲乙丙{HAN}])({_SURNAME})(?=某[^{HAN}]|某某|某[称诉与和])"
+    rf"(?<!不是)(?:免贵|[我他她])?(?<!不)姓({_SURNAME})(?=[^{HAN}]|$|的|员工|客户|叫)"
+    rf"|(?<![款收付甲乙丙{HAN}])({_SURNAME})(?=某[^{HAN}]|某某|某[称诉与和])"
 )
 FAMILIAR = re.compile(f"[小老]{_any('common_surnames')}")
 FAMILIAR_ALONE = re.compile(
@@ -114,8 +115,10 @@ BEHIND_NUMBER = re.compile(rf"[\s，,、|/]{{0,3}}({_WHOLE})(?=[^{HAN}]|$)")
 _LATIN = r"[A-Z][a-z]{1,14}(?:[ .][A-Z][a-z]{0,14}){0,2}"
 _LATIN_CUES = (
     r"(?:我叫|我是|姓名|户名|联系人|收件人|致|[Dd]ear|[Hh]i|[Tt]his is|I['’]?m|I am"
-    r"|[Mm]y name is|attn:?|[Aa]pplicant:?|[Bb]eneficiary:?|[Cc]ontact:?|[Dd]river:?|[Aa]gent|colleague"
-    r"|assistant is|file for|[Hh]older:?|[Nn]ame:?|英文名|[Rr]egards,?|[Ss]incerely,?|[Cc]ustomer|客户|同事|好的)[\s:：，,]{0,2}"
+    r"|[Mm]y name is|attn:?|[Aa]pplicant:?|[Bb]eneficiary:?|[Cc]ontact:?|[Dd]river:?|[Aa]gent"
+    r"|colleague"
+    r"|assistant is|file for|[Hh]older:?|[Nn]ame:?|英文名|[Rr]egards,?|[Ss]incerely,?|[Cc]ustomer|客户"
+    r"|同事|好的)[\s:：，,]{0,2}"
     r"|(?:Mr|Ms|Mrs|Miss|Dr)\.? "
 )
 LATIN_PATTERNS = (

@@ -60,7 +60,10 @@ _ACCOUNT_CUE = (
     r"(?:(?:资金|资产|股东|证券|基金|信用|期权|保证金|结算|对公|往来|收款|付款|存折|贷款|缴费|客户|开户|期货|交易|沪市|深市|深圳|上海|活期|定期)?"
     r"(?:账号|账户|帳號|帳戶|帐号|帐户|户头|股东卡号?|股东代码|A/C|account(?: no\.?)?)(?:号码?)?(?:[AB]账户)?)"
 )
-_WECHAT_CUE = r"(?:微 ?信|薇信|威信|(?<![A-Za-z])(?:vx|VX|Vx|wx|WX|V信|v信|WeChat|wechat|Wechat|weixin)|(?<![A-Za-z])[Vv](?=[:：]|[a-z]| [a-z]+\d))"
+_WECHAT_CUE = (
+    r"(?:微 ?信|薇信|威信|(?<![A-Za-z])(?:vx|VX|Vx|wx|WX|V信|v信|WeChat|wechat|Wechat|weixin)"
+    r"|(?<![A-Za-z])[Vv](?=[:：]|[a-z]| [a-z]+\d))"
+)
 _WECHAT_ID = r"[A-Za-z][A-Za-z0-9_-]{4,19}"
 
 PERSONAL = (
@@ -121,7 +124,8 @@ PERSONAL = (
     PersonalKind(
         "QQ号",
         re.compile(
-            r"(?:QQ|Q ?Q|qq|扣扣|企鹅号|Q号|(?<![A-Za-z0-9])Q(?=[:：/是 ]?\d))(?:号码?|群号?)?[^\d\n]{0,6}?([1-9]\d{4,10}|[1-9]\d{2} \d{3} \d{3,4})"
+            r"(?:QQ|Q ?Q|qq|扣扣|企鹅号|Q号|(?<![A-Za-z0-9])Q(?=[:：/是 ]?\d))(?:号码?"
+            r"|群号?)?[^\d\n]{0,6}?([1-9]\d{4,10}|[1-9]\d{2} \d{3} \d{3,4})"
             r"(?![0-9A-Za-z]|[.,]\d|@)"
         ),
         lambda text, start, end: not checks.AMOUNT_BEHIND.match(text[end:]),
@@ -129,7 +133,8 @@ PERSONAL = (
     PersonalKind(
         "微信号",
         re.compile(
-            rf"{_WECHAT_CUE}(?:，|[^A-Za-z\d\n，。；]{{0,8}}|\s?(?:ID|id)\s?[:：]?\s?)({_WECHAT_ID})(?![A-Za-z0-9_.@-])"
+            rf"{_WECHAT_CUE}(?:，|[^A-Za-z\d\n，。；]{{0,8}}|\s?(?:ID"
+            rf"|id)\s?[:：]?\s?)({_WECHAT_ID})(?![A-Za-z0-9_.@-])"
         ),
         lambda text, start, end: (
             bool(re.search(r"[\d_-]", text[start:end])) or text[start - 1] in ":：号为是 "
@@ -186,14 +191,16 @@ PERSONAL = (
     PersonalKind(
         "固定电话",
         re.compile(
-            r"(?<![0-9A-Za-z.,-])[48]00(?:-?\d{7}|[ -]\d{3}[ -]?\d{4}|[ -]\d{4}[ -]?\d{3})(?![0-9A-Za-z]|-\d|[.,]\d)"
+            r"(?<![0-9A-Za-z.,-])[48]00(?:-?\d{7}|[ -]\d{3}[ -]?\d{4}"
+            r"|[ -]\d{4}[ -]?\d{3})(?![0-9A-Za-z]|-\d|[.,]\d)"
         ),
         checks.is_telephone,
     ),
     PersonalKind(
         "固定电话",
         re.compile(
-            rf"(?:电话|電話|座机|传真|傳真|致电|拨打|[tT]el|区号\d{{3,4}}[，, ]?号码)[^\d\n]{{0,6}}([2-9]\d{{6,7}}{_EXTENSION})"
+            rf"(?:电话|電話|座机|传真|傳真|致电|拨打|[tT]el"
+            rf"|区号\d{{3,4}}[，, ]?号码)[^\d\n]{{0,6}}([2-9]\d{{6,7}}{_EXTENSION})"
             rf"{_ENDS}"
         ),
         checks.is_telephone,

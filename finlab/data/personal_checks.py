@@ -53,7 +53,8 @@ WORD_BEHIND = re.compile(
 )
 AMOUNT_BEFORE = re.compile(
     r"(?:[￥¥$€£]|成交[量额額]?|数量|金额|金額|余额|餘額|总[价额资]\w{0,3}|资产|资金|营收|收入|利润|市值|规模|编号|編號|单号|單號|流水号?|批[次号]"
-    r"|订单|訂單|工单|合同号?|票号|序号|型号|代码|配号|货号|头寸|HKD|USD|CNY|RMB|JPY|EUR|GBP|vol|amt|ISBN|No\.?|volume|Order|SKU|ID)[\s:：为是约=]{0,3}$",
+    r"|订单|訂單|工单|合同号?|票号|序号|型号|代码|配号|货号|头寸|HKD|USD|CNY|RMB|JPY|EUR|GBP|vol|amt|ISBN|No\.?|volume"
+    r"|Order|SKU|ID)[\s:：为是约=]{0,3}$",
     re.I,
 )
 PHONE_CUE = re.compile(

@@ -39,7 +39,8 @@ _NO_OPTION = (
 _NO_ARTICLE = (
     r"(?!(?<=[Aa])[ \t]+(?!(?:because|since|as|is|and|or|for|but|here|not|with|which|due|given|if"
     r"|would|should|was|seems|must|has|to|in|on|by|based|that|it|fits|holds|stands|makes|survives"
-    r"|wins|captures|describes|says|does|follows|can|could|remains|applies|works|instead|then)\b)[a-z])"
+    r"|wins|captures|describes|says|does|follows|can|could|remains|applies|works|instead"
+    r"|then)\b)[a-z])"
 )
 # Before a letter: 维生素A, Class A and the like name no option.
 _NAMED = (
@@ -51,8 +52,10 @@ _QUOTE = "\"'“”‘’「『【《（(\\[<"
 _CLOSE = "\"'”’」』】》）)\\]>"
 _IS = (
     rf"(?:应该|應該|应当|應當|应|應|该|該|当|改|就|便|即|只能|可能|显然|是|为|為|选项|選項|选择|選擇|选|選|项|項|"
-    rf"[:：=\s{_QUOTE}{_CLOSE}—→-]|(?i:\b)(?:is|was|should|must|be|to|has|got|gotta|clearly|therefore|thus|"
-    rf"indeed|the|[Oo]ption|[Cc]hoice|letter|answer|correct|definitely|simply|to this question|for this question|落在|定在|锁定)\b|['’]s\b)*"
+    rf"[:：=\s{_QUOTE}{_CLOSE}—→-]|(?i:\b)(?:is|was|should|must|be|to|has|got|gotta|clearly"
+    rf"|therefore|thus|"
+    rf"indeed|the|[Oo]ption|[Cc]hoice|letter|answer|correct|definitely|simply|to this question"
+    rf"|for this question|落在|定在|锁定)\b|['’]s\b)*"
 )
 _OPTION = r"(?:\s*(?:选项|選項|项|項|选|選))?"
 
@@ -86,28 +89,34 @@ CLAIMS = [
     ),
     (
         CHOICE,
-        rf"(?:应该|應該|应当|應當|应|應|而|就|还是|維持|维持|回到|只能|大概|觉得|覺得|认为|認為|估计|倾向于|傾向於|对应|對應)(?:的|于|於)?(?:选项|選項)?{_IS}{CAPITAL}",
+        rf"(?:应该|應該|应当|應當|应|應|而|就|还是|維持|维持|回到|只能|大概|觉得|覺得|认为|認為|估计|倾向于|傾向於|对应|對應)(?:的|于|於)?(?:选项"
+        rf"|選項)?{_IS}{CAPITAL}",
     ),
     (
         CHOICE,
         r"(?i:\bI(?:['’]d| would|['’]ll| will|['’]m)?(?: still| therefore| also| have to)? "
-        r"(?:say|pick|choose|go with|going with|select|answer|vote for|believe it is|think it['’]?s|"
+        r"(?:say|pick|choose|go with|going with|select|answer|vote for|believe it is"
+        r"|think it['’]?s|"
         r"staying with|stick with|sticking with))"
         rf"{_IS}{CAPITAL}",
     ),
     (
         CHOICE,
-        rf"(?i:\b(?:so|hence|thus|therefore|leaving|leaves|probably|likely|belongs to|makes it|making|back to|points to|matches|corresponds to))[,:]?{_IS}{CAPITAL}(?=\s*[{_CLOSE}]*\s*(?:[.!。,，;；]|$))",
+        rf"(?i:\b(?:so|hence|thus|therefore|leaving|leaves|probably|likely|belongs to|makes it"
+        rf"|making|back to|points to|matches"
+        rf"|corresponds to))[,:]?{_IS}{CAPITAL}(?=\s*[{_CLOSE}]*\s*(?:[.!。,，;；]|$))",
     ),
     (
         CHOICE,
-        rf"(?i:\b(?:it|that)(?:['’]s| is| must be| has to be| would be| should be)) (?:option )?[{_QUOTE}]*{CAPITAL}",
+        rf"(?i:\b(?:it|that)(?:['’]s| is| must be| has to be| would be"
+        rf"| should be)) (?:option )?[{_QUOTE}]*{CAPITAL}",
     ),
     (CHOICE, rf"(?i:\banswer (?:would|could|might|may) be) [{_QUOTE}]*{CAPITAL}"),
     (
         VERDICT,
         rf"(?:只有|唯有|仅|僅)?(?:选项|選項)?{CAPITAL}{_OPTION}[{_CLOSE}]*(?:的(?:说法|说法|表述|叙述))?(?:两个选项的表述)?"
-        r"(?:才|应该|應該|都|均|是|为|為|最)*(?:更?恰当|更?合适|更准确|正确(?!的?[吗么?])|正確(?!的?[嗎么?])|对的|對的|对。|是对|(?:本|此|这|該|该)?(?:题|題)?的?(?:正确|正確|最佳)?(?:答案|选项|選項)|符合题意|符合題意|符合题目|正解|准确|合适)",
+        r"(?:才|应该|應該|都|均|是|为|為|最)*(?:更?恰当|更?合适|更准确|正确(?!的?[吗么?])|正確(?!的?[嗎么?])|对的|對的|对。|是对|(?:本|此"
+        r"|这|該|该)?(?:题|題)?的?(?:正确|正確|最佳)?(?:答案|选项|選項)|符合题意|符合題意|符合题目|正解|准确|合适)",
     ),
     (
         VERDICT,
@@ -117,7 +126,8 @@ CLAIMS = [
     (VERDICT, rf"(?:与|與|即|属于|屬於|归为|对应|為|为){CAPITAL}{_OPTION}(?:一致|相符|吻合)"),
     (
         VERDICT,
-        rf"\b(?i:option )?{CAPITAL}[{_CLOSE}]* (?i:is|must be|should be|seems|looks)(?: clearly| definitely| the| my| your| most)* "
+        rf"\b(?i:option )?{CAPITAL}[{_CLOSE}]* (?i:is|must be|should be|seems|looks)(?: clearly"
+        rf"| definitely| the| my| your| most)* "
         r"(?i:correct|right|best|likely|answer|strongest|response|choice|pick)\b",
     ),
     (
@@ -131,15 +141,18 @@ CLAIM_PATTERNS = [(strength, re.compile(pattern)) for strength, pattern in CLAIM
 # Before a claim, in its clause: it is denied, supposed, or somebody else's.
 DENIED_BEFORE = re.compile(
     r"(?:不|非|没|沒|未|勿|别|別|莫|无法|無法|不应|不能|不该|不可|不会|不要|并非|而不|排除"
-    r"|(?i:\b(?:not|never|don['’]t|can['’]t|cannot|isn['’]t|neither|nor|wouldn['’]t|shouldn['’]t))[ \w]{0,12})\s*$"
+    r"|(?i:\b(?:not|never|don['’]t|can['’]t|cannot|isn['’]t|neither|nor|wouldn['’]t"
+    r"|shouldn['’]t))[ \w]{0,12})\s*$"
 )
 SUPPOSED = re.compile(
     r"[您你]提到|题库|网上|流传|据说|旧版|旧教材|先前想|原本|[您你]认为|有人认为|起初|一开始|一開始|以为|以為|有人|有的人|考生|同学|误|誤"
-    r"|请|請|(?i:\b(?:you suggested|thinks|colleague|answer keys?|at first|first answer|initially|people|students|some|many|you asked))\b"
+    r"|请|請|(?i:\b(?:you suggested|thinks|colleague|answer keys?|at first|first answer|initially"
+    r"|people|students|some|many|you asked))\b"
 )
 # The whole sentence supposes something: each of its claims holds only then.
 CONDITION = re.compile(
-    r"如果(?!一定要)|假如|假设|假設|若(?!干)|要是|倘若|即使|(?i:\b(?:if(?! I ha(?:d|ve) to)|suppose|assuming|unless)\b)"
+    r"如果(?!一定要)|假如|假设|假設|若(?!干)|要是|倘若|即使|(?i:\b(?:if(?! I ha(?:d|ve) to)|suppose|assuming"
+    r"|unless)\b)"
 )
 # Behind a claim: it is judged wrong, or it names those who chose.
 DENIED_BEHIND = re.compile(
@@ -150,7 +163,8 @@ DENIED_BEHIND = re.compile(
 OPTIONS_LISTED = re.compile(r"A[).、．:：][^\n]{1,40}\bB[).、．:：][^\n]{1,40}\bC[).、．:：]")
 CHANGED_MIND = re.compile(
     r"(?:^|[。！!，,…．.\s])(?:不对|不對|不，|等等|等一下|且慢|更正|修正|重新(?:计算|考虑|审题|看)|再想想|改为|改選|改选)"
-    r"|(?:回答|答案|计算)有误|(?i:\b(?:actually|wait|hold on|on second thought|on reflection|correction|corrected answer|scratch that|I was wrong|my mistake|correct myself|"
+    r"|(?:回答|答案|计算)有误|(?i:\b(?:actually|wait|hold on|on second thought|on reflection|correction"
+    r"|corrected answer|scratch that|I was wrong|my mistake|correct myself|"
     r"let me re))"
 )
 # --- texts without a claim -----------------------------------------------------------------------
@@ -171,7 +185,8 @@ DENIED = re.compile(
     r"|(?P<other>\b[A-J]) (?i:can['’]t be|cannot be|is wrong|is incorrect)"
 )
 NONE_LEFT = re.compile(
-    r"(?:难以|難以|无法|無法)(?:取舍|取捨|抉择|判断|确定)|没有(?:一个|任何)(?:正确)?(?:的)?选项|(?i:none of the (?:options|choices) (?:is|are))"
+    r"(?:难以|難以|无法|無法)(?:取舍|取捨|抉择|判断|确定)|没有(?:一个|任何)(?:正确)?(?:的)?选项|(?i:none of the (?:options"
+    r"|choices) (?:is|are))"
 )
 # A long text without a mark at its end, or one that ends in the middle of a phrase, was cut off.
 CUT_OFF = re.compile(r"(?:[，,：:为是]|(?i:\b(?:the|which|is|are|because|of|and|that|to|a)))\s*$")
@@ -186,14 +201,16 @@ SPEAKS_ILL = re.compile(
 SPEAKS_WELL = re.compile(
     r"[是为為对對選选填写投定故即属屬]|所以|因此|可见|可見|答案|正确|正確|符合|吻合|匹配|相符|当选|當選|胜出"
     r"|站得住|要找|为准|成立|合适|最|得到"
-    r"|(?i:\b(?:is|was|be|fits?|answers?|correct|right|select\w*|choos\w+|chose|choice|option|pick\w*"
+    r"|(?i:\b(?:is|was|be|fits?|answers?|correct|right|select\w*|choos\w+|chose|choice|option"
+    r"|pick\w*"
     r"|mark|support\w*|holds?|stands?|lean\w*|left|leaves|survives|makes sense|true|response|settle"
     r"|go|says?|states?|listed|match\w*|describes?|captures?|it)\b)"
 )
 # What ends a sentence that weighs several options.
 CONCLUDES = re.compile(
     r"所以|因此|故|可见|可見|最后|最终|还是|就(?:是|选|写|填)|才是|胜出|相符|得到|答案|为准|选它|当选|只能|只有"
-    r"|(?i:\b(?:so|hence|thus|therefore|survives|left|leaves|remains|answer|choose|pick|mark|must be"
+    r"|(?i:\b(?:so|hence|thus|therefore|survives|left|leaves|remains|answer|choose|pick|mark"
+    r"|must be"
     r"|choice|final|scenario|stays|it is|it must|is (?:listed|what))\b)"
 )
 OPTION_VERDICT = re.compile(
@@ -205,7 +222,8 @@ RIGHT = re.compile(r"(?i:correct|right|true|yes)|正确|对|符合|[√✓✅]")
 CLAUSE_SIGNS = "。！!？?；;，,\n"
 # A letter at the beginning of a line, with a mark behind it or nothing.
 LINE_BEGINS = re.compile(
-    r"[^\w\\{|]*([A-J])(?=[\"'”’」』]?\s*(?:[.．。:：(（)）】\]—–]|-\s|[、,，](?!\s*(?:[A-J]|and|or))|$)|[ \t]+(?![和与或及跟])[\u4e00-\u9fff])"
+    r"[^\w\\{|]*([A-J])(?=[\"'”’」』]?\s*(?:[.．。:：(（)）】\]—–]|-\s"
+    r"|[、,，](?!\s*(?:[A-J]|and|or))|$)|[ \t]+(?![和与或及跟])[\u4e00-\u9fff])"
 )
 
 
