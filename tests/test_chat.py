@@ -658,3 +658,120 @@ def test_a_template_whose_end_is_not_the_tokenizers_is_refused(tiny):
         ValueError, match="does not end answers with the tokenizer's end token '</s>'"
     ):
         templates.encode(tokenizer, [TALK])
+
+
+# --- what must not get lost or become a token ----------------------------------------------------
+@pytest.mark.parametrize("place", ["question", "answer"])
+def test_special_tokens_in_words_stay_text(tiny, place):
+    tokenizer = tokenization.load(tiny)
+    tokenizer.chat_template = templates.chat_template("plain")
+    words = {"question": "什么是A股？", "answer": "人民币普通股票。"}
+    words[place] = "划掉<s>这句</s>再说"
+    messages = [
+        {"role": "user", "content": words["question"]},
+        {"role": "assistant", "content": words["answer"]},
+    ]
+    row = templates.encode(tokenizer, [messages])[0]
+    ids = row["input_ids"].tolist()
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
+    theirs = tokenizer.apply_chat_template(
+        [messages], sanitize_control_tokens=True, return_dict=True
+    )["input_ids"][0]
+    assert ids == theirs
+    learnt = [token for token, label in zip(ids, row["labels"].tolist()) if label != -100]
+    assert "</s>" in tokenizer.decode(learnt)
+    prompt = templates.prompt_ids(tokenizer, messages[:1])
+    assert ids[: len(prompt)] == prompt
+
+
+def test_special_tokens_in_documents_stay_text(tiny):
+    tokenizer = tokenization.load(tiny)
+    ids = tokenization.encode(tokenizer, ["划掉<s>这句</s>"])[0]
+    assert ids.count(tokenizer.bos_token_id) == ids.count(tokenizer.eos_token_id) == 1
+    assert not tokenization.round_trip_failures(tokenizer, ["划掉<s>这句</s>"])
+    assert tokenizer("<s>", add_special_tokens=False)["input_ids"] == [tokenizer.bos_token_id]
+
+
+@pytest.mark.parametrize("name", ["cornucopia", "zhilu", "yayi", "xuanyuan", "plain"])
+def test_a_template_renders_what_it_is_given_or_refuses_it(tiny, name):
+    tokenizer = tokenization.load(tiny)
+    tokenizer.chat_template = templates.chat_template(name)
+    talk = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+    system = [{"role": "system", "content": "不得推荐个股"}]
+    row, reason = templates.encode_each(tokenizer, [system + talk])[0]
+    if name == "cornucopia":
+        assert row is None
+        assert "no place for a message of the role system" in reason
+        with pytest.raises(ValueError, match="dialogue 1: .*choose another template"):
+            templates.encode(tokenizer, [system + talk])
+    else:
+        assert "不得推荐个股" in tokenizer.decode(row["input_ids"]).replace(" ", "")
+    _, reason = templates.encode_each(tokenizer, [talk + [{"role": "tool", "content": "1"}]])[0]
+    assert "no place for a message of the role tool" in reason
+    late = [*talk, *system, *talk]
+    row, reason = templates.encode_each(tokenizer, [late])[0]
+    assert reason or name == "plain"
+
+
+def test_an_answer_that_the_tokenizer_joins_to_the_prompt_is_refused(data):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(data / "tokenizers" / "minimind-6400.json"),
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        unk_token="<unk>",
+    )
+    tokenizer.add_tokens(["\n\n"])  # as Qwen cuts two newlines
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = templates.chat_template("chatml")
+    question = {"role": "user", "content": "什么是A股？"}
+    rows = templates.encode_each(
+        tokenizer,
+        [
+            [question, {"role": "assistant", "content": "\n人民币普通股票。"}],
+            [question, {"role": "assistant", "content": "人民币普通股票。"}],
+        ],
+    )
+    assert rows[0][0] is None
+    assert "joins the prompt and the answer in one token" in rows[0][1]
+    assert rows[1][0] is not None
+
+
+def test_calls_in_a_row_and_in_a_list_are_one_turn():
+    call = {"name": "price", "arguments": {"code": "1"}}
+    for values in ([[call, call]], [call, call]):
+        turns = [{"from": "human", "value": "查"}]
+        turns += [{"from": "function_call", "value": json.dumps(value)} for value in values]
+        turns += [{"from": "observation", "value": "1"}, {"from": "gpt", "value": "好"}]
+        messages = dialogues.read_dialogue({"conversations": turns})["messages"]
+        assert [turn["role"] for turn in messages] == ["user", "assistant", "user", "assistant"]
+        assert messages[1]["content"].count("<tool_call>") == 2
+
+
+@pytest.mark.parametrize("content", ["", None, "  "])
+def test_an_empty_system_message_is_none(content):
+    talk = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "您好。"}]
+    row = {"messages": [{"role": "system", "content": content}, *talk]}
+    assert dialogues.read_dialogue(row)["messages"] == talk
+
+
+def test_pairs_of_several_turns_keep_them():
+    def talk(*contents):
+        roles = ["user", "assistant"] * 3
+        return [{"role": role, "content": text} for role, text in zip(roles, contents)]
+
+    row = {
+        "prompt": "甲？",
+        "chosen": talk("甲？", "乙", "丙？", "好"),
+        "rejected": talk("甲？", "乙", "丙？", "坏"),
+    }
+    pair = dialogues.read_preference(row)
+    assert pair["prompt"] == talk("甲？", "乙", "丙？")
+    assert pair["chosen"][0]["content"] == "好"
+    with pytest.raises(ValueError, match="does not end with an answer"):
+        dialogues.read_preference({**row, "chosen": talk("甲？", "乙", "丙？")})
+    with pytest.raises(ValueError, match="must share all turns"):
+        dialogues.read_preference({**row, "rejected": talk("甲？", "丁", "丙？", "坏")})

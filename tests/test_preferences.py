@@ -86,10 +86,10 @@ def kept(file):
 def test_pairs_are_tokenised_as_trl_does(tiny, tmp_path):
     trainer, _ = go(tiny, tmp_path, references=tmp_path / "kept")
     ours = templates.encode_pairs(words_of(tiny), pairs())
-    assert ours == [
-        {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-        for row in trainer.train_dataset
-    ]
+    for row, theirs in zip(ours, trainer.train_dataset, strict=True):
+        assert not row["refused"]
+        for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            assert row[name] == theirs[name]
     assert all(row["chosen_ids"][-1] == row["rejected_ids"][-1] == 2 for row in ours), (
         "both answers end with the end token"
     )

@@ -11,6 +11,7 @@ names at one place do.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from decimal import Decimal
 
@@ -35,9 +36,12 @@ ONE_OF = [
         "开盘 收盘 盘中",
         "核准 终止 中止 驳回",
         "不低于 不超过 不高于 不少于",
+        "维持 上调 下调",
+        "否认 证实 承认",
     )
 ]
 OPPOSITES = (
+    "底初 末初 溢折 "
     "涨跌 升降 增减 盈亏 买卖 多空 入出 上下 正负 高低 强弱 收付 借贷 胜败 赢输 扩缩 松紧 同环 首再 好空 甲乙 甲丙 乙丙 男女"
     " 前后 内外 南北 东西 早晚 大小 长短 进出 开关 停复 利弊 优劣 快慢 加减 宽紧 热冷 存取 新旧 最次 持抛 是否 有无 已未"
     " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 沪深 陆港 今去 今明 昨今 去明"
@@ -58,7 +62,9 @@ OPPOSITE_TERMS = (
     "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
     " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
 ).split()
-NEGATIONS = set("不未没無无非否勿莫")
+NEGATION = re.compile(
+    r"不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
+)
 SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
 LIST = 14  # tokens: in a longer change, opposite characters may be chance
 MOST_TOKENS = 6000  # longer texts are compared up to here and by their values
@@ -188,32 +194,43 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
     """Tell whether one side says the opposite of the other, or adds a 不."""
     one = [token.text for token in left if token.kind in ("char", "word")]
     other = [token.text for token in right if token.kind in ("char", "word")]
-    ours, theirs = _only_in(one, other), _only_in(other, one)
-    if max(len(left), len(right)) <= LIST:
-        rises, falls = UP.intersection(ours), DOWN.intersection(ours)
-        if (rises and not falls and DOWN.intersection(theirs) - UP.intersection(theirs)) or (
-            falls and not rises and UP.intersection(theirs)
-        ):
+    longest = max(len(left), len(right))
+    said, theirs = "".join(one), "".join(other)
+    if longest <= LIST and (
+        _opposite_words(_only_in(one, other), _only_in(other, one)) or _opposite_terms(said, theirs)
+    ):
+        return True
+    if longest > SHORT:
+        return False
+    return len(NEGATION.findall(said)) != len(NEGATION.findall(theirs))
+
+
+def _opposite_words(ours: list[str], theirs: list[str]) -> bool:
+    """Tell whether one word or character is the opposite of one on the other side."""
+    rises, falls = UP.intersection(ours), DOWN.intersection(ours)
+    they_rise, they_fall = UP.intersection(theirs), DOWN.intersection(theirs)
+    if (rises and not falls and they_fall - they_rise) or (falls and not rises and they_rise):
+        return True
+    for first in ours:
+        for second in theirs:
+            pair = frozenset((first, second))
+            if pair in OPPOSITE or pair in OPPOSITE_WORDS:
+                return True
+    return False
+
+
+def _opposite_terms(one: str, other: str) -> bool:
+    """Tell whether two sides say different terms of which a text says one."""
+    for terms in ONE_OF:
+        ours = {term for term in terms if term in one}
+        theirs = {term for term in terms if term in other}
+        if ours and theirs and not ours & theirs:
             return True
-        for a in ours:
-            for b in theirs:
-                pair = frozenset((a, b))
-                if pair in OPPOSITE or pair in OPPOSITE_WORDS:
-                    return True
-        said, theirs_said = "".join(one), "".join(other)
-        for terms in ONE_OF:
-            ours_said = {term for term in terms if term in said}
-            theirs_also = {term for term in terms if term in theirs_said}
-            if ours_said and theirs_also and not ours_said & theirs_also:
-                return True
-        for pair in OPPOSITE_TERMS:
-            first, second = pair.split("/")
-            if _says(first, second, said, theirs_said) or _says(second, first, said, theirs_said):
-                return True
-    short = max(len(left), len(right)) <= SHORT
-    negated = NEGATIONS.intersection(ours) or NEGATIONS.intersection(theirs)
-    one_sided = not ours or not theirs
-    return short and bool(negated) and (one_sided or len(ours) + len(theirs) <= 3)
+    for pair in OPPOSITE_TERMS:
+        first, second = pair.split("/")
+        if _says(first, second, one, other) or _says(second, first, one, other):
+            return True
+    return False
 
 
 def _says(first: str, second: str, one: str, other: str) -> bool:
@@ -235,12 +252,25 @@ def _names_differ(
         right: The same of the other text.
     """
     if not left[1][left[2]] or not right[1][right[2]]:
-        return False
+        return _stands_inside_a_name(*left) or _stands_inside_a_name(*right)
     ours, theirs = _names(*left), _names(*right)
     for one in ours:
         for other in theirs:
             if one not in other and other not in one:
                 return not (set(ours) & set(theirs))
+    return False
+
+
+def _stands_inside_a_name(text: str, all_tokens: list[Token], place: slice) -> bool:
+    """Tell whether what only one text says is the middle of a name: 中信(建投)证券."""
+    changed = all_tokens[place]
+    if not 2 <= len(changed) <= SHORT:
+        return False
+    start, end = changed[0].start, changed[-1].end
+    first = max(0, start - CONTEXT)
+    for word, tag, at in recogniser.tagged(text[first : end + CONTEXT]):
+        if tag in ENTITY_TAGS and first + at < start and end < first + at + len(word):
+            return True
     return False
 
 

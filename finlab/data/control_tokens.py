@@ -81,7 +81,7 @@ def is_marked(rendered: str) -> bool:
 
 def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, rendered: str
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Encode a rendered dialogue; what is marked is spelt in pieces.
 
     The ids are those of transformers' `encode_marked_chat`.
@@ -91,12 +91,12 @@ def encode_rendered(
         rendered: What a chat template made of messages from `mark`.
 
     Returns:
-        The token ids, and of each the place of its first character in `rendered`.
+        The token ids, and of each its first place in `rendered` and one past its last.
     """
     backend = tokenizer.backend_tokenizer
     tokens = chat_template_utils._get_control_token_patterns(names(tokenizer))[1]
     ids: list[int] = []
-    places: list[int] = []
+    places: list[tuple[int, int]] = []
     start = 0
     for match in [*tokens.finditer(rendered), None]:
         plain = rendered[start : match.start() if match else len(rendered)]
@@ -110,7 +110,9 @@ def encode_rendered(
     return ids, places
 
 
-def _add_piece(backend: Any, piece: str, start: int, ids: list[int], places: list[int]) -> None:
+def _add_piece(
+    backend: Any, piece: str, start: int, ids: list[int], places: list[tuple[int, int]]
+) -> None:
     """Encode a piece of a text, and add its ids and their places.
 
     Args:
@@ -129,4 +131,6 @@ def _add_piece(backend: Any, piece: str, start: int, ids: list[int], places: lis
     if encoding.ids[:skipped] != newline:
         encoding, skipped, lead = backend.encode(piece, add_special_tokens=False), 0, ""
     ids += encoding.ids[skipped:]
-    places += [max(0, first - len(lead)) + start for first, _ in encoding.offsets[skipped:]]
+    shift = start - len(lead)
+    for first, last in encoding.offsets[skipped:]:
+        places.append((max(start, first + shift), max(start, last + shift)))

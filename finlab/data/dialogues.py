@@ -251,8 +251,10 @@ def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
         raise ValueError(f"the card says {form}, but the row looks like {found}")
     name = form or found
     messages = turns.to_messages(FORMATS[name].read(row))
-    if row.get("system"):
-        system = turns.require_text(row["system"], "the system message")
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise ValueError("the system message is not text")
+    if system and system.strip():
         messages = [{"role": "system", "content": system}, *messages]
     total = len(messages)
     messages = turns.with_tools(messages, row.get("tools"))
@@ -280,8 +282,9 @@ def write_dialogue(messages: Messages, form: str) -> Row:
 def read_preference(row: Row) -> dict[str, Messages]:
     """Turn one preference row into TRL's conversational form.
 
-    Reads both shapes in circulation, chosen and rejected as objects or as strings, after
-    `conversations` (or TRL's `prompt`) of one turn or several.
+    Reads the shapes in circulation: chosen and rejected as text or as a message, after
+    `conversations` (or TRL's `prompt`) of one turn or several; or each as the whole dialogue, whose
+    turns before the last answer become the prompt.
 
     Returns:
         {prompt, chosen, rejected}, each a list of messages.
@@ -289,15 +292,29 @@ def read_preference(row: Row) -> dict[str, Messages]:
     Raises:
         ValueError: Roles are out of order, or the answers are empty or equal.
     """
+    prompt: Messages = []
     asked = row.get("conversations", row.get("prompt"))
     if isinstance(asked, str):
         asked = [{"from": "human", "value": asked}]
-    prompt = turns.check_order(turns.to_messages(asked), "user")
-    chosen, rejected = _preferred_text(row["chosen"]), _preferred_text(row["rejected"])
+    if asked:
+        prompt = turns.to_messages(asked)
+    chosen_turns, chosen = _preferred(row["chosen"], "chosen")
+    rejected_turns, rejected = _preferred(row["rejected"], "rejected")
+    if chosen_turns != rejected_turns:
+        raise ValueError(
+            "chosen and rejected are two different dialogues: they must share all turns before "
+            "the last answer"
+        )
+    if chosen_turns:
+        # Each side holds the whole dialogue, the prompt of the row at its beginning or not.
+        begins_alike = chosen_turns[: len(prompt)] == prompt
+        prompt = chosen_turns if begins_alike else [*prompt, *chosen_turns]
+    system = row.get("system")
+    if isinstance(system, str) and system.strip():
+        prompt = [{"role": "system", "content": system}, *prompt]
+    turns.check_order(prompt, "user")
     if chosen.strip() == rejected.strip():
         raise ValueError("chosen and rejected must be two different answers")
-    if row.get("system"):
-        prompt = [{"role": "system", "content": row["system"]}, *prompt]
     return {
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": chosen}],
@@ -305,13 +322,32 @@ def read_preference(row: Row) -> dict[str, Messages]:
     }
 
 
-def _preferred_text(value: Any) -> str:
-    """Return the text of an answer, given as text, as a message, or as a list of messages."""
-    if isinstance(value, list) and value:
-        value = value[-1]
-    if not isinstance(value, str):
-        value = value.get("value", value.get("content"))
-    return turns.require_text(value, "an answer")
+def _preferred(value: Any, name: str) -> tuple[Messages, str]:
+    """Return the turns before an answer, and the answer.
+
+    Args:
+        value: Text, a message, or a list of messages.
+        name: `chosen` or `rejected`, for errors.
+
+    Raises:
+        ValueError: It ends with a question, or its answer is empty.
+    """
+    if isinstance(value, str):
+        return [], turns.require_text(value, "an answer")
+    if isinstance(value, dict):
+        value = [value]
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(turn, dict) for turn in value)
+    ):
+        raise ValueError(f"{name} is neither text nor a list of messages")
+    if not any("from" in turn or "role" in turn for turn in value):
+        value = [{"from": "gpt", **value[-1]}]
+    messages = turns.to_messages(value)
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError(f"{name} does not end with an answer of the assistant")
+    return messages[:-1], messages[-1]["content"]
 
 
 # --- what is done to dialogues -------------------------------------------------------------------

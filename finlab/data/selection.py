@@ -58,11 +58,15 @@ def dialogue_rows(
 
 
 def encode_dialogues(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give each dialogue its tokens and labels, as `encoded`, and their number, as `read`."""
-    encoded = templates.encode(tokenizer, [row["messages"] for row in rows])
-    for row, each in zip(rows, encoded, strict=True):
-        row["encoded"] = each
-        row["read"] = len(each["input_ids"])
+    """Give each dialogue its tokens and labels, as `encoded`, and their number, as `read`.
+
+    A dialogue that the template cannot hold gets the reason as `refused`, and counts no tokens.
+    """
+    encoded = templates.encode_each(tokenizer, [row["messages"] for row in rows])
+    for row, (each, reason) in zip(rows, encoded, strict=True):
+        row["refused"] = reason
+        row["encoded"] = each or {"input_ids": [], "labels": []}
+        row["read"] = len(row["encoded"]["input_ids"])
 
 
 def pair_rows(source: Source, replaced: Counter) -> list[Row]:
@@ -190,7 +194,7 @@ def admit_dialogues(
     """
     for place, row in enumerate(rows):
         answers = sum(turn["role"] == "assistant" for turn in row["messages"])
-        row["status"] = screened.get(place, "")
+        row["status"] = screened.get(place, "") or row["refused"]
         if single_turn and answers > 1:
             row["status"] = "several exchanges"
         shortened = templates.shorten(row["encoded"], max_length, end_id)
@@ -214,7 +218,7 @@ def admit_pairs(rows: list[Row], screened: dict[int, str], max_length: int) -> N
         prompt = len(row["encoded"]["prompt_ids"])
         answers = [len(row["encoded"]["chosen_ids"]), len(row["encoded"]["rejected_ids"])]
         row["read"] = row["tokens"] = prompt + sum(answers)
-        row["status"] = screened.get(place, "")
+        row["status"] = screened.get(place, "") or row["encoded"]["refused"]
         if not row["status"] and prompt + max(answers) > max_length:
             part = "prompt" if prompt >= max_length else "answer"
             row["status"] = f"{part} longer than max_length"

@@ -111,16 +111,38 @@ def to_messages(turns: list[Row]) -> Messages:
             known = ", ".join(ROLES)
             raise ValueError(f"turn {number}: unknown role {speaker!r}; known are {known}")
         role, calls = ROLES[speaker], turn.get("tool_calls") or []
+        if role == "system" and (text is None or (isinstance(text, str) and not text.strip())):
+            continue  # an empty system message is none
+        goes_on = role == "call" and _ends_with_call(messages)
         if role == "call":
-            role, text, calls = "assistant", "", [text]
+            role, text, calls = "assistant", "", _listed_calls(text)
         if calls:
             text = _assistant_text(text, calls, where)
         text = require_text(text, where)
         if role == "tool":
             _add_tool_response(messages, text, where)
+        elif goes_on:
+            messages[-1]["content"] += "\n" + text
         else:
             messages.append({"role": role, "content": text})
     return messages
+
+
+def _ends_with_call(messages: Messages) -> bool:
+    """Tell whether the assistant has spoken last, and has called a function."""
+    last = messages[-1] if messages else {"role": "", "content": ""}
+    return last["role"] == "assistant" and last["content"].rstrip().endswith("</tool_call>")
+
+
+def _listed_calls(call: Any) -> list[Any]:
+    """Return the calls of a turn, which holds one or a list of them, as JSON text or parsed."""
+    parsed = call
+    if isinstance(call, str):
+        try:
+            parsed = json.loads(call)
+        except ValueError:
+            return [call]
+    return parsed if isinstance(parsed, list) and parsed else [call]
 
 
 def _add_tool_response(messages: Messages, text: str, where: str) -> None:

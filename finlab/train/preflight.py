@@ -206,7 +206,31 @@ def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Documen
         )
         checks.append(check)
     checks.append(Check("no document begins with two BOS", doubled == 0, f"{doubled} documents"))
+    inside = sum(_ends_inside(ids, labels, bos, eos) for ids, labels in documents)
+    checks.append(
+        Check("no text holds a begin or end token inside", inside == 0, f"{inside} documents")
+    )
     return checks
+
+
+def _ends_inside(ids: list[int], labels: list[int], bos: int | None, eos: int | None) -> bool:
+    """Tell whether an end token stands within what is learnt, or a begin token within a text.
+
+    A literal `</s>` in a text or an answer became the token: the model would learn to stop there.
+
+    Args:
+        ids: Of a document.
+        labels: A dialogue's answers are runs of labels that are learnt.
+        bos, eos: The tokenizer's; None where it has none.
+    """
+    is_text = IGNORE not in labels[1:]
+    for place, token in enumerate(ids[:-1]):
+        learnt_on = labels[place] != IGNORE and labels[place + 1] != IGNORE
+        if token == eos != bos and learnt_on:
+            return True
+        if token == bos != eos and place > 1 and is_text:
+            return True
+    return False
 
 
 def _check_isolation(

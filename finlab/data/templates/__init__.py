@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
-from transformers.utils import chat_template_utils
 
 from finlab.data import control_tokens
+from finlab.data.templates.rendering import Rendered, left_out, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,58 +75,31 @@ def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     question = {"role": "user", "content": "什么是A股？"}
     answer = {"role": "assistant", "content": "人民币普通股票。"}
-    trained = _render(tokenizer, [[question, answer]])[0]
-    used = _render(tokenizer, [[question]], add_generation_prompt=True)[0]
+    trained = _ids(tokenizer, [[question, answer]])[0]
+    used = _ids(tokenizer, [[question]], add_generation_prompt=True)[0]
     return trained[: len(used)] == used
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
     """Return the token ids of a dialogue that the assistant goes on from, as in use."""
-    return _render(tokenizer, [messages], add_generation_prompt=True)[0]
+    return _ids(tokenizer, [messages], add_generation_prompt=True)[0]
 
 
-def _render(
+def _ids(
     tokenizer: PreTrainedTokenizerBase, dialogues: list, add_generation_prompt: bool = False
 ) -> list[list[int]]:
     """Return the token ids of dialogues; special tokens in their words stay text."""
-    rendered = tokenizer.apply_chat_template(
-        dialogues,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=True,
-    )["input_ids"]
-    for number, messages in enumerate(dialogues):
-        if control_tokens.found_in(tokenizer, messages):
-            text = tokenizer.apply_chat_template(
-                control_tokens.mark(tokenizer, messages),
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-            rendered[number] = control_tokens.encode_rendered(tokenizer, text)[0]
-    return rendered
+    return [row.ids for row in render(tokenizer, dialogues, add_generation_prompt)]
 
 
-def _render_with_mask(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict]
-) -> tuple[list[int], list[bool]]:
-    """Return the token ids of a dialogue with special tokens in its words, and what is learnt.
-
-    transformers cannot keep such tokens as text and mark the answers at once.
-
-    Returns:
-        The ids, and of each whether the assistant says it.
-    """
-    texts, spans = chat_template_utils.render_jinja_template(
-        conversations=[control_tokens.mark(tokenizer, messages)],
-        chat_template=tokenizer.chat_template,
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
-    ids, places = control_tokens.encode_rendered(tokenizer, texts[0])
-    mask = []
-    for place in places:
-        mask.append(any(start <= place < end for start, end in spans[0]))
-    return ids, mask
+def _reason_against(row: Rendered, messages: list[dict]) -> str:
+    """Return what is wrong with a rendered dialogue; empty for nothing."""
+    role = left_out(row.text, messages)
+    if role:
+        return f"the chat template leaves out the {role} message"
+    if row.joined:
+        return f"the tokenizer joins the prompt and the answer in one token, {row.joined!r}"
+    return ""
 
 
 # --- encoding ------------------------------------------------------------------------------------
@@ -142,6 +115,31 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
         {input_ids, labels} for each dialogue, int32 [tokens].
 
     Raises:
+        ValueError: The template marks nothing as the assistant's, does not end its answers with
+            the tokenizer's end token, or cannot hold a dialogue.
+    """
+    rows = []
+    for number, (row, reason) in enumerate(encode_each(tokenizer, dialogues), 1):
+        if row is None:
+            raise ValueError(
+                f"dialogue {number}: {reason}: choose another template, or set it aside"
+            )
+        rows.append(row)
+    return rows
+
+
+def encode_each(
+    tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]
+) -> list[tuple[Row | None, str]]:
+    """Render and tokenise dialogues as `encode` does; one that cannot be learnt has a reason.
+
+    A template must render every word that it is given, and an answer must begin with a token of its
+    own, since in use the prompt ends before it.
+
+    Returns:
+        (row, "") for each dialogue, or (None, why not).
+
+    Raises:
         ValueError: The template marks nothing as the assistant's, or does not end its answers with
             the tokenizer's end token.
     """
@@ -151,23 +149,33 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
             "put {% generation %} around the answer and its end"
         )
     dialogues = list(dialogues)
-    rows: list[Row] = []
+    rows: list[tuple[Row | None, str]] = []
     for first in range(0, len(dialogues), BATCH):
-        rendered = tokenizer.apply_chat_template(
-            dialogues[first : first + BATCH],
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
         part = dialogues[first : first + BATCH]
-        pairs = zip(part, rendered["input_ids"], rendered["assistant_masks"], strict=True)
-        for messages, ids, mask in pairs:
-            if control_tokens.found_in(tokenizer, messages):
-                ids, mask = _render_with_mask(tokenizer, messages)
-            row = _labelled(numpy.array(ids, numpy.int32), numpy.array(mask, bool))
+        for messages, rendered in zip(part, _render_each(tokenizer, part), strict=True):
+            if isinstance(rendered, str):
+                rows.append((None, rendered))
+                continue
+            reason = _reason_against(rendered, messages)
+            if reason:
+                rows.append((None, reason))
+                continue
+            row = _labelled(
+                numpy.array(rendered.ids, numpy.int32), numpy.array(rendered.said, bool)
+            )
             _check_row(tokenizer, row, len(rows) + 1)
-            rows.append(row)
+            rows.append((row, ""))
     return rows
+
+
+def _render_each(tokenizer: PreTrainedTokenizerBase, dialogues: list) -> list[Rendered | str]:
+    """Return each dialogue rendered, or why the template refuses it."""
+    try:
+        return list(render(tokenizer, dialogues))
+    except ValueError as error:
+        if len(dialogues) == 1:
+            return [str(error)]
+        return [_render_each(tokenizer, [messages])[0] for messages in dialogues]
 
 
 def _labelled(ids: numpy.ndarray, mask: numpy.ndarray) -> Row:
@@ -208,24 +216,42 @@ def encode_pairs(
         pairs: {prompt, chosen, rejected}, each a list of messages.
 
     Returns:
-        {prompt_ids, chosen_ids, rejected_ids} for each pair.
+        {prompt_ids, chosen_ids, rejected_ids} for each pair, and as `refused` why it cannot be
+        learnt, empty where it can.
     """
     rows = []
-    for first in range(0, len(pairs), BATCH):
-        part = pairs[first : first + BATCH]
-        prompts = _render(tokenizer, [pair["prompt"] for pair in part], True)
-        chosen = _render(tokenizer, [pair["prompt"] + pair["chosen"] for pair in part])
-        rejected = _render(tokenizer, [pair["prompt"] + pair["rejected"] for pair in part])
-        for three in zip(prompts, chosen, rejected, strict=True):
-            shared = _common_beginning(*three)
-            prompt_ids, chosen_ids, rejected_ids = three
-            row = {
-                "prompt_ids": prompt_ids[:shared],
-                "chosen_ids": chosen_ids[shared:],
-                "rejected_ids": rejected_ids[shared:],
-            }
-            rows.append(row)
+    for pair in pairs:
+        row = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": [], "refused": ""}
+        rows.append(row)
+        row["refused"] = _pair_refusal(tokenizer, pair)
+        if row["refused"]:
+            continue
+        prompt = _ids(tokenizer, [pair["prompt"]], True)[0]
+        chosen, rejected = _ids(
+            tokenizer, [pair["prompt"] + pair["chosen"], pair["prompt"] + pair["rejected"]]
+        )
+        shared = _common_beginning(prompt, chosen, rejected)
+        row["prompt_ids"] = prompt[:shared]
+        row["chosen_ids"] = chosen[shared:]
+        row["rejected_ids"] = rejected[shared:]
     return rows
+
+
+def _pair_refusal(tokenizer: PreTrainedTokenizerBase, pair: dict) -> str:
+    """Return why a preference pair cannot be learnt; empty where it can."""
+    messages = [*pair["prompt"], *pair["chosen"], *pair["rejected"]]
+    if control_tokens.found_in(tokenizer, messages):
+        # TRL renders pairs itself, and would read it as a token.
+        return "a special token of the tokenizer stands in its words"
+    for side in ("chosen", "rejected"):
+        whole = [*pair["prompt"], *pair[side]]
+        rendered = _render_each(tokenizer, [whole])[0]
+        if isinstance(rendered, str):
+            return rendered
+        role = left_out(rendered.text, whole)
+        if role:
+            return f"the chat template leaves out the {role} message"
+    return ""
 
 
 def _common_beginning(*sequences: list[int]) -> int:

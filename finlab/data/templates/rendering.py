@@ -1,0 +1,130 @@
+"""Dialogues as text and tokens, and which of them the assistant says.
+
+rendered = render(tokenizer, [messages])[0]
+rendered.text     # <s>问题：什么是A股？\n答案：人民币普通股票。</s>
+rendered.ids      # [1, 8, 15, ...]
+rendered.said     # [False, False, ..., True, True]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import jinja2
+from transformers.utils import chat_template_utils
+
+from finlab.data import control_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict]
+
+
+@dataclass
+class Rendered:
+    """A dialogue as a chat template writes it.
+
+    Attributes:
+        text: The text; special tokens in the words of the dialogue are marked in it.
+        ids: Its tokens.
+        said: Of each token, whether the assistant says it.
+        joined: A piece of the text that the tokenizer cut across the beginning of an answer, such
+            as two newlines; empty where every answer begins with a token of its own. In use the
+            prompt ends before the answer, so the model would meet other tokens.
+    """
+
+    text: str
+    ids: list[int]
+    said: list[bool] = field(default_factory=list)
+    joined: str = ""
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    dialogues: list[Messages],
+    add_generation_prompt: bool = False,
+) -> list[Rendered]:
+    """Render and tokenise dialogues with the tokenizer's chat template.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template.
+        dialogues: Each a list of messages {role, content}.
+        add_generation_prompt: End with what stands before an answer, as in use.
+
+    Raises:
+        ValueError: The template refuses a dialogue, for a role that it does not know.
+    """
+    marked = []
+    for messages in dialogues:
+        holds = control_tokens.found_in(tokenizer, messages)
+        marked.append(control_tokens.mark(tokenizer, messages) if holds else messages)
+    try:
+        texts, spans = chat_template_utils.render_jinja_template(
+            conversations=marked,
+            chat_template=tokenizer.get_chat_template(),
+            return_assistant_tokens_mask=not add_generation_prompt,
+            add_generation_prompt=add_generation_prompt,
+            **tokenizer.special_tokens_map,
+        )
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template refuses a dialogue: {error}") from None
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    rendered = []
+    for number, encoding in enumerate(backend.encode_batch(texts, add_special_tokens=False)):
+        text, ids, places = texts[number], encoding.ids, encoding.offsets
+        if control_tokens.is_marked(text):
+            ids, places = control_tokens.encode_rendered(tokenizer, text)
+        row = Rendered(text, ids)
+        if not add_generation_prompt:
+            _mark_answers(row, places, spans[number])
+        rendered.append(row)
+    return rendered
+
+
+def _mark_answers(
+    row: Rendered, places: list[tuple[int, int]], spans: list[tuple[int, int]]
+) -> None:
+    """Mark the tokens that the assistant says.
+
+    Args:
+        row: The dialogue.
+        places: The first and last place of each token in the text.
+        spans: Where the answers are, from the template's `{% generation %}`.
+    """
+    row.said = [False] * len(row.ids)
+    token = 0
+    for start, end in spans:
+        while token < len(places) and places[token][0] < start:
+            if places[token][1] > start:
+                row.joined = row.text[slice(*places[token])]
+            token += 1
+        while token < len(places) and places[token][0] < end:
+            row.said[token] = True
+            token += 1
+
+
+def left_out(text: str, messages: Messages) -> str:
+    """Return the role of the first message whose words a rendered text does not hold.
+
+    Args:
+        text: From `Rendered.text`.
+        messages: What went in.
+
+    Returns:
+        The role; empty where every word came out.
+    """
+    place = 0
+    for mark in control_tokens.MARKS:
+        text = text.replace(mark, "")
+    for message in messages:
+        content = (message.get("content") or "").strip()
+        found = text.find(content, place if message["role"] != "system" else 0)
+        if found < 0:
+            return message["role"]
+        if message["role"] != "system":
+            place = found + len(content)
+    return ""
