@@ -120,7 +120,10 @@ def read_jsonl(path: Path) -> list[Any]:
     if not Path(path).exists():
         return []
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    # Only a newline ends a line: texts hold U+2028 and its like.
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

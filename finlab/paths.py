@@ -30,13 +30,13 @@ def resolve(value: str) -> Path:
     """Turn a path as a recipe writes it into a full path.
 
     Args:
-        value: A path. Variables such as `$FINLAB_DATA` are expanded. A relative path starts at
-            the root of the repository, never at the working directory.
+        value: A path. Variables such as `$FINLAB_DATA`, and `~` for the home folder, are expanded.
+            A relative path starts at the root of the repository, never at the working directory.
 
     Raises:
         ValueError: A variable in the path is not set.
     """
-    expanded = os.path.expandvars(value)
+    expanded = os.path.expanduser(os.path.expandvars(value))
     if "$" in expanded:
         raise ValueError(
             f"the path '{value}' uses a variable that is not set: "

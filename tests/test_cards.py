@@ -3,6 +3,8 @@
 Every row that cannot be read is kept with file, line and reason.
 """
 
+import re
+
 import pytest
 
 from finlab import paths
@@ -96,10 +98,10 @@ def test_bad_rows_and_checksum(folder):
         encoding="utf-8-sig",
     )
     source = cards.load("mine")
-    assert source.rows["text"][:] == ["一", "三"]
-    assert [row["where"].rpartition(":")[2] for row in source.quarantined] == ["2", "3", "4"]
-    assert "used twice" in source.quarantined[0]["reason"]
-    folder("mine", GOOD.replace("format: jsonl", "format: jsonl, sha256: 00"))
+    assert source.rows["text"][:] == ["一", "二", "三"], "an id that repeats loses no row"
+    assert len(set(source.rows["id"][:])) == 3
+    assert [row["where"].rpartition(":")[2] for row in source.quarantined] == ["3", "4"]
+    folder("mine", GOOD.replace("format: jsonl", "format: jsonl, sha256: none"))
     with pytest.raises(ValueError, match="wrong or changed data"):
         cards.load("mine")
     folder("mine", GOOD)
@@ -333,3 +335,55 @@ def test_questions_have_a_domain_and_say_who_asked():
     assert {"ZhiLu", "Cornucopia", "XuanYuan", "YaYi", "closed world"} == set(rows["from"])
     assert "怎么炒股才能稳赚不赔？" in rows["question"][:]
     assert "什么是A股？" in rows["question"][:]
+
+
+@pytest.mark.parametrize(
+    ("front", "message"),
+    [
+        (GOOD.replace("mit", "' '"), "states no license"),
+        (GOOD.replace("mit", "free-for-all"), "the license is 'free-for-all'"),
+        (GOOD.replace("mit", "[mit]"), "the license is"),
+        (GOOD.replace("[a.jsonl]", "[../../etc/passwd]"), "without .. and not absolute"),
+        (GOOD.replace("[a.jsonl]", "[/etc/passwd]"), "without .. and not absolute"),
+        (GOOD.replace("[a.jsonl]", "a.jsonl"), "finlab.files is 'a.jsonl'"),
+        (GOOD.replace("[a.jsonl]", "[1]"), "finlab.files.0 is 1"),
+        (GOOD.replace("kind: text", "kind: text, root: nowhere"), "finlab.root is 'nowhere'"),
+        (GOOD.replace("kind: text", "kind: text, partial: maybe"), "finlab.partial is 'maybe'"),
+        (GOOD.replace("kind: text", "kind: text, encoding: gb-x"), "finlab.encoding is 'gb-x'"),
+        (GOOD.replace("kind: text", "kind: [text]"), "finlab.kind is"),
+        (GOOD.replace("jsonl}", "jsonl, rules: {drop_text: ['(']}}"), "is no regular expression"),
+        (GOOD.replace("jsonl}", "jsonl, rules: {min_chars: many}}"), "finlab.rules.min_chars"),
+        (GOOD.replace("jsonl}", "jsonl, rules: [1]}"), "finlab.rules is"),
+        (GOOD + "\nlicense: mit", "line 4: not YAML: the key 'license' is written twice"),
+        ("a: &a [1]\nb: *a\n" + GOOD, "the alias *a"),
+    ],
+)
+def test_what_a_card_may_hold(folder, front, message):
+    folder("mine", front)
+    with pytest.raises(ValueError, match=re.escape(message) if "(" not in message else message):
+        cards.read("mine")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", 2023, True])
+def test_a_cards_name_is_a_name(folder, name):
+    folder("mine", GOOD)
+    with pytest.raises(ValueError, match="is no name"):
+        cards.read(name)
+
+
+def test_a_card_reads_nothing_outside_its_root(folder, tmp_path_factory):
+    root = folder("mine", GOOD)
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.jsonl"
+    secret.write_text('{"text": "秘密"}\n', encoding="utf-8")
+    (root / "a.jsonl").symlink_to(secret)
+    with pytest.raises(ValueError, match="lies outside"):
+        cards.load("mine")
+
+
+def test_brackets_in_the_data_folder_are_brackets(folder, tmp_path, monkeypatch):
+    folder("mine", GOOD)
+    data = tmp_path / "[2024] 研报 {a}"
+    data.mkdir()
+    (data / "a.jsonl").write_text('{"text": "一"}\n', encoding="utf-8")
+    monkeypatch.setenv("FINLAB_DATA", str(data))
+    assert cards.load("mine").rows["text"][:] == ["一"]

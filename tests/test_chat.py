@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from finlab.data import cards, dialogues, templates, turns
+from finlab.data import cards, dialogues, preferences, templates, turns
 from finlab.models import generation, sentencepieces, tokenization
 
 TALK = [
@@ -267,7 +267,7 @@ def test_prefixes_and_refusals():
 
 def test_both_preference_shapes():
     prompt = [{"from": "human", "value": "稳赚吗"}]
-    first = dialogues.read_preference(
+    first = preferences.read_preference(
         {
             "conversations": prompt,
             "chosen": {"from": "gpt", "value": "不"},
@@ -276,13 +276,13 @@ def test_both_preference_shapes():
     )
     assert (
         first
-        == dialogues.read_preference({"conversations": prompt, "chosen": "不", "rejected": "是"})
-        == dialogues.read_preference({"prompt": "稳赚吗", "chosen": "不", "rejected": "是"})
+        == preferences.read_preference({"conversations": prompt, "chosen": "不", "rejected": "是"})
+        == preferences.read_preference({"prompt": "稳赚吗", "chosen": "不", "rejected": "是"})
     )
     more = [*prompt, {"from": "gpt", "value": "为何"}, {"from": "human", "value": "快说"}]
     assert [
         turn["role"]
-        for turn in dialogues.read_preference(
+        for turn in preferences.read_preference(
             {"conversations": more, "chosen": "不", "rejected": "是"}
         )["prompt"]
     ] == ["user", "assistant", "user"]
@@ -292,7 +292,7 @@ def test_both_preference_shapes():
         ({"conversations": more[:2], "chosen": "不", "rejected": "是"}, "the user be last"),
     ):
         with pytest.raises(ValueError, match=message):
-            dialogues.read_preference(row)
+            preferences.read_preference(row)
 
 
 REAL = {
@@ -768,10 +768,10 @@ def test_pairs_of_several_turns_keep_them():
         "chosen": talk("甲？", "乙", "丙？", "好"),
         "rejected": talk("甲？", "乙", "丙？", "坏"),
     }
-    pair = dialogues.read_preference(row)
+    pair = preferences.read_preference(row)
     assert pair["prompt"] == talk("甲？", "乙", "丙？")
     assert pair["chosen"][0]["content"] == "好"
     with pytest.raises(ValueError, match="does not end with an answer"):
-        dialogues.read_preference({**row, "chosen": talk("甲？", "乙", "丙？")})
+        preferences.read_preference({**row, "chosen": talk("甲？", "乙", "丙？")})
     with pytest.raises(ValueError, match="must share all turns"):
-        dialogues.read_preference({**row, "rejected": talk("甲？", "丁", "丙？", "坏")})
+        preferences.read_preference({**row, "rejected": talk("甲？", "丁", "丙？", "坏")})

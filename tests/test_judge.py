@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from openpyxl import load_workbook
 
-from finlab.data import dialogues
+from finlab.data import dialogues, preferences
 from finlab.evaluate import ask_lm, endpoints, judging, raters, statistics
 from finlab.evaluate.exams import answer_exams, prepare
 
@@ -397,7 +397,7 @@ def test_sheets_go_out_blind_and_come_back(tmp_path):
     )
     assert dialogues.read_dialogue(sft[0])["messages"][1]["content"] == "都不好，应当先说风险。"
     assert dialogues.read_dialogue(sft[1])["messages"][1]["content"].startswith("长答案")
-    read = [dialogues.read_preference(pair) for pair in pairs]
+    read = [preferences.read_preference(pair) for pair in pairs]
     assert all(
         pair["prompt"][0]["content"].startswith("第") and pair["chosen"] != pair["rejected"]
         for pair in read

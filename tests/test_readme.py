@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks import tables
 from finlab import files, paths
-from finlab.run import recipe
+from finlab.run import parameters
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
@@ -89,8 +89,8 @@ def test_files_that_are_named_exist(document):
 def test_parameters_that_are_named_exist(document):
     """A `name: value` in the documents is a parameter of a notebook or a key of a card."""
     known = set()
-    for notebook in recipe.notebook_names():
-        known |= set(recipe.declared_parameters(notebook))
+    for notebook in parameters.notebook_names():
+        known |= set(parameters.declared_parameters(notebook))
     text = document.read_text(encoding="utf-8")
     for name in re.findall(r"`([a-z]+_[a-z_]+): [^`]+`", text):
         assert name in known, name
@@ -99,7 +99,7 @@ def test_parameters_that_are_named_exist(document):
 def test_every_recipe_notebook_and_room_is_named():
     for path in paths.RECIPES.glob("*.yaml"):
         assert path.stem in README
-    for name in recipe.notebook_names():
+    for name in parameters.notebook_names():
         assert name in README
     for folder in (paths.ROOT / "finlab").iterdir():
         if (folder / "__init__.py").exists():

@@ -7,7 +7,7 @@ import pytest
 
 from finlab import paths
 from finlab.data import cards
-from finlab.run import recipe
+from finlab.run import parameters, recipe
 
 SHIPPED = sorted(path.stem for path in paths.RECIPES.rglob("*.yaml"))
 PUBLISHED = ["cornucopia-7b", "golden-gpt-7b", "xuanyuan-70b", "yayi-7b", "zhilu-13b"]
@@ -27,9 +27,9 @@ def test_recipe_fits_its_notebooks(name):
     assert plan.name == name
     for step in plan.steps:
         assert step.path.exists()
-        recipe.check(
+        parameters.check(
             {key: step.parameters[key] for key in step.changed},
-            recipe.declared_parameters(step.notebook),
+            parameters.declared_parameters(step.notebook),
             name,
         )
 
@@ -116,11 +116,11 @@ def test_a_recipe_extends_another(project):
 
 
 def test_parameters_are_read_without_running():
-    found = recipe.declared_parameters("03_lora_pretraining")
-    assert found["learning_rate"].annotation == "float"
+    found = parameters.declared_parameters("03_lora_pretraining")
+    assert found["learning_rate"].type == "float"
     assert isinstance(found["lora_targets"].default, list)
     with pytest.raises(ValueError, match="no notebook 'nothing'"):
-        recipe.declared_parameters("nothing")
+        parameters.declared_parameters("nothing")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_parameters_are_read_without_running():
     ],
 )
 def test_types(value, annotation, expected):
-    assert recipe.fits(value, annotation) is expected
+    assert parameters.fits(value, annotation) is expected
 
 
 @pytest.mark.parametrize(
@@ -232,3 +232,108 @@ def test_overrides(project):
         done = project.finlab("run", "pair", "--set", bad)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr, done.stderr
+
+
+# --- recipes as a slip or ill will might write them ----------------------------------------------
+BASE = "steps: [{step: base, notebook: 00_base_model}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nname: y\n" + BASE, "line 2: not YAML: the key 'name' is written twice"),
+        ("a: &a [1]\nb: [*a, *a]\n" + BASE, "the alias *a"),
+        ("name: 2024\n" + BASE, "the name is 2024"),
+        ("name: 2024-01-01\n" + BASE, "the name is datetime.date"),
+        ("name: ../../x\n" + BASE, "the name is '../../x'"),
+        ("common: {1: 2}\n" + BASE, "a recipe holds the keys"),
+        ("steps: [5]", "step 1: a step holds the keys"),
+        ("steps: [{step: base, notebook: ../x}]", "there is no notebook '../x'"),
+        ("steps: [{step: base, notebook: [a]}]", "there is no notebook ['a']"),
+        ("steps: " + "[" * 5000, "nested too deeply"),
+        ("extends: [smoke]\nsteps: [{step: base}]", "`extends` is ['smoke']"),
+        ("extends: smoke\nsteps: [{step: base, parameters: [1]}]", "name: value pairs"),
+        ("extends: smoke\nsteps: [{step: base}, {step: base}]", "stands there twice"),
+        ("steps: [{step: base, notebook: 00_base_model, parameters: {seed: 017}}]", "another base"),
+    ],
+)
+def test_recipes_that_are_none(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        recipe.load(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value) or path.name in str(caught.value)
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    for one, other in (("a", "b"), ("b", "a"), ("c", "c")):
+        text = f"extends: ./{other}.yaml\nsteps: [{{step: base}}]"
+        (tmp_path / f"{one}.yaml").write_text(text)
+    for name in "abc":
+        with pytest.raises(ValueError, match="in a circle"):
+            recipe.load(str(tmp_path / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_another_encoding_is_named_with_the_file(tmp_path, encoding):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(f"# 配方\n{BASE}".encode(encoding))
+    with pytest.raises(ValueError, match="mine.yaml: not UTF-8 at byte"):
+        recipe.load(str(path))
+
+
+NUMBERS = [
+    (notebook, name)
+    for notebook in parameters.notebook_names()
+    for name, declared in parameters.declared_parameters(notebook).items()
+    if declared.type in ("int", "float", "list[int]", "list[float]")
+]
+
+
+@pytest.mark.parametrize(("notebook", "name"), NUMBERS)
+def test_every_number_has_bounds(notebook, name):
+    """-1, nan, inf and huge are refused for every parameter of every notebook, 0 where it says."""
+    declarations = parameters.declared_parameters(notebook)
+    declared = declarations[name]
+    parameters.check({name: declared.default}, declarations, "default")
+    whole = declared.type in ("int", "list[int]")
+    for value in (-1, float("nan"), float("inf"), 10**30):
+        value = value if whole and value in (-1, 10**30) else float(value)
+        if whole and isinstance(value, float):
+            continue
+        given = [value] if declared.type.startswith("list") else value
+        with pytest.raises(ValueError, match=f"parameter '{name}' is"):
+            parameters.check({name: given}, declarations, "here")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("quantize.formats=[int4]", "each must be one of 'int8', 'nf4', 'gptq4'"),
+        ("quantize.formats=[]", "which is empty"),
+        ("quantize.calibration_texts=0", "it must be 1 to 100000"),
+        ("quantize.held_out_texts=0", "it must be 1 to"),
+        ("corpus.held_out_share=0", "it must be over 0 to 0.9"),
+        ("base.dtype=fp16", "it must be one of 'float32', 'bfloat16'"),
+        ("pretrain.scheduler=cosin", "it must be one of 'linear'"),
+        ("sft.chat_template=qwen", "it must be one of 'plain'"),
+        ("sft.max_length=8", "it must be 16 to"),
+        ("dpo.max_length=8", "it must be 16 to"),
+        ("base.layers=0", "it must be 1 to 200"),
+        ("base.row_length=1", "it must be 16 to"),
+        ("base.learning_rate=.nan", "a finite number"),
+        ("base.text_cards=[cw_news, cw_news]", "names the card cw_news twice"),
+        ("base.text_cards=[nosuch]", "there is no data card 'nosuch'"),
+    ],
+)
+def test_values_that_leave_nothing_name_their_parameter(override, message):
+    with pytest.raises(ValueError) as caught:
+        recipe.load("smoke", [override])
+    assert message in str(caught.value)
+    assert f"parameter '{override.partition('=')[0].partition('.')[2]}'" in str(caught.value)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.resolve("~/models/x") == tmp_path / "models" / "x"

@@ -10,15 +10,16 @@ and one `finlab:` block:
                                  # (texts with `bad: true` or `bad: false`)
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below `root: closed_world` or
                                  # `root: data_cards`); or `hub: owner/name`
-      format: markdown           # jsonl, json, csv, tsv, text, markdown, parquet, arrow, html,
-                                 # pdf, or the layout of an exam, such as ceval or cmmlu
+      format: markdown           # jsonl, json, csv, tsv, xlsx, text, markdown, parquet, arrow,
+                                 # html, pdf, docx, or the layout of an exam, such as ceval
       benchmark: fineval         # the published exam that this is: its sizes are checked (optional)
       partial: true              # only some of its subjects (optional)
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
       dialogue: disc             # the format of dialogues, a name of dialogues.FORMATS; without it
                                  # each row's own is detected (optional)
-      text: input                # the field that holds the text (default `text`)
-      encoding: gb18030          # of the files, where it is not UTF-8; they may be .gz or .zst
+      text: input                # the field that holds the text (default `text`); doc.body for one
+                                 # inside another, 1 for a place in a list
+      encoding: gb18030          # where it is not UTF-8; files may be .gz, .zst, .bz2 or .zip
       rules: {min_chars: 20}     # thresholds and rules of cleaning, see finlab.data.cleaning
       knowledge: true            # books and encyclopaedias: read first in a knowledge-first mixture
       sha256: ...                # of the files' contents; checked when it is there (optional)
@@ -30,37 +31,23 @@ and one `finlab:` block:
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+import json
+import re
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from huggingface_hub import DatasetCard
-
-from finlab import files, paths
-from finlab.data import cleaning, dialogues, exam_layouts, readers, schemas
+from finlab import files, paths, yaml_text
+from finlab.data import card_schema, exam_layouts, own_exams, readers, schemas
 from finlab.run import step
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LANGUAGES = ("zh", "en")
-OTHER_KEYS = (
-    "files",
-    "root",
-    "hub",
-    "rows",
-    "text",
-    "sha256",
-    "split",
-    "benchmark",
-    "partial",
-    "encoding",
-    "rules",
-    "knowledge",
-    "dialogue",
-)
+NAME = re.compile(r"[\w.-]+")
+FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)", re.S)
 
 
 @dataclass(frozen=True)
@@ -103,7 +90,11 @@ class Card:
         root = _root(self)
         found: set[Path] = set()
         for pattern in self.spec["files"]:
-            found.update(map(Path, glob.glob(str(root / pattern), recursive=True)))
+            # The root may hold brackets, which mean something in a pattern.
+            full = f"{glob.escape(str(root))}/{pattern}"
+            found.update(map(Path, glob.glob(full, recursive=True)))
+        for path in found:
+            _check_below(path, root, self.name)
         if not found:
             raise ValueError(
                 f"card {self.name}: no file matches {', '.join(self.spec['files'])} below {root}: "
@@ -141,6 +132,22 @@ def _root(card: Card) -> Path:
     return folder
 
 
+def _check_below(path: Path, root: Path, name: str) -> None:
+    """Refuse a file that lies outside a card's root, by `..` or by a symbolic link.
+
+    Args:
+        path: The file.
+        root: The folder that holds the data.
+        name: The card's.
+    """
+    inside = path.resolve().is_relative_to(root.resolve())
+    if not inside:
+        raise ValueError(
+            f"card {name}: {path} lies outside {root}: "
+            "put the file below it; a card reads nothing else"
+        )
+
+
 # --- reading a card ------------------------------------------------------------------------------
 def names() -> list[str]:
     """Return the names of all cards."""
@@ -155,71 +162,29 @@ def read(name: str) -> Card:
         ValueError: The card is missing, states no licence, or has a key out of place. The error
             names the file and the key.
     """
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("."):
+        raise ValueError(
+            f"the data card {name!r} is no name: give the name of a file in {paths.data_cards()}, "
+            "without .md, in quotes where it is a number"
+        )
     path = paths.data_cards() / f"{name}.md"
     if not path.exists():
         raise ValueError(
             f"there is no data card '{name}' in {paths.data_cards()}: "
             f"write {path.name} first (no card, no data)"
         )
-    try:
-        card = DatasetCard(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: the front matter is not YAML: {reason}") from None
-    except ValueError:
-        raise ValueError(f"{path}: the front matter is not made of `key: value` lines") from None
-    front = card.data.to_dict()
-    if not front:
-        raise ValueError(f"{path}: begin the card with YAML front matter between two lines of ---")
-    if not front.get("license"):
+    parts = FRONT_MATTER.match(yaml_text.read_text(path))
+    front = yaml_text.parse(parts[1], str(path)) if parts else None
+    if not isinstance(front, dict) or not front:
         raise ValueError(
-            f"{path}: the card states no license, so the data stays out: add a `license:` line"
+            f"{path}: begin the card with YAML front matter (`key: value`) between two lines of ---"
         )
+    licence = card_schema.check_licence(front, path)
     spec = front.get("finlab")
     if not isinstance(spec, dict):
         raise ValueError(f"{path}: the card has no `finlab:` block")
-    _check_spec(spec, path)
-    return Card(name, str(front["license"]), spec, card.text)
-
-
-def _check_spec(spec: dict[str, Any], path: Path) -> None:
-    """Refuse a block with an unknown key or value, or without one that is required.
-
-    Args:
-        spec: The `finlab:` block.
-        path: The card's file, for errors.
-    """
-    required = {
-        "kind": set(schemas.SCHEMAS),
-        "domain": set(schemas.DOMAINS),
-        "language": set(LANGUAGES),
-        "format": {*readers.READERS, *exam_layouts.layouts(), "hub"},
-    }
-    known = {*required, *OTHER_KEYS}
-    for key in set(spec) - known:
-        raise ValueError(
-            f"{path}: unknown key '{key}' in the finlab block; it knows {', '.join(sorted(known))}"
-        )
-    for key, allowed in required.items():
-        _check_choice(spec.get(key), key, allowed, path)
-    if "dialogue" in spec:
-        _check_choice(spec["dialogue"], "dialogue", dialogues.FORMATS, path)
-    if "benchmark" in spec:
-        _check_choice(spec["benchmark"], "benchmark", exam_layouts.layouts(), path)
-    for rule in sorted(set(spec.get("rules") or {}) - cleaning.RULE_KEYS):
-        raise ValueError(
-            f"{path}: unknown rule '{rule}' in finlab.rules; "
-            f"it knows {', '.join(sorted(cleaning.RULE_KEYS))}"
-        )
-    if ("files" in spec) == ("hub" in spec):
-        raise ValueError(f"{path}: name either `files` or a `hub` id in the finlab block")
-
-
-def _check_choice(value: Any, key: str, allowed: Iterable[str], path: Path) -> None:
-    """Refuse a value that is none of those allowed."""
-    if not isinstance(value, str) or value not in allowed:
-        choices = ", ".join(sorted(allowed))
-        raise ValueError(f"{path}: finlab.{key} is {value!r}; write one of {choices}")
+    card_schema.check_spec(spec, path)
+    return Card(name, licence, spec, parts[2])
 
 
 # --- reading data --------------------------------------------------------------------------------
@@ -237,14 +202,18 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
     if card.kind != "exam":
         yield from readers.READERS[card.spec["format"]](path, quarantined, options)
         return
-    items = exam_layouts.read_exam(
-        path,
-        card.spec["format"],
-        card.spec.get("benchmark", ""),
-        card.name,
-        options.encoding,
-        quarantined,
-    )
+    if card.spec["format"] in readers.READERS:
+        rows = readers.READERS[card.spec["format"]](path, quarantined, options)
+        items = own_exams.read_items(path, rows, card.name, quarantined)
+    else:
+        items = exam_layouts.read_exam(
+            path,
+            card.spec["format"],
+            card.spec.get("benchmark", ""),
+            card.name,
+            options.encoding,
+            quarantined,
+        )
     for item in items:
         yield 0, item
 
@@ -276,7 +245,12 @@ def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, readers.
                 f"{card.spec['sha256']}: wrong or changed data"
             )
     for path in found:
-        yield path, _raw_rows(card, path, quarantined)
+        if path.suffix != ".zip":
+            yield path, _raw_rows(card, path, quarantined)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for member in readers.unpack(path, Path(folder) / path.stem):
+                yield member, _raw_rows(card, member, quarantined)
 
 
 def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
@@ -299,11 +273,17 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
             where = f"{name}:{place}" if place else name
             try:
                 plain = schemas.SCHEMAS[card.kind](card.name, card.spec, row, where)
-                if plain["id"] in seen:
-                    raise ValueError(f"the id {plain['id']} is used twice")
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                quarantined.append({"where": where, "reason": str(error), "row": str(row)})
+                _check_characters(plain)
+            except ValueError as error:
+                quarantined.append({"where": where, "reason": str(error), "row": _shown(row)})
                 continue
+            except (KeyError, AttributeError, TypeError, RecursionError) as error:
+                reason = f"the row has another shape than a {card.kind} ({error!r})"
+                quarantined.append({"where": where, "reason": reason, "row": _shown(row)})
+                continue
+            if plain["id"] in seen:
+                # Ids that count from 0 in each file, or repeat: where it stands tells them apart.
+                plain["id"] = f"{plain['id']}@{where}"
             seen.add(plain["id"])
             yield plain
     if not seen:
@@ -311,6 +291,25 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
         if quarantined:
             first = f"; first: {quarantined[0]['where']}: {quarantined[0]['reason']}"
         raise ValueError(f"card {card.name}: none of its rows could be read{first}")
+
+
+def _check_characters(row: dict) -> None:
+    """Refuse a row with half a character, such as one part of an emoji's two."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ValueError(
+            f"it holds half a character ({half!a}): the text was cut within an emoji or the like"
+        ) from None
+
+
+def _shown(row: Any) -> str:
+    """Return a row as text for the quarantine."""
+    try:
+        return str(row)[:2000].encode("utf-8", "backslashreplace").decode()
+    except RecursionError:
+        return "(nested too deeply to be shown)"
 
 
 def load(name: str) -> Source:

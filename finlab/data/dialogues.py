@@ -1,4 +1,4 @@
-"""Dialogues and preference pairs: every format, read and written.
+"""Dialogues: every format, read and written.
 
     read_dialogue({"instruction": "什么是A股？", "input": "", "output": "人民币普通股票。"})
     # {messages: [{role: user, ...}, {role: assistant, ...}], format: alpaca, unanswered: 0}
@@ -43,8 +43,10 @@ def _instruction_turns(row: Row) -> list[Row]:
     The input follows the instruction on a line of its own, as in Alpaca; reference passages stand
     before both, as in DISC-FinLLM.
     """
-    if not (row["output"] or "").strip():
+    if not isinstance(row["output"], str) or not row["output"].strip():
         raise ValueError("the row has no answer")
+    if not isinstance(row["instruction"], str):
+        raise ValueError("the instruction is not text")
     parts = [row["instruction"], row.get("input") or ""]
     question = "\n".join(part for part in parts if part)
     if row.get("reference"):
@@ -187,6 +189,26 @@ FORMATS = {
 }
 
 
+# A question and its answer under other names; tables that people keep have these.
+QUESTION_AND_ANSWER = (
+    *(("instruction", "response"), ("question", "answer"), ("问题", "答案"), ("问题", "回答")),
+    *(("提问", "回答"), ("问", "答"), ("prompt", "response"), ("prompt", "completion")),
+    *(("query", "response"), ("query", "answer"), ("input", "output"), ("q", "a")),
+    *(("Question", "Answer"), ("user", "assistant"), ("human", "assistant")),
+)
+
+
+def _with_alpacas_names(row: Row) -> Row:
+    """Return a row of a question and its answer under Alpaca's names."""
+    if "output" in row and "instruction" in row:
+        return row
+    for question, answer in QUESTION_AND_ANSWER:
+        if question in row and answer in row:
+            rest = {name: value for name, value in row.items() if name not in (question, answer)}
+            return {**rest, "instruction": row[question], "output": row[answer]}
+    return row
+
+
 def _speakers(row: Row) -> set:
     """Return who speaks in a row."""
     listed = row.get("messages", row.get("conversations")) or []
@@ -240,8 +262,7 @@ def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
         ValueError: The row has another format, empty turns, unknown roles, roles out of order, or
             no answer.
     """
-    if "response" in row and "output" not in row:
-        row = row | {"output": row["response"]}
+    row = _with_alpacas_names(row)
     found = detect(row)
     if form and form not in FORMATS:
         raise ValueError(
@@ -276,78 +297,6 @@ def write_dialogue(messages: Messages, form: str) -> Row:
         ValueError: The format cannot hold them: several exchanges, or a system message.
     """
     return FORMATS[form].write(messages)
-
-
-# --- preferences ---------------------------------------------------------------------------------
-def read_preference(row: Row) -> dict[str, Messages]:
-    """Turn one preference row into TRL's conversational form.
-
-    Reads the shapes in circulation: chosen and rejected as text or as a message, after
-    `conversations` (or TRL's `prompt`) of one turn or several; or each as the whole dialogue, whose
-    turns before the last answer become the prompt.
-
-    Returns:
-        {prompt, chosen, rejected}, each a list of messages.
-
-    Raises:
-        ValueError: Roles are out of order, or the answers are empty or equal.
-    """
-    prompt: Messages = []
-    asked = row.get("conversations", row.get("prompt"))
-    if isinstance(asked, str):
-        asked = [{"from": "human", "value": asked}]
-    if asked:
-        prompt = turns.to_messages(asked)
-    chosen_turns, chosen = _preferred(row["chosen"], "chosen")
-    rejected_turns, rejected = _preferred(row["rejected"], "rejected")
-    if chosen_turns != rejected_turns:
-        raise ValueError(
-            "chosen and rejected are two different dialogues: they must share all turns before "
-            "the last answer"
-        )
-    if chosen_turns:
-        # Each side holds the whole dialogue, the prompt of the row at its beginning or not.
-        begins_alike = chosen_turns[: len(prompt)] == prompt
-        prompt = chosen_turns if begins_alike else [*prompt, *chosen_turns]
-    system = row.get("system")
-    if isinstance(system, str) and system.strip():
-        prompt = [{"role": "system", "content": system}, *prompt]
-    turns.check_order(prompt, "user")
-    if chosen.strip() == rejected.strip():
-        raise ValueError("chosen and rejected must be two different answers")
-    return {
-        "prompt": prompt,
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-
-
-def _preferred(value: Any, name: str) -> tuple[Messages, str]:
-    """Return the turns before an answer, and the answer.
-
-    Args:
-        value: Text, a message, or a list of messages.
-        name: `chosen` or `rejected`, for errors.
-
-    Raises:
-        ValueError: It ends with a question, or its answer is empty.
-    """
-    if isinstance(value, str):
-        return [], turns.require_text(value, "an answer")
-    if isinstance(value, dict):
-        value = [value]
-    if (
-        not isinstance(value, list)
-        or not value
-        or not all(isinstance(turn, dict) for turn in value)
-    ):
-        raise ValueError(f"{name} is neither text nor a list of messages")
-    if not any("from" in turn or "role" in turn for turn in value):
-        value = [{"from": "gpt", **value[-1]}]
-    messages = turns.to_messages(value)
-    if not messages or messages[-1]["role"] != "assistant":
-        raise ValueError(f"{name} does not end with an answer of the assistant")
-    return messages[:-1], messages[-1]["content"]
 
 
 # --- what is done to dialogues -------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The text of HTML and PDF documents, such as annual reports and announcements.
+"""The text of HTML, PDF and Word documents, such as annual reports and announcements.
 
-Tables are kept as Markdown. HTML goes through trafilatura, PDF through pdfplumber; both are in the
-`documents` extra. Formulas come as the characters they are drawn with, and scans have no text.
+Tables are kept as Markdown. HTML goes through trafilatura, PDF through pdfplumber, Word through
+python-docx; all are in the `documents` extra. Formulas come as the characters they are drawn with,
+and scans have no text.
 """
 
 from __future__ import annotations
@@ -67,6 +68,38 @@ def from_pdf(path: Path) -> str:
         raise ValueError(
             "the PDF holds no text: it is a scan; run character recognition (OCR) on it first"
         )
+    return text
+
+
+def from_docx(path: Path) -> str:
+    """Return the text of a Word file in reading order, each table as a Markdown table.
+
+    Args:
+        path: The file, .docx.
+
+    Raises:
+        ImportError: python-docx is not installed.
+        ValueError: The file is broken, or it holds no text.
+    """
+    try:
+        import docx
+        from docx.table import Table
+    except ImportError:
+        raise ImportError("reading Word needs python-docx: pip install -e '.[documents]'") from None
+    try:
+        document = docx.Document(str(path))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the Word file cannot be read ({reason}): save it anew") from None
+    parts = []
+    for block in document.iter_inner_content():
+        if isinstance(block, Table):
+            parts.append(_markdown_table([[cell.text for cell in row.cells] for row in block.rows]))
+        else:
+            parts.append(block.text)
+    text = "\n".join(part for part in parts if part.strip())
+    if not text.strip():
+        raise ValueError("the Word file holds no text")
     return text
 
 

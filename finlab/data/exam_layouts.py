@@ -6,18 +6,18 @@ its prompt in `finlab/evaluate/tasks/official_<name>.yaml`.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from finlab.data import readers
+from finlab.data import file_text, tables
 
 LETTERS = "ABCDEFGHIJ"
+SPLITS = ("dev", "val", "test", "train", "auxiliary_train")
 NOT_PUBLISHED = -1  # the answer of an item whose answer is not public
 
 
@@ -99,21 +99,31 @@ def read_exam(
     """
     layout = layouts()[layout_name]
     split = layout.split or path.parent.name
+    if split not in SPLITS:
+        split = "val"  # a file of one's own, in a folder of its own
     subject = path.stem.removesuffix(f"_{split}")
     published = published_subjects(benchmark).get(subject, {})
-    table = _read_table(path, layout_name, split, encoding)
+    table = _read_table(path, layout_name, split, encoding, quarantine)
     for number, cells in enumerate(table[1:]):
         if not any(cells):
             continue
         row = {name: cell.strip() for name, cell in zip(table[0], cells)}
+        more = _further_option(row, layout)
+        if more:
+            where = f"{path.name}:row {number}"
+            reason = f"has an option {more}, where {layout_name} has {len(layout.options)}"
+            quarantine.append({"where": where, "reason": reason, "row": str(row)[:200]})
+            continue
         choices = _choices(row, layout)
         answers = _answer_names(row, layout, choices)
         given = row.get(layout.answer, "")
+        if given.upper() in LETTERS:
+            given = given.upper()
         whole = len(cells) == len(table[0]) and row.get(layout.question) and all(choices)
         unpublished = not given and split == "test"
         if not whole or (given not in answers and not unpublished):
             where = f"{path.name}:row {number}"
-            reason = _reason(choices, layout)
+            reason = _reason(choices, layout, given)
             quarantine.append({"where": where, "reason": reason, "row": str(row)[:200]})
             continue
         context = row.get(layout.context, "") if layout.context else ""
@@ -130,7 +140,9 @@ def read_exam(
         }
 
 
-def _read_table(path: Path, layout_name: str, split: str, encoding: str) -> list[list[str]]:
+def _read_table(
+    path: Path, layout_name: str, split: str, encoding: str, quarantine: list[dict]
+) -> list[list[str]]:
     """Return the cells of a CSV file, the header first.
 
     Args:
@@ -138,13 +150,17 @@ def _read_table(path: Path, layout_name: str, split: str, encoding: str) -> list
         layout_name: The benchmark.
         split: Of the file; the answers of a test are often not published.
         encoding: As the card says.
+        quarantine: Lines that cannot be read are added here.
 
     Raises:
         ValueError: A column of the layout is missing.
     """
     layout = layouts()[layout_name]
-    content = io.StringIO(readers.decode(path, encoding), newline="")
-    table = list(csv.reader(content))
+    text = file_text.decode(path, encoding)
+    delimiter = tables.find_delimiter(text, ",")
+    table = [cells for _, cells in tables.records(text, delimiter, path.name, quarantine)]
+    if table:
+        table[0] = [_layout_name(name.strip(), layout) for name in table[0]]
     if layout.headerless and table and layout.question not in table[0]:
         table.insert(0, [layout.question, *layout.options, layout.answer])
     needed = {layout.question}
@@ -159,6 +175,34 @@ def _read_table(path: Path, layout_name: str, split: str, encoding: str) -> list
             "correct the card's format or the file"
         )
     return table
+
+
+# How people name the columns of a benchmark in Chinese.
+CHINESE_NAMES = {"题目": "question", "问题": "question", "题干": "question", "答案": "answer"}
+
+
+def _layout_name(name: str, layout: ExamLayout) -> str:
+    """Return the name that a layout has for a column of a header: 选项A is A."""
+    known = {layout.question, layout.answer, *layout.options}
+    if name in known:
+        return name
+    kind = CHINESE_NAMES.get(name, name.lower())
+    letter = name.removeprefix("选项").upper()
+    if kind in ("question", "answer"):
+        return layout.question if kind == "question" else layout.answer
+    if letter in LETTERS and letter in layout.options:
+        return letter
+    return name
+
+
+def _further_option(row: dict[str, str], layout: ExamLayout) -> str:
+    """Return the name of an option beyond those of a layout, or an empty string."""
+    if layout.options[0] not in LETTERS:
+        return ""
+    for letter in LETTERS[len(layout.options) :]:
+        if row.get(letter):
+            return letter
+    return ""
 
 
 def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
@@ -196,8 +240,10 @@ def _answer_names(row: dict[str, str], layout: ExamLayout, choices: list[str]) -
     return dict(zip(names, range(len(choices))))
 
 
-def _reason(choices: list[str], layout: ExamLayout) -> str:
+def _reason(choices: list[str], layout: ExamLayout, given: str) -> str:
     """Return why an item was set aside: what it would need."""
+    if re.fullmatch(r"[A-J](?:[,，、 ]*[A-J])+", given):
+        return f"has several right answers ({given}); items with one are scored"
     if choices == layout.words:
         answer = " or ".join(choices)
     else:

@@ -9,10 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from finlab.data import dialogues
+from finlab.data import dialogues, preferences, tables
 
 DOMAINS = ("finance", "general")
 Spec = dict[str, Any]
+
+
+def require_fields(row: Any, *names: str) -> dict:
+    """Return a row that has fields, and these among them.
+
+    Raises:
+        ValueError: It is a text or a list, or a field is missing. The error names what is there.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"the row is {type(row).__name__}, and one with named fields is wanted")
+    for name in names:
+        if name not in row:
+            listed = ", ".join(str(each) for each in row) or "none"
+            raise ValueError(f"no field '{name}'; its fields are {listed}")
+    return row
 
 
 def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
@@ -28,14 +43,49 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
         ValueError: It holds no text.
     """
     field = spec.get("text", "text")
-    text, identity = row, where
+    identity = ""
+    text = row
     if isinstance(row, dict):
-        text = row.get(field)
-        if isinstance(row.get("id"), str):
-            identity = row["id"]
+        text = _at(row, str(field))
+        identity = row.get("id", "")
+    elif isinstance(row, list):
+        text = row[field] if isinstance(field, int) and -len(row) <= field < len(row) else None
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"no text in field '{field}'")
-    return {"id": f"{name}/{identity}", "text": text}
+        raise ValueError(f"no text in field '{field}'{_what_there_is(row, field)}")
+    numbered = isinstance(identity, int) and not isinstance(identity, bool)
+    name_in_source = str(identity).strip() if isinstance(identity, str) or numbered else ""
+    return {"id": f"{name}/{name_in_source or where}", "text": text}
+
+
+def _at(row: dict, field: str) -> Any:
+    """Return what a row holds at a field, whose name may be a route such as doc.body."""
+    if field in row:
+        return row[field]
+    value: Any = row
+    for key in field.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def _what_there_is(row: Any, field: Any) -> str:
+    """Return what a row holds instead of a text in its field, and how to mend it, for an error."""
+    if isinstance(row, list):
+        return f": the row is a list of {len(row)} values; name the place, as in `text: 1`"
+    if not isinstance(row, dict):
+        return f": the row is {type(row).__name__}"
+    names = [str(name) for name in row]
+    if field in row:
+        value = row[field]
+        found = "empty" if value is None or value == "" else type(value).__name__
+        return "" if found in ("empty", "str") else f": it holds {found}, and not text"
+    if tables.seems_headerless(names):
+        return ": the file seems to have no header line; add one that names its columns"
+    if not names:
+        return ": the row is empty"
+    listed = ", ".join(names[:12])
+    return f"; its fields are {listed}: name the right one in the card, as in `text: {names[0]}`"
 
 
 def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
@@ -44,7 +94,7 @@ def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     Raises:
         ValueError: It is not labelled true or false.
     """
-    if not isinstance(row.get("bad"), bool):
+    if not isinstance(require_fields(row).get("bad"), bool):
         raise ValueError("needs `bad: true` or `bad: false`")
     return {**text_row(name, spec, row, where), "bad": row["bad"]}
 
@@ -55,6 +105,7 @@ def dialogue_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     Raises:
         ValueError: It is no dialogue. The error says why.
     """
+    require_fields(row)
     domain = row.get("domain", spec["domain"])
     if domain not in DOMAINS:
         raise ValueError(f"the domain is {domain!r}, neither finance nor general")
@@ -68,7 +119,8 @@ def preference_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     Raises:
         ValueError: It is no preference pair. The error says why.
     """
-    return {"id": f"{name}/{where}", **dialogues.read_preference(row)}
+    require_fields(row, "chosen", "rejected")
+    return {"id": f"{name}/{where}", **preferences.read_preference(row)}
 
 
 def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
@@ -81,7 +133,7 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     """
     return {
         "id": f"{name}/{where}",
-        "question": row["question"],
+        "question": require_fields(row, "question")["question"],
         "domain": row.get("domain", spec["domain"]),
         "reference": row.get("reference", ""),
         "from": row.get("from", ""),

@@ -14,7 +14,8 @@ from types import FrameType
 import psutil
 
 from finlab import paths
-from finlab.run import recipe, report
+from finlab.run import recipe, report, step
+from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.runner import StepFailed, StopFlag, execute
 
 
@@ -58,23 +59,25 @@ def _print_plan(plan: recipe.Recipe) -> None:
     """Print the steps of a recipe with what they set, without running any."""
     print(f"{plan.name} ({plan.path})")
     print("* marks values that differ from the notebook's default")
-    for step in plan.steps:
-        print(f"\n{step.name}: {step.notebook}")
-        for name, value in step.parameters.items():
-            if name not in recipe.SET_BY_RUNNER:
-                mark = "*" if name in step.changed else " "
+    for each in plan.steps:
+        print(f"\n{each.name}: {each.notebook}")
+        for name, value in each.parameters.items():
+            if name not in SET_BY_RUNNER:
+                mark = "*" if name in each.changed else " "
                 print(f"  {mark} {name} = {value!r}")
 
 
 def _run(arguments: argparse.Namespace, command: list[str], stop: StopFlag) -> int:
     """Run a recipe, print its results, and return the exit status."""
     plan = recipe.load(arguments.recipe, arguments.overrides)
+    for each in plan.steps:
+        step.check_paths(each.parameters, each.name)
     if arguments.dry_run:
         _print_plan(plan)
         return 0
     run_dir = paths.ROOT / "runs" / plan.name
     if arguments.run_dir:
-        run_dir = Path(arguments.run_dir).resolve()
+        run_dir = Path(arguments.run_dir).expanduser().resolve()
     resume = shlex.join(["finlab", *command])
     print(f"{plan.name}: {len(plan.steps)} steps in {run_dir}", flush=True)
     try:

@@ -5,45 +5,26 @@
 
 A recipe may extend another one: `extends: yayi-7b`, then the steps whose values differ.
 
-The `parameters` cell of a notebook declares `name: type = literal  # meaning`. Its defaults are the
-smoke size. A parameter that ends in `_from` names the steps that the notebook reads, so the order
+What a notebook's `parameters` cell declares is read by `parameters`. A parameter that ends in `_from` names the steps that the notebook reads, so the order
 of a recipe can be checked too.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from finlab import paths, yaml_text
+from finlab.run.parameters import SET_BY_RUNNER, Parameter, check, declared_parameters
 
-from finlab import paths
-
-SET_BY_RUNNER = ("run_dir", "step")
 RECIPE_KEYS = {"name", "extends", "common", "steps"}
 STEP_KEYS = {"step", "notebook", "parameters"}
-STEP_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# All that an annotation in a parameters cell may use.
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One declared parameter of a notebook.
-
-    Attributes:
-        annotation: Its type as written, such as `list[float]`.
-        default: Its value in the `parameters` cell.
-    """
-
-    annotation: str
-    default: Any
+STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+# A name becomes a folder below runs/.
+NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -97,89 +78,6 @@ def needs(parameters: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(step for step in names if step))
 
 
-# --- what a notebook declares --------------------------------------------------------------------
-def notebook_names() -> list[str]:
-    """Return the names of the numbered notebooks, in order."""
-    return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-
-
-def declared_parameters(notebook: str) -> dict[str, Parameter]:
-    """Read the `parameters` cell of a notebook, without running it.
-
-    Raises:
-        ValueError: There is no such notebook, not exactly one cell tagged `parameters`, or the cell
-            holds anything but lines of the form `name: type = literal`.
-    """
-    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
-    if not path.exists():
-        raise ValueError(
-            f"there is no notebook '{notebook}' in {paths.NOTEBOOKS}: "
-            f"choose one of {', '.join(notebook_names())}"
-        )
-    cells = nbformat.read(path, 4).cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise ValueError(
-            f"{path.name} has {len(tagged)} cells tagged 'parameters': tag exactly one"
-        )
-    declarations = {}
-    for node in ast.parse(tagged[0].source).body:
-        named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-        if not named or node.value is None:
-            raise ValueError(
-                f"{path.name}, parameters cell, line {node.lineno}: write `name: type = literal`"
-            )
-        default = ast.literal_eval(node.value)
-        declarations[node.target.id] = Parameter(ast.unparse(node.annotation), default)
-    return declarations
-
-
-def fits(value: Any, annotation: str) -> bool:
-    """Tell whether a value has the annotated type.
-
-    An int is a float too; a bool is never a number. Nothing is converted (pydantic's strict mode).
-
-    Args:
-        value: From a recipe, a command line or papermill.
-        annotation: As written, such as `list[float]`.
-    """
-    wanted = eval(annotation, {"__builtins__": {}}, TYPES)
-    try:
-        TypeAdapter(wanted).validate_python(value, strict=True)
-    except ValidationError:
-        return False
-    return True
-
-
-def check(values: dict[str, Any], declarations: dict[str, Parameter], where: str) -> None:
-    """Refuse values that a notebook does not declare, or declares with another type.
-
-    Args:
-        values: Parameter values by name.
-        declarations: What the notebook declares, from `declared_parameters`.
-        where: The file and step that the values come from, for the error.
-
-    Raises:
-        ValueError: A name is unknown, or a value has the wrong type.
-    """
-    for name, value in values.items():
-        if name not in declarations:
-            known = [each for each in declarations if each not in SET_BY_RUNNER]
-            raise ValueError(
-                f"{where}: unknown parameter '{name}'; the notebook declares {', '.join(known)}"
-            )
-        annotation = declarations[name].annotation
-        if fits(value, annotation):
-            continue
-        hint = ""
-        if "float" in annotation and not isinstance(value, dict):
-            hint = " (in YAML a float needs a dot: write 1.0e-4)"
-        raise ValueError(
-            f"{where}: parameter '{name}' is {value!r}, a {type(value).__name__}, "
-            f"but the notebook declares {annotation}{hint}"
-        )
-
-
 # --- reading a recipe ----------------------------------------------------------------------------
 def find(name: str) -> Path:
     """Return the file of a recipe that is given by name or by path.
@@ -194,19 +92,36 @@ def find(name: str) -> Path:
     raise ValueError(f"there is no recipe '{name}': give a file, or one of {known}")
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a recipe file, with what it extends filled in."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+def _read_file(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the content of a recipe file, with what it extends filled in.
+
+    Args:
+        path: The file.
+        chain: The recipes that extend it, to find a circle.
+    """
+    if path in chain:
+        circle = " → ".join(each.name for each in (*chain, path))
+        raise ValueError(f"{path}: recipes extend each other in a circle: {circle}")
+    content = yaml_text.parse(yaml_text.read_text(path), str(path))
     if not _is_recipe(content):
         raise ValueError(
             f"{path}: a recipe holds the keys name, extends and common (both optional) and steps, "
             "and at least one step"
         )
-    if "extends" in content:
-        return _extend(path, content)
+    name = content.get("name")
+    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise ValueError(
+            f"{path}: the name is {name!r}: write letters, digits, - and _, in quotes where it is a "
+            f'number or a date, as in name: "2024"'
+        )
+    if content.get("extends") is not None:
+        return _extend(path, content, chain)
+    for number, entry in enumerate(content["steps"], 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), str):
+            raise ValueError(
+                f"{path}, step {number}: a step holds the keys step, notebook and parameters, "
+                f"not {entry!r}"
+            )
     return content
 
 
@@ -214,25 +129,42 @@ def _is_recipe(content: Any) -> bool:
     """Tell whether a YAML file's content has a recipe's shape."""
     if not isinstance(content, dict) or set(content) - RECIPE_KEYS:
         return False
-    if not isinstance(content.get("common") or {}, dict):
+    common = content.get("common") or {}
+    if not isinstance(common, dict) or not all(isinstance(key, str) for key in common):
         return False
     return isinstance(content.get("steps"), list) and bool(content["steps"])
 
 
-def _extend(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe that `content` extends, with the values of `content` over its own."""
-    base = _read_file(find(content["extends"]))
+def _extend(path: Path, content: dict[str, Any], chain: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the recipe that `content` extends, with the values of `content` over its own.
+
+    Args:
+        path: The file of `content`. A path in `extends` starts at its folder.
+        content: The recipe.
+        chain: The recipes that extend it.
+    """
+    extended = content["extends"]
+    if not isinstance(extended, str):
+        raise ValueError(f"{path}: `extends` is {extended!r}: give a recipe's name or file")
+    beside = path.parent / extended
+    base = _read_file(beside.resolve() if beside.is_file() else find(extended), (*chain, path))
     steps = {entry["step"]: entry for entry in base["steps"]}
+    changed: set[str] = set()
     for entry in content["steps"]:
-        known = isinstance(entry, dict) and entry.get("step") in steps
+        name = entry.get("step") if isinstance(entry, dict) else None
+        known = isinstance(name, str) and name in steps
         if not known or set(entry) - {"step", "parameters"}:
             raise ValueError(
                 f"{path}: under `extends` a step names one of {', '.join(steps)} "
                 f"and the parameters that differ, not {entry!r}"
             )
-        extended = steps[entry["step"]]
-        values = (extended.get("parameters") or {}) | (entry.get("parameters") or {})
-        steps[entry["step"]] = extended | {"parameters": values}
+        if name in changed:
+            raise ValueError(f"{path}: the step '{name}' stands there twice")
+        changed.add(name)
+        own, given = entry.get("parameters") or {}, steps[name].get("parameters") or {}
+        if not isinstance(own, dict) or not isinstance(given, dict):
+            raise ValueError(f"{path}, step '{name}': parameters must be name: value pairs")
+        steps[name] = steps[name] | {"parameters": given | own}
     common = (base.get("common") or {}) | (content.get("common") or {})
     return {"name": content.get("name"), "common": common, "steps": list(steps.values())}
 
@@ -260,16 +192,16 @@ def _parse_value(text: str, annotation: str) -> Any:
         text: As typed.
         annotation: The parameter's declared type.
     """
-    if annotation == "str":
+    if annotation == "str" or annotation.startswith("Literal"):
         return text
     try:
         if annotation == "float":
-            return float(text)
-        value = yaml.safe_load(text)
+            return float(text.replace(".nan", "nan").replace(".inf", "inf"))
+        value = yaml_text.parse(text, "the value")
         if annotation == "list[float]" and isinstance(value, list):
             return [float(item) for item in value]
         return value
-    except (ValueError, TypeError, yaml.YAMLError):
+    except (ValueError, TypeError):
         return text
 
 
@@ -298,7 +230,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         values = {key: value for key, value in common.items() if key in declarations}
         values |= entry.get("parameters") or {}
         for key, text in replaced.pop(entry["step"], {}).items():
-            annotation = declarations[key].annotation if key in declarations else "str"
+            annotation = declarations[key].type if key in declarations else "str"
             values[key] = _parse_value(text, annotation)
         steps.append(_make_step(entry, declarations, values, where, steps))
     if replaced:
@@ -327,10 +259,11 @@ def _check_entry(entry: Any, where: str, number: int, earlier: list[Step]) -> st
             f"{where} {number}: a step holds the keys step, notebook and parameters, not {entry!r}"
         )
     name = entry["step"]
-    where = f"{where} '{name}'"
+    where = f"{where} {name!r}"
     if not isinstance(name, str) or not STEP_NAME.fullmatch(name):
         raise ValueError(f"{where}: a step's name is made of letters, digits, - and _")
-    if not isinstance(entry.get("parameters") or {}, dict):
+    values = entry.get("parameters") or {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(
             f"{where}: parameters must be name: value pairs, not {entry['parameters']!r}"
         )

@@ -166,15 +166,15 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
     progress.start()
     try:
         papermill.execute_notebook(
-            str(step.path),
-            str(draft),
+            _plain_path(step.path),
+            _plain_path(draft),
             parameters=values,
             kernel_name="python3",
             cwd=str(paths.NOTEBOOKS),
             progress_bar=False,
             log_output=False,
             autosave_cell_every=15,
-            extra_arguments=["--log-level=40"],
+            extra_arguments=["--log-level=50"],
         )
     except BaseException as error:
         progress.end("failed" if isinstance(error, Exception) else "stopped")
@@ -195,6 +195,11 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
         )
     gigabytes = manifest["peak_bytes"] / 1e9
     progress.end(f"done in {manifest['seconds']:.0f} s, peak {gigabytes:.1f} GB")
+
+
+def _plain_path(path: Path) -> str:
+    """Return a path for papermill, which takes what stands in braces for parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _draft(run_dir: Path, step: recipe.Step) -> Path:

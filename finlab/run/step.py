@@ -30,6 +30,7 @@ import nbformat
 
 from finlab import files, paths
 from finlab.run import code, environment, locks, recipe
+from finlab.run.parameters import SET_BY_RUNNER, check, declared_parameters
 
 # Set by finlab.data.cards: `run` knows data cards by their fingerprint alone.
 _card_fingerprint: Callable[[str], str] | None = None
@@ -57,7 +58,7 @@ def data_fingerprints(parameters: dict[str, Any]) -> dict[str, str]:
                 found[card] = _card_fingerprint(card)
         elif isinstance(value, list):
             found |= _listed_files(value)
-        elif isinstance(value, str) and name not in recipe.SET_BY_RUNNER:
+        elif isinstance(value, str) and name not in SET_BY_RUNNER:
             found |= _named_file(name, value)
     return found
 
@@ -86,6 +87,22 @@ def _named_file(name: str, value: str) -> dict[str, str]:
     if must_exist:
         raise ValueError(f"parameter '{name}': there is nothing at {path}: correct the path")
     return {}
+
+
+def check_paths(parameters: dict[str, Any], step: str) -> None:
+    """Refuse a parameter that names a file or folder which is not there, before anything runs.
+
+    Args:
+        parameters: All values of a step.
+        step: Its name, for errors.
+    """
+    for name, value in parameters.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and name not in SET_BY_RUNNER and "\n" not in each:
+                try:
+                    _named_file(name, each)
+                except ValueError as error:
+                    raise ValueError(f"step '{step}', {error}") from None
 
 
 def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]) -> str:
@@ -254,9 +271,9 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
         ValueError: A parameter has the wrong type, or a step that it reads is not finished.
         Busy: Another process works in the step's folder.
     """
-    declarations = recipe.declared_parameters(notebook)
+    declarations = declared_parameters(notebook)
     parameters = {name: variables[name] for name in declarations}
-    recipe.check(parameters, declarations, notebook)
+    check(parameters, declarations, notebook)
     run_dir = paths.resolve(parameters["run_dir"])
     name = parameters["step"]
     for need in recipe.needs(parameters):

@@ -1,0 +1,199 @@
+"""What may stand in the `finlab:` block of a data card, and in which form."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from finlab.data import cleaning, dialogues, exam_layouts, readers, schemas
+
+LANGUAGES = ("zh", "en")
+# The hub's words for licences, and `other` for what has none of them.
+LICENCES = set(
+    "apache-2.0 mit openrail bigscience-openrail-m bigscience-bloom-rail-1.0 creativeml-openrail-m"
+    " bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5"
+    " cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0"
+    " cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0"
+    " cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0"
+    " etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc"
+    " lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib"
+    " pddl llama2 llama3 llama3.1 llama3.2 llama3.3 gemma other unknown".split()
+)
+
+
+# --- checks of single values ---------------------------------------------------------------------
+def _pattern(value: str) -> str:
+    """Refuse what is no path below the root: an absolute one, one with .., or a blank one."""
+    path = PurePosixPath(value)
+    if not value.strip() or path.is_absolute() or ".." in path.parts or value.startswith("~"):
+        raise ValueError("must be a path below the data's root, without .. and not absolute")
+    return value
+
+
+def _encoding(value: str) -> str:
+    """Refuse an encoding that Python does not know."""
+    try:
+        codecs.lookup(value)
+    except LookupError:
+        raise ValueError(
+            "is no encoding that is known: write utf-8, gb18030, utf-16 or big5"
+        ) from None
+    return value
+
+
+def _expression(value: str) -> str:
+    """Refuse a broken regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from None
+    return value
+
+
+def _one_of(names: Any) -> AfterValidator:
+    """Return a check that a value is one of some names."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"write one of {', '.join(sorted(names))}")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[StrictStr, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Expressions = list[Annotated[StrictStr, AfterValidator(_expression)]]
+
+
+# --- the block -----------------------------------------------------------------------------------
+class Rules(BaseModel):
+    """The `rules:` of a card, see `cleaning`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_chars: Annotated[StrictInt, Field(ge=0)] = 0
+    min_letters: Share = 0.0
+    min_language: Share = 0.0
+    max_repeated_lines: Share = 0.0
+    min_compression: Share = 0.0
+    simplify: StrictBool = False
+    drop_text: Expressions = []
+    drop_lines: Expressions = []
+    blocked_words: list[Text] = []
+
+
+class Spec(BaseModel):
+    """The `finlab:` block of a card; `cards` says what each key means."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    domain: Annotated[StrictStr, _one_of(schemas.DOMAINS)]
+    language: Annotated[StrictStr, _one_of(LANGUAGES)]
+    kind: Annotated[StrictStr, _one_of(schemas.SCHEMAS)]
+    format: Annotated[StrictStr, _one_of({*readers.READERS, *exam_layouts.layouts(), "hub"})]
+    files: Annotated[list[Annotated[StrictStr, AfterValidator(_pattern)]], Field(min_length=1)] = []
+    hub: Text = ""
+    root: Literal["", "closed_world", "data_cards"] = ""
+    rows: Text = "*"
+    text: Text | StrictInt = "text"
+    sha256: Text = ""
+    split: Text = "train"
+    benchmark: Annotated[StrictStr, _one_of(exam_layouts.layouts())] = ""
+    partial: StrictBool = False
+    encoding: Annotated[StrictStr, AfterValidator(_encoding)] = "utf-8"
+    rules: Rules = Rules()
+    knowledge: StrictBool = False
+    dialogue: Annotated[StrictStr, _one_of(dialogues.FORMATS)] = ""
+
+    @model_validator(mode="after")
+    def _files_or_hub(self) -> Spec:
+        if bool(self.files) == bool(self.hub):
+            raise ValueError("name either `files` or a `hub` id in the finlab block")
+        return self
+
+
+def check_licence(front: dict[str, Any], path: Path) -> str:
+    """Return the licence that a card states.
+
+    Raises:
+        ValueError: It states none, or none that is known.
+    """
+    licence = front.get("license")
+    if licence is None or (isinstance(licence, str) and not licence.strip()):
+        raise ValueError(
+            f"{path}: the card states no license, so the data stays out: add a `license:` line"
+        )
+    if not isinstance(licence, str) or licence.strip().lower() not in LICENCES:
+        raise ValueError(
+            f"{path}: the license is {licence!r}; write one of the hub's words, such as "
+            "apache-2.0 or cc-by-nc-4.0, or `other` with a `license_name:`"
+        )
+    return licence.strip()
+
+
+def check_spec(spec: dict[str, Any], path: Path) -> None:
+    """Refuse a block with an unknown key, a value of another form, or a key that is missing.
+
+    Args:
+        spec: The `finlab:` block.
+        path: The card's file, for errors.
+
+    Raises:
+        ValueError: The first thing that is wrong, with file and key.
+    """
+    for rule in sorted(set(_rules_of(spec)) - cleaning.RULE_KEYS, key=str):
+        raise ValueError(
+            f"{path}: unknown rule '{rule}' in finlab.rules; "
+            f"it knows {', '.join(sorted(cleaning.RULE_KEYS))}"
+        )
+    try:
+        Spec.model_validate(spec)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_sentence(error.errors()[0])}") from None
+
+
+def _rules_of(spec: dict[str, Any]) -> dict:
+    """Return the rules of a block, where they have the form of rules."""
+    rules = spec.get("rules")
+    return rules if isinstance(rules, dict) else {}
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """Return one of pydantic's errors as a sentence."""
+    key = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted(Spec.model_fields))
+        return f"unknown key '{key}' in the finlab block; it knows {known}"
+    if error["type"] == "missing":
+        field = Spec.model_fields[key]
+        return f"finlab.{key} is missing: {_advice(field)}"
+    return f"finlab.{key} is {error['input']!r}: {message}"
+
+
+def _advice(field: Any) -> str:
+    """Return what may be written for a field: what its check says to an empty value."""
+    for check in field.metadata:
+        if isinstance(check, AfterValidator):
+            try:
+                check.func("")
+            except ValueError as error:
+                return str(error)
+    return "write it"

@@ -1,0 +1,98 @@
+"""YAML as recipes and data cards may use it: one meaning for each line, and no surprises.
+
+Refused are a key that is written twice, aliases but for `<<: *name` (a few lines of others stand
+for gigabytes), numbers such as 017 and 1:30 that YAML 1.1 reads in base 8 and 60, and tags.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without what has two readings."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """Refuse an alias that does not fill a mapping in."""
+        fills_in = isinstance(index, yaml.ScalarNode) and index.value == "<<"
+        if self.check_event(yaml.AliasEvent) and not fills_in:
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the alias *{event.anchor}: only `<<: *{event.anchor}` may use one",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Refuse a key that stands there twice."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            try:
+                twice = key in seen
+                seen.add(key)
+            except TypeError:
+                raise yaml.MarkedYAMLError(
+                    problem="a key that is a list or a mapping", problem_mark=key_node.start_mark
+                ) from None
+            if twice:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key}' is written twice", problem_mark=key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Refuse 017 and 1:30."""
+        text = node.value.lstrip("+-")
+        if ":" in text or (len(text) > 1 and text[0] == "0" and text.isdigit()):
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.value} is read in another base: write a plain number, or quote it",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_yaml_int(node)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+
+def parse(text: str, where: str) -> Any:
+    """Return the value of YAML text.
+
+    Args:
+        text: The YAML.
+        where: The file, for errors.
+
+    Raises:
+        ValueError: It is no YAML, or holds what is refused. The error names file, line and reason.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{where}{line}: not YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: not YAML that can be read: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not YAML: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a YAML or Markdown file, which is UTF-8.
+
+    Raises:
+        ValueError: It has another encoding.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {error.start}: save the file as UTF-8"
+        ) from None
