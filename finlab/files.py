@@ -42,6 +42,18 @@ def sha256(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the BLAKE2 hash of a file's content, read in pieces; 32 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file that has been written is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return a short hash of files by their names, sizes and modification times.
 
@@ -112,7 +124,7 @@ def append_jsonl(path: Path, record: Any) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Return the records of a JSON lines file, up to the first line that a kill cut short.
+    """Return the records of a JSON lines file; a line that a kill or the disk broke is left out.
 
     Args:
         path: The file. One that does not exist has no records.
@@ -121,13 +133,13 @@ def read_jsonl(path: Path) -> list[Any]:
         return []
     records = []
     # Only a newline ends a line: texts hold U+2028 and its like.
-    for line in Path(path).read_text(encoding="utf-8").split("\n"):
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line:
             continue
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return records
 
 

@@ -52,10 +52,13 @@ class TestBudget:
                 assert len(lines(cell.source)) <= 25, cell.id
 
     def test_a_line_holds_one_thought(self, name):
-        # What parameters may be is a declaration, and no thought to follow.
-        cells = [cell for cell in code_cells(name) if not cell.metadata.get("tags")]
-        code = "\n".join(cell.source for cell in cells)
-        nodes = sum(1 for _ in ast.walk(ast.parse(code)))
+        code = "\n".join(cell.source for cell in code_cells(name))
+        parsed = ast.parse(code)
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.AnnAssign):
+                # What a parameter may be is a declaration, and no thought to follow.
+                node.annotation = ast.Name("type")
+        nodes = sum(1 for _ in ast.walk(parsed))
         assert nodes / len(lines(code)) <= MAX_NODES_A_LINE
 
     def test_few_functions_and_no_class(self, name):

@@ -69,12 +69,41 @@ def test_only_and_from(project):
     assert manifest(project, "second") is None
     done = project.finlab("run", "pair", "--from", "second")
     assert done.returncode == 0
-    assert "first" not in done.stdout.split("steps in")[1].split("\n", 1)[1].split("report")[
-        0
-    ].replace("first.value", "")
+    assert "[1/2]" not in done.stdout
+    assert "[2/2] second" in done.stdout
     done = project.finlab("run", "pair", "--from", "third")
     assert done.returncode == 2
     assert "it has first, second" in done.stderr
+
+
+def test_a_finished_step_whose_files_changed_runs_again(project):
+    project.finlab("run", "pair")
+    number = project.run_dir / "first/artifact/number.txt"
+    for damage in (number.unlink, lambda: number.write_text("7")):
+        damage()
+        done = project.finlab("run", "pair", "--only", "second")
+        assert done.returncode == 2
+        assert "'first'" in done.stderr
+        assert "damaged since: artifact/number.txt" in done.stderr
+        done = project.finlab("run", "pair")
+        assert "step 'first' was finished and is damaged since (artifact/number.txt" in done.stdout
+        assert number.read_text() == "1"
+    (project.run_dir / "first/metrics.json").write_text("")
+    assert "metrics.json cannot be read" in project.finlab("run", "pair").stdout
+    (project.run_dir / "first/manifest.json").write_text("{")
+    done = project.finlab("run", "pair")
+    assert done.returncode == 0, done.stderr
+    assert manifest(project, "first") is not None
+
+
+def test_steps_of_different_histories_are_not_mixed(project):
+    project.finlab("run", "pair")
+    done = project.finlab("run", "pair", "--only", "second", "--set", "first.value=9")
+    assert done.returncode == 2
+    assert "'first', which was made with value = 1 and not 9" in done.stderr
+    project.finlab("run", "pair", "--only", "first", "--set", "first.value=9")
+    project.finlab("report", str(project.run_dir))
+    assert "made from an earlier first" in (project.run_dir / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

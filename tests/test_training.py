@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -315,6 +316,94 @@ def test_resume_is_bit_for_bit(tiny, tmp_path, LORA, rows_for):
     assert losses[0] == losses[1]
     assert len(losses[0]) == 8
     assert summary(tmp_path / "b.jsonl")["resumed_at"] == 4
+
+
+@pytest.mark.parametrize("epochs", [1.5, 2.0])
+def test_a_kill_after_the_last_checkpoint_trains_no_further(tiny, tmp_path, rows_for, epochs):
+    """The last step lies within an epoch or at its end; nothing is trained or logged twice."""
+    tokenizer = tokenization.load(tiny)
+
+    def run(name):
+        return fit_packed(
+            SFTTrainer,
+            log=tmp_path / f"{name}.jsonl",
+            model=loading.load(tiny),
+            args=settings(
+                tmp_path / name,
+                max_steps=-1,
+                num_train_epochs=epochs,
+                save_steps=1,
+                logging_steps=1,
+                gradient_accumulation_steps=2,
+                per_device_train_batch_size=1,
+            ),
+            train_dataset=rows_for(tokenizer),
+            eval_dataset=rows_for(tokenizer, texts=TEXTS[:5]),
+            peft_config=LORA,
+            processing_class=tokenizer,
+        )
+
+    whole = run("a")
+    first = untimed(tmp_path / "a.jsonl")
+    again = run("a")
+    assert again.state.global_step == whole.state.global_step == whole.state.max_steps
+    parameters = zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True)
+    for (name, one), (_, other) in parameters:
+        assert torch.equal(one, other), name
+
+    def without_end(records):
+        return [record for record in records if "train_runtime" not in record]
+
+    assert without_end(untimed(tmp_path / "a.jsonl")) == without_end(first)
+
+
+DAMAGES = {
+    "adapter cut": lambda folder: cut(folder / "adapter_model.safetensors"),
+    "optimizer gone": lambda folder: (folder / "optimizer.pt").unlink(),
+    "adapter flipped": lambda folder: flip(folder / "adapter_model.safetensors"),
+    "scheduler empty": lambda folder: (folder / "scheduler.pt").write_bytes(b""),
+    "rng cut": lambda folder: cut(next(folder.glob("rng_state*"))),
+    "state cut": lambda folder: cut(folder / "trainer_state.json"),
+    "finlab cut": lambda folder: cut(folder / resume.STATE_FILE),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_left_aside_for_an_older_whole_one(
+    tiny, tmp_path, rows_for, name, capsys
+):
+    tokenizer = tokenization.load(tiny)
+
+    def run(folder):
+        return fit_packed(
+            SFTTrainer,
+            log=tmp_path / f"{folder}.jsonl",
+            model=loading.load(tiny),
+            args=settings(tmp_path / folder, save_steps=2, save_total_limit=3),
+            train_dataset=rows_for(tokenizer),
+            peft_config=LORA,
+            processing_class=tokenizer,
+        )
+
+    whole = run("a")
+    newest = Path(resume.last_checkpoint(tmp_path / "a"))
+    DAMAGES[name](newest)
+    resumed = run("a")
+    assert f"{newest.name} is not whole" in capsys.readouterr().out
+    assert summary(tmp_path / "a.jsonl")["resumed_at"] == resume.step_of(newest) - 2
+    parameters = zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True)
+    for (parameter, one), (_, other) in parameters:
+        assert torch.equal(one, other), parameter
 
 
 def test_training_learns_and_is_metered(tiny, tmp_path, rows_for):

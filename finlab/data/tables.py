@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV with any separator, exports of pandas and Excel, Excel sheets.
+"""Tables as people have them: CSV with any separator, exports of pandas, Excel sheets.
 
     rows, header = parse(text, ",")    # [(2, {"title": "a", "text": "..."}), ...]
 

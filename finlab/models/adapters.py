@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from finlab import files
 from finlab.models import folders
@@ -58,15 +58,37 @@ def base_of(adapter: str | Path) -> Path:
     Raises:
         ValueError: The adapter does not say where its base is, or it is not there.
     """
-    path = Path(adapter) / BASE_FILE
-    record = files.read_json(path) if path.exists() else {}
-    base = (Path(adapter) / record.get("base", "nowhere")).resolve()
-    if not base.is_dir():
+    record = _base_record(Path(adapter))
+    base = (Path(adapter) / str(record.get("base", "nowhere"))).resolve()
+    if not base.is_dir() or base == Path(adapter).resolve():
         raise ValueError(
             f"the adapter {adapter} does not say where its base is (base.json): "
             "load the base, then adapters.attach(base, adapter)"
         )
+    if is_adapter(base):
+        raise ValueError(
+            f"the adapter {adapter} names another adapter as its base ({base}): "
+            "correct base.json, so that it names the model that both were trained on"
+        )
     return base
+
+
+def _base_record(adapter: Path) -> dict[str, str]:
+    """Return what an adapter says of its base; empty where it says nothing.
+
+    Raises:
+        ValueError: base.json cannot be read.
+    """
+    path = adapter / BASE_FILE
+    if not path.exists():
+        return {}
+    try:
+        record = files.read_json(path)
+        return {name: str(record[name]) for name in ("base", "sha256") if name in record}
+    except (ValueError, TypeError):
+        raise ValueError(
+            f'{path} is broken: write {{"base": "where it is, seen from the adapter"}}'
+        ) from None
 
 
 def attach(base: PreTrainedModel, adapter: Path) -> PeftModel:
@@ -80,28 +102,33 @@ def attach(base: PreTrainedModel, adapter: Path) -> PeftModel:
 
     adapter = Path(adapter)
     _check_rows(base, adapter)
-    path = adapter / BASE_FILE
-    if path.exists() and base.name_or_path:
-        record = files.read_json(path)
+    record = _base_record(adapter)
+    if "sha256" in record and base.name_or_path:
         if folders.fingerprint(folders.fetch(base.name_or_path)) != record["sha256"]:
             raise ValueError(
                 f"the adapter {adapter} was trained on another base than {base.name_or_path}: its "
                 "weights have another SHA-256; load it onto "
-                f"{record['base']} (seen from the adapter)"
+                f"{record.get('base', 'its own')} (seen from the adapter)"
             )
     return PeftModel.from_pretrained(base, str(adapter))
 
 
 def _check_rows(base: PreTrainedModel, adapter: Path) -> None:
     """Refuse an adapter that was trained with other embeddings than the base has."""
-    config = files.read_json(adapter / "adapter_config.json")
+    try:
+        config = files.read_json(adapter / "adapter_config.json")
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
+            names = [name for name in tensors.keys() if name.endswith(TABLES)]
+            sizes = [tensors.get_slice(name).get_shape()[0] for name in names]
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"the adapter {adapter} is not whole ({reason}): train it again, or get its files anew"
+        ) from None
     indices = config.get("trainable_token_indices") or {}
     if not isinstance(indices, dict):
         indices = {"": indices}
     needed = max((1 + max(numbers) for numbers in indices.values()), default=0)
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
-        names = [name for name in tensors.keys() if name.endswith(TABLES)]
-        sizes = [tensors.get_slice(name).get_shape()[0] for name in names]
     rows = base.get_input_embeddings().weight.shape[0]
     if needed > rows or any(size != rows for size in sizes):
         raise ValueError(

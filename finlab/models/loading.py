@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from finlab.models import adapters, attention, tokenization
 
@@ -45,19 +46,66 @@ def load(
     best = "sdpa" if stays_on_cpu else attention.choose_attention(dtype)
     options.setdefault("attn_implementation", best)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=getattr(torch, dtype), **options
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(source),
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            trust_remote_code=False,  # code from elsewhere is never run, and nobody is asked
+            **options,
         )
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0][:150]
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(
             f"no model at '{source}': give a folder with config.json and weights, "
             f"or a hub id you can reach ({reason})"
         ) from None
+    _require_whole(source, model, report)
     if place and torch.cuda.is_available() and "device_map" not in options:
         model = model.to("cuda")
     _use_plain_kernels(model)
     return model.eval()
+
+
+def _require_whole(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Refuse a model some of whose tensors are not those of its files.
+
+    transformers fills in what is missing with random numbers, and goes on.
+
+    Args:
+        source: The model, for errors.
+        model: As loaded.
+        report: What transformers says about loading it.
+
+    Raises:
+        ValueError: Tensors are missing, left over, of another shape, or not finite.
+    """
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    faults = {
+        "are missing": sorted(set(report["missing_keys"]) - tied),
+        "belong to nothing in it": sorted(report["unexpected_keys"]),
+        "have another shape than its config says": sorted(
+            str(each[0] if isinstance(each, tuple) else each) for each in report["mismatched_keys"]
+        ),
+        "are not finite": _not_finite(model),
+    }
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"the model at '{source}' is not whole: tensors {fault} "
+                f"({', '.join(names[:3])}{more}): get its files anew, or mend its config.json"
+            )
+
+
+def _not_finite(model: PreTrainedModel) -> list[str]:
+    """Return the names of weights that hold NaN or infinity."""
+    names = []
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not tensor.is_meta:
+            if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+                if not torch.isfinite(tensor).all():
+                    names.append(name)
+    return names
 
 
 def _use_plain_kernels(model: PreTrainedModel) -> None:

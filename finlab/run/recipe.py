@@ -5,8 +5,8 @@
 
 A recipe may extend another one: `extends: yayi-7b`, then the steps whose values differ.
 
-What a notebook's `parameters` cell declares is read by `parameters`. A parameter that ends in `_from` names the steps that the notebook reads, so the order
-of a recipe can be checked too.
+What a notebook's `parameters` cell declares is read by `parameters`. A parameter that ends in
+`_from` names the steps that the notebook reads, so the order of a recipe can be checked too.
 """
 
 from __future__ import annotations

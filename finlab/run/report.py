@@ -11,6 +11,8 @@ from typing import Any
 import nbformat
 
 from finlab import files
+from finlab.run import integrity
+from finlab.run.step import read_manifest
 
 Metrics = dict[str, Any]
 Line = tuple[str, str]  # (quantity, value)
@@ -156,14 +158,27 @@ HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
 
 # --- a run as rows -------------------------------------------------------------------------------
 def finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
-    """Return (manifest, metrics, folder) of the complete steps of a run, in the order they ran."""
-    steps = []
-    for path in run_dir.glob("*/manifest.json"):
-        folder = path.parent
-        if folder.name.endswith(".previous"):
+    """Return (manifest, metrics, folder) of the complete steps of a run, in the order they ran.
+
+    A step whose metrics cannot be read any more is left out.
+    """
+    found = []
+    for path in Path(run_dir).glob("*/manifest.json"):
+        manifest = read_manifest(path.parent)
+        if manifest is None or path.parent.name.endswith(".previous"):
             continue
-        steps.append((files.read_json(path), files.read_json(folder / "metrics.json"), folder))
-    return sorted(steps, key=lambda step: (step[0]["notebook"], step[0]["finished"]))
+        try:
+            metrics = files.read_json(path.parent / "metrics.json")
+        except (OSError, ValueError):
+            continue
+        found.append((manifest, metrics, path.parent))
+    return sorted(found, key=lambda step: (step[0]["notebook"], step[0]["finished"]))
+
+
+def history(run_dir: Path, manifest: dict[str, Any]) -> str:
+    """Return a note where a step was made from an earlier result of another one, or nothing."""
+    earlier = integrity.outdated(Path(run_dir), manifest, read_manifest)
+    return f"made from an earlier {earlier} than stands here" if earlier else ""
 
 
 def rows(run_dir: Path) -> list[tuple[str, str, str]]:
@@ -177,6 +192,9 @@ def rows(run_dir: Path) -> list[tuple[str, str, str]]:
     """
     lines = []
     for manifest, metrics, _ in finished_steps(run_dir):
+        note = history(run_dir, manifest)
+        if note:
+            lines.append((manifest["step"], "attention", note))
         headline = HEADLINES.get(manifest["notebook"])
         if headline is None:
             continue
@@ -193,7 +211,8 @@ def text_table(run_dir: Path) -> str:
     """
     lines = rows(run_dir)
     if not lines:
-        return "no step has results yet"
+        names = [manifest["step"] for manifest, _, _ in finished_steps(run_dir)]
+        return f"finished: {', '.join(names)}" if names else "no step has results yet"
     step_width = max(len(step) for step, _, _ in lines)
     name_width = max(len(quantity) for _, quantity, _ in lines)
     aligned = []
@@ -235,7 +254,7 @@ def _results_table(run_dir: Path) -> str:
     return _html_table(["step", "quantity", "value"], body)
 
 
-def _steps_table(steps: list[tuple[dict, Metrics, Path]]) -> str:
+def _steps_table(run_dir: Path, steps: list[tuple[dict, Metrics, Path]]) -> str:
     """Return how long each step took, what it needed, and what it stands on."""
     body = []
     for manifest, _, _ in steps:
@@ -247,9 +266,10 @@ def _steps_table(steps: list[tuple[dict, Metrics, Path]]) -> str:
             f"<td class=n>{manifest['peak_bytes'] / 1e9:.2f}</td>",
             f"<td>{manifest['device']}</td>",
             f"<td>{manifest['finished'][:19].replace('T', ' ')}</td>",
+            f"<td>{html.escape(history(run_dir, manifest))}</td>",
         ]
         body.append(f"<tr>{''.join(cells)}</tr>")
-    head = ["step", "notebook", "seconds", "peak GB", "device", "finished"]
+    head = ["step", "notebook", "seconds", "peak GB", "device", "finished", ""]
     return _html_table(head, body)
 
 
@@ -303,7 +323,7 @@ def write(run_dir: Path) -> Path:
 <h2 id="results">Results</h2>
 {_results_table(run_dir)}
 <h2>Steps</h2>
-{_steps_table(steps)}
+{_steps_table(run_dir, steps)}
 {"".join(sections)}
 </body>
 </html>"""

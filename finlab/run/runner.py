@@ -16,7 +16,8 @@ from typing import Any
 import nbformat
 
 from finlab import paths
-from finlab.run import locks, recipe
+from finlab.run import integrity, locks, recipe
+from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.step import data_fingerprints, read_manifest, step_key, upstream_manifests
 
 
@@ -239,7 +240,7 @@ def execute(
     """
     stop = StopFlag() if stop is None else stop
     chosen = _chosen_steps(plan, first, only)
-    _check_inputs(chosen, run_dir)
+    _check_inputs(plan, chosen, run_dir)
     names = [step.name for step in plan.steps]
     locks.hold(run_dir)
     try:
@@ -269,17 +270,46 @@ def _chosen_steps(plan: recipe.Recipe, first: str, only: str) -> list[recipe.Ste
     return plan.steps[names.index(first) if first else 0 :]
 
 
-def _check_inputs(chosen: list[recipe.Step], run_dir: Path) -> None:
+def _check_inputs(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
     """Refuse steps whose inputs or data are missing, before anything runs."""
     made = {step.name for step in chosen}
     for step in chosen:
         for need in step.needs:
-            if need not in made and read_manifest(run_dir / need) is None:
-                raise ValueError(
-                    f"step '{step.name}' reads step '{need}', which is not finished in {run_dir}: "
-                    f"start with --from {need}"
-                )
+            if need not in made:
+                _check_upstream(plan, need, step.name, run_dir)
         data_fingerprints(step.parameters)
+
+
+def _check_upstream(plan: recipe.Recipe, need: str, step: str, run_dir: Path) -> None:
+    """Refuse a step that is to be read and not run, where it is not what the recipe says.
+
+    Args:
+        plan: The recipe.
+        need: The step that is read.
+        step: The one that reads it.
+        run_dir: The run.
+    """
+    manifest = read_manifest(run_dir / need)
+    if manifest is None:
+        raise ValueError(
+            f"step '{step}' reads step '{need}', which is not finished in {run_dir}: "
+            f"start with --from {need}"
+        )
+    found = integrity.damaged_step(run_dir / need, manifest)
+    if found:
+        raise ValueError(
+            f"step '{step}' reads step '{need}', which was finished and is damaged since: {found}: "
+            f"start with --from {need}"
+        )
+    wanted = next(each.parameters for each in plan.steps if each.name == need)
+    for name, value in wanted.items():
+        if name in SET_BY_RUNNER or manifest["parameters"].get(name) == value:
+            continue
+        raise ValueError(
+            f"step '{step}' reads step '{need}', which was made with {name} = "
+            f"{manifest['parameters'].get(name)!r} and not {value!r}: start with --from {need}, "
+            f"or set {need}.{name} so"
+        )
 
 
 def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
@@ -296,5 +326,9 @@ def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
     keys = {name: found["key"] for name, found in upstream.items()}
     parameters = step.parameters | {"run_dir": str(run_dir)}
     if manifest["key"] != step_key(step.notebook, parameters, keys):
+        return None
+    found = integrity.damaged_step(run_dir / step.name, manifest)
+    if found:
+        print(f"step '{step.name}' was finished and is damaged since ({found}): it runs again")
         return None
     return manifest

@@ -29,7 +29,7 @@ from typing import Any
 import nbformat
 
 from finlab import files, paths
-from finlab.run import code, environment, locks, recipe
+from finlab.run import code, environment, integrity, locks, recipe
 from finlab.run.parameters import SET_BY_RUNNER, check, declared_parameters
 
 # Set by finlab.data.cards: `run` knows data cards by their fingerprint alone.
@@ -127,9 +127,12 @@ def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a complete step, or None."""
-    path = folder / "manifest.json"
-    return files.read_json(path) if path.exists() else None
+    """Return the manifest of a complete step, or None; a broken one counts as none."""
+    try:
+        manifest = files.read_json(folder / "manifest.json")
+        return manifest if manifest["key"] and manifest["inputs"]["steps"] is not None else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> dict[str, dict]:
@@ -147,8 +150,30 @@ def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> 
                 f"run it first, for example `finlab run smoke --run-dir {run_dir} --only {need}`, "
                 "or Run All of its notebook"
             )
+        earlier = integrity.outdated(run_dir, manifest, read_manifest)
+        if earlier:
+            raise ValueError(
+                f"step '{step}' reads step '{need}', which was made from an earlier '{earlier}' "
+                f"than the one in {run_dir}: run '{need}' again first (--from {need})"
+            )
         found[need] = manifest
     return found
+
+
+def require_whole(run_dir: Path, upstream: dict[str, dict]) -> None:
+    """Refuse to read steps whose files are no longer those that they left.
+
+    Args:
+        run_dir: The run.
+        upstream: {step: manifest} of the steps that are to be read.
+    """
+    for name, manifest in upstream.items():
+        found = integrity.damaged_step(run_dir / name, manifest, thorough=True)
+        if found:
+            raise ValueError(
+                f"step '{name}' in {run_dir} was finished and is damaged since: {found}: "
+                f"run it again (--from {name})"
+            )
 
 
 # --- a started step ------------------------------------------------------------------------------
@@ -234,6 +259,7 @@ class Run:
             "seconds": round(time.time() - self.started, 1),
             "peak_bytes": environment.peak_bytes(),
             "seed": self.parameters.get("seed"),
+            "artifact": integrity.seal(self.artifact),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -280,6 +306,7 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
         if (run_dir / need).is_dir():
             locks.hold(run_dir / need, seconds=20, shared=True)
     upstream = upstream_manifests(run_dir, name, parameters)
+    require_whole(run_dir, upstream)
     keys = {need: manifest["key"] for need, manifest in upstream.items()}
     key = step_key(notebook, parameters, keys)
     folder = run_dir / name

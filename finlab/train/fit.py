@@ -157,7 +157,8 @@ def _train(
     # Not `trainer.evaluate()` before `train()`: that leaves DDP unwrapped, and ranks train apart.
     trainer.args.eval_on_start = trainer.eval_dataset is not None and checkpoint is None
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with contextlib.suppress(resume.AllStepsDone):
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started - logger.evaluating
     step = trainer.state.global_step
     if stop.wanted and step < trainer.state.max_steps:
@@ -186,9 +187,9 @@ def _train(
 def _checkpoint_to_resume(trainer: Trainer) -> str | None:
     """Return the checkpoint to go on from, once it is known to fit; None to begin."""
     folder = trainer.args.output_dir
-    checkpoint = resume.last_checkpoint(folder)
-    if trainer.args.should_save:
-        resume.drop_cut_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = resume.whole_checkpoint(folder, keep_damaged=not trainer.args.should_save)
+    trainer.accelerator.wait_for_everyone()
     if checkpoint:
         resume.require_same_processes(checkpoint, trainer)
     elif trainer.args.should_save:

@@ -63,7 +63,7 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
 
         def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
             path = folder / f"{_reference_key(self, dataset)[:32]}.parquet"
-            if not path.exists():
+            if not _is_whole(path):
                 # Rows on a disk that all processes see: TRL's cache of rows in memory is each
                 # process's own.
                 work = folder / f"{path.stem}.work"
@@ -82,6 +82,14 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
 
     Cached.__name__ = Cached.__qualname__ = trainer_class.__name__
     return Cached
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a kept file is there and can be read; a broken one is computed anew."""
+    try:
+        return path.exists() and pyarrow.parquet.read_table(path).num_rows > 0
+    except (OSError, pyarrow.ArrowException):
+        return False
 
 
 def _write_columns(rows: Dataset, path: Path) -> None:

@@ -79,11 +79,63 @@ def graceful_stop(file: Path | None = None) -> Iterator[StopRequest]:
 
 # --- checkpoints ---------------------------------------------------------------------------------
 def last_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest whole checkpoint, or None; one that a kill cut short is passed over."""
-    found = sorted(Path(folder).glob("checkpoint-*"), key=_step_of, reverse=True)
-    for path in found:
+    """Return the newest checkpoint that was written to its end, or None.
+
+    Whether it is still whole says `damage`.
+    """
+    for path in _checkpoints(folder):
         if (path / STATE_FILE).exists():
             return str(path)
+    return None
+
+
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    return sorted(Path(folder).glob("checkpoint-*"), key=_step_of, reverse=True)
+
+
+def damage(checkpoint: Path) -> str:
+    """Return what is missing or changed in a checkpoint; empty where it is whole."""
+    try:
+        record = files.read_json(checkpoint / STATE_FILE)
+        sealed = record["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{STATE_FILE} is missing or broken"
+    for name, (size, digest) in sealed.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size or files.file_digest(path) != digest:
+            return f"{name} has another content"
+    return ""
+
+
+def seal(checkpoint: Path) -> dict[str, list]:
+    """Bring a checkpoint's files to the disk, and return {name: [bytes, hash]} of them."""
+    sealed = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != STATE_FILE:
+            files.flush_to_disk(path)
+            name = path.relative_to(checkpoint).as_posix()
+            sealed[name] = [path.stat().st_size, files.file_digest(path)]
+    return sealed
+
+
+def whole_checkpoint(folder: str | Path, keep_damaged: bool = False) -> str | None:
+    """Return the newest checkpoint that is whole, and say which newer ones are not.
+
+    Args:
+        folder: The trainer's output folder.
+        keep_damaged: Leave damaged ones there, as processes do that do not save. Else they are
+            deleted: they would count when the trainer drops the oldest.
+    """
+    for path in _checkpoints(folder):
+        found = damage(path)
+        if not found:
+            return str(path)
+        if not keep_damaged:
+            print(f"{path.name} is not whole ({found}): it is left aside")
+            shutil.rmtree(path)
     return None
 
 
@@ -95,13 +147,6 @@ def _step_of(checkpoint: str | Path) -> int:
 def step_of(checkpoint: str | None) -> int:
     """Return the step of a checkpoint, 0 for None."""
     return _step_of(checkpoint) if checkpoint else 0
-
-
-def drop_cut_checkpoints(folder: str | Path) -> None:
-    """Delete half-written checkpoints, which would count when the trainer drops the oldest."""
-    for path in Path(folder).glob("checkpoint-*"):
-        if not (path / STATE_FILE).exists():
-            shutil.rmtree(path)
 
 
 def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
@@ -120,6 +165,10 @@ def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
             f"{checkpoint} was written by {before} processes, and here are {here}: run as many to "
             f"go on with it, or remove {Path(checkpoint).parent} to begin anew"
         )
+
+
+class AllStepsDone(Exception):
+    """Training was resumed where it had ended already."""
 
 
 class StepGuard(TrainerCallback):
@@ -148,6 +197,17 @@ class StepGuard(TrainerCallback):
         self.stop = stop
 
     # --- watching ---
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Train no step beyond the last one.
+
+        Where training resumes at its very last step, within an epoch, the trainer would go on until
+        the end of another step.
+        """
+        if state.global_step >= state.max_steps:
+            raise AllStepsDone
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -214,7 +274,8 @@ class StepGuard(TrainerCallback):
             "extensions": sums,
         }
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        files.write_text(folder / STATE_FILE, json.dumps(record))
+        record["files"] = seal(folder)
+        files.write_text(folder / STATE_FILE, json.dumps(record), sync=True)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
