@@ -112,13 +112,23 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
-    """Write records as JSON lines, by rename."""
+    """Write records as JSON lines, by rename.
+
+    Args:
+        path: The file.
+        records: What JSON can hold.
+    """
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
     return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def append_jsonl(path: Path, record: Any) -> None:
-    """Add one record to the end of a JSON lines file."""
+    """Add one record to the end of a JSON lines file.
+
+    Args:
+        path: The file.
+        record: What JSON can hold.
+    """
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 

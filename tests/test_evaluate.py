@@ -177,3 +177,19 @@ def test_quantization_measures(tiny):
     with pytest.raises(ValueError, match="intermediate_size is 172"):
         model.config.intermediate_size = 172
         quantize.require_gptq_widths(model.config, 32)
+
+
+def test_gains_are_compared_on_items_that_both_could_read():
+    def record(number, right, fault=""):
+        return {
+            **{"prompt": "text", "id": number, "right": right, "fault": fault},
+            **{"benchmark": "b", "subject": "s"},
+        }
+
+    short = [record(0, False, "too long"), record(1, True), record(2, False, "unparsed")]
+    long = [record(0, True), record(1, True), record(2, True)]
+    result = statistics.paired(short, long)
+    assert (result["n"], result["unread"], result["difference"]) == (2, 1, 0.5)
+    assert statistics.accuracy(short)["no_answer"] == 2
+    nothing = statistics.paired(short[:1], long[:1])
+    assert (nothing["n"], nothing["unread"], nothing["p"]) == (0, 1, 1.0)

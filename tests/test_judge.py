@@ -7,12 +7,13 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from openpyxl import load_workbook
 
 from finlab.data import dialogues, preferences
-from finlab.evaluate import ask_lm, endpoints, judging, raters, statistics
+from finlab.evaluate import ask_lm, endpoints, feedback, judging, raters, statistics
 from finlab.evaluate.exams import answer_exams, prepare
 
 
@@ -388,7 +389,7 @@ def test_sheets_go_out_blind_and_come_back(tmp_path):
         "two against one on every question is less than chance"
     )
 
-    sft, pairs = raters.feedback(judgements, rows)
+    sft, pairs = feedback.feedback(judgements, rows)
     assert len(sft) == 12, (
         "a rewrite and an answer of nine points; a rewrite over both, the better over the worse"
     )
@@ -504,3 +505,66 @@ def test_a_split_vote_is_the_same():
     assert raters.people(votes("first", "first", "same"))["bad"] == 1
     assert raters.people([])["n"] == 0
     assert raters.people([])["kappa"] is None
+
+
+def completion(text):
+    message = SimpleNamespace(content=text)
+    return SimpleNamespace(choices=[SimpleNamespace(message=message)])
+
+
+@pytest.mark.parametrize("asked", ["²", "soon", "", "-1"])
+def test_a_wait_that_is_no_number_is_none(asked):
+    error = SimpleNamespace(response=SimpleNamespace(headers={"retry-after": asked}))
+    assert endpoints._wait_asked_for(error) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("a page of HTML", "answers in another form than OpenAI's: 'a page of HTML'"),
+        (SimpleNamespace(choices=[]), "answers in another form"),
+        (completion(None), "an answer without text"),
+        (completion("好\ud83d"), "half a character"),
+    ],
+)
+def test_answers_of_other_shapes_are_told_in_words(monkeypatch, answer, reason):
+    endpoint = endpoints.open_endpoint("m@http://localhost:1/v1", retries=0)
+    monkeypatch.setattr(endpoint, "_send", lambda messages: answer)
+    assert endpoint([{"role": "user", "content": "问"}]) is None
+    assert reason in endpoint.reason
+    assert endpoint.errors == 1
+
+
+def test_openais_headers_go_to_openai_alone(monkeypatch):
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "ours")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    other = endpoints.open_endpoint("m@http://localhost:1/v1").client
+    sent = {str(value) for value in {**other.default_headers, **other.auth_headers}.values()}
+    assert not any("ours" in value for value in sent)
+    assert not other._client.follow_redirects
+    own = endpoints.open_endpoint("m@https://api.openai.com/v1").client
+    assert own.default_headers["OpenAI-Organization"] == "ours"
+    near = endpoints.open_endpoint("m@https://api.openai.com.evil.example/v1").client
+    assert near.api_key == "none"
+
+
+def test_a_key_that_is_missing_or_broken_is_said(tmp_path):
+    with pytest.raises(ValueError, match="key.json is missing: without it nobody knows"):
+        raters.read_sheets({}, tmp_path / "key.json")
+    (tmp_path / "key.json").write_text("{")
+    with pytest.raises(ValueError, match="key.json cannot be read"):
+        raters.read_sheets({}, tmp_path / "key.json")
+    (tmp_path / "key.json").write_text("[1]")
+    with pytest.raises(ValueError, match="is no key of sheets"):
+        raters.read_sheets({}, tmp_path / "key.json")
+
+
+def test_a_verdict_that_contradicts_its_points_is_a_fault(tmp_path):
+    (tmp_path / "key.json").write_text(json.dumps({"a": {"id": "1", "turned": False, "rater": 1}}))
+    row = ("a", "问", "一", "二", "甲", 3, 8, None, None)
+    judgements, faults = raters.read_sheets(
+        {"s": [tuple(raters.COLUMNS), row]}, tmp_path / "key.json"
+    )
+    assert not judgements
+    assert "哪个更好 is 甲, and the points are 3 to 8" in faults[0]["reason"]

@@ -1,6 +1,7 @@
 """How a job of several processes is described, before any process starts."""
 
 import json
+import pickle
 
 import pytest
 import yaml
@@ -57,3 +58,12 @@ def test_processes_that_train_apart_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="of 2 processes 1 see each other"):
         rank.require_all_processes(SFTConfig(report_to="none", bf16=False))
+
+
+def test_a_job_that_somebody_else_wrote_is_not_read(tmp_path, monkeypatch):
+    signature = launch.write_job(tmp_path, {"trainer_class": None})
+    monkeypatch.setenv(launch.SIGNATURE, signature)
+    assert launch.read_job(tmp_path) == {"trainer_class": None}
+    (tmp_path / launch.JOB_FILE).write_bytes(pickle.dumps({"trainer_class": print}))
+    with pytest.raises(ValueError, match="is not the job that this process was started for"):
+        launch.read_job(tmp_path)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from finlab import paths
-from finlab.run import locks, runner
+from finlab.run import locks, recipe, runner
 from finlab.run.step import data_fingerprints, read_manifest
 
 
@@ -301,3 +301,24 @@ def test_paths(monkeypatch):
     monkeypatch.setenv("FINLAB_DATA", "/somewhere")
     assert str(paths.resolve("$FINLAB_DATA/x")) == "/somewhere/x"
     assert paths.resolve("runs/smoke").is_absolute()
+
+
+def test_rows_longer_than_the_context_are_refused_before_anything_runs(tmp_path):
+    for override in (
+        "pretrain.row_length=1024",
+        "sft.max_length=1024",
+        "tokenizer.trial_length=1024",
+    ):
+        step, _, name = override.partition("=")[0].partition(".")
+        with pytest.raises(ValueError, match=f"step '{step}': {name} is 1,024 tokens"):
+            runner.execute(recipe.load("smoke", [override]), tmp_path / "run")
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_keys_of_the_environment_stand_in_no_file_of_a_run(project, monkeypatch):
+    secret = "sk-this-key-stands-nowhere"
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "DASHSCOPE_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    assert project.finlab("run", "pair").returncode == 0
+    for path in project.run_dir.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path

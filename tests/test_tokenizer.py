@@ -267,7 +267,7 @@ def test_memory_is_bounded_by_a_sample():
 
 
 def test_bad_input(base, tmp_path):
-    with pytest.raises(ValueError, match="lower the vocabulary size or add text"):
+    with pytest.raises(ValueError, match="lower the number of pieces, or add text"):
         sentencepieces.train(["太少"], 5000)
     junk = tmp_path / "junk.model"
     junk.write_bytes(b"not a model at all")

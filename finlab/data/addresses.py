@@ -80,7 +80,13 @@ def _end(words: tuple[Word, ...], number: int) -> tuple[int, int]:
 
 
 def _next_part(words: tuple[Word, ...], number: int, end: int) -> int | None:
-    """Return how many words stand before the next part of an address; None when it is over."""
+    """Return how many words stand before the next part of an address; None when it is over.
+
+    Args:
+        words: The words of the text.
+        number: The place of the word behind the address so far.
+        end: Where the address ends so far.
+    """
     for ahead, (word, tag, place) in enumerate(words[number : number + 4]):
         if tag == "w" and word not in "-—－#、":
             return None

@@ -91,7 +91,12 @@ def contradicts(first: str, second: str) -> bool:
 
 
 def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slice]]:
-    """Return the places where two token sequences differ, as slices of both."""
+    """Return the places where two token sequences differ, as slices of both.
+
+    Args:
+        left: The tokens of one text.
+        right: The tokens of the other.
+    """
     codes: dict[str, int] = {}
     one = [codes.setdefault(token.key, len(codes)) for token in left]
     other = [codes.setdefault(token.key, len(codes)) for token in right]
@@ -140,12 +145,22 @@ def _keys(tokens: list[Token]) -> list[str]:
 
 
 def _only_in(one: list[str], other: list[str]) -> list[str]:
-    """Return what stands in one list and not in the other, as often as it does."""
+    """Return what stands in one list and not in the other, as often as it does.
+
+    Args:
+        one: What one text says.
+        other: What the other says.
+    """
     return list((Counter(one) - Counter(other)).elements())
 
 
 def _facts_differ(left: list[Token], right: list[Token]) -> bool:
-    """Tell whether both sides give a value, a period or a code, and not the same."""
+    """Tell whether both sides give a value, a period or a code, and not the same.
+
+    Args:
+        left: The tokens of one text.
+        right: The tokens of the other.
+    """
     for kind in ("value", "period", "code"):
         one = [token for token in left if token.kind == kind]
         other = [token for token in right if token.kind == kind]
@@ -164,6 +179,10 @@ def _without_same_values(ours: list[Token], theirs: list[Token]) -> tuple[list, 
     """Take out values that are one in another form.
 
     A unit may be missing (1.5亿, 1.5亿元), and a value given in 亿 may be rounded from one in 万.
+
+    Args:
+        ours: What only the first text says.
+        theirs: What only the second says.
     """
     left, theirs = [], list(theirs)
     for token in ours:
@@ -176,7 +195,12 @@ def _without_same_values(ours: list[Token], theirs: list[Token]) -> tuple[list, 
 
 
 def _same_value(one: Token, other: Token) -> bool:
-    """Tell whether two values are equal, or one is the other rounded to a larger unit."""
+    """Tell whether two values are equal, or one is the other rounded to a larger unit.
+
+    Args:
+        one: What one text says.
+        other: What the other says.
+    """
     if one.unit != other.unit and one.unit and other.unit:
         return False
     if one.kind == "code":
@@ -191,7 +215,12 @@ def _same_value(one: Token, other: Token) -> bool:
 
 
 def _turned_round(left: list[Token], right: list[Token]) -> bool:
-    """Tell whether one side says the opposite of the other, or adds a 不."""
+    """Tell whether one side says the opposite of the other, or adds a 不.
+
+    Args:
+        left: The tokens of one text.
+        right: The tokens of the other.
+    """
     one = [token.text for token in left if token.kind in ("char", "word")]
     other = [token.text for token in right if token.kind in ("char", "word")]
     longest = max(len(left), len(right))
@@ -206,7 +235,12 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
 
 
 def _opposite_words(ours: list[str], theirs: list[str]) -> bool:
-    """Tell whether one word or character is the opposite of one on the other side."""
+    """Tell whether one word or character is the opposite of one on the other side.
+
+    Args:
+        ours: What only the first text says.
+        theirs: What only the second says.
+    """
     rises, falls = UP.intersection(ours), DOWN.intersection(ours)
     they_rise, they_fall = UP.intersection(theirs), DOWN.intersection(theirs)
     if (rises and not falls and they_fall - they_rise) or (falls and not rises and they_rise):
@@ -220,7 +254,12 @@ def _opposite_words(ours: list[str], theirs: list[str]) -> bool:
 
 
 def _opposite_terms(one: str, other: str) -> bool:
-    """Tell whether two sides say different terms of which a text says one."""
+    """Tell whether two sides say different terms of which a text says one.
+
+    Args:
+        one: What one text says.
+        other: What the other says.
+    """
     for terms in ONE_OF:
         ours = {term for term in terms if term in one}
         theirs = {term for term in terms if term in other}
@@ -234,7 +273,14 @@ def _opposite_terms(one: str, other: str) -> bool:
 
 
 def _says(first: str, second: str, one: str, other: str) -> bool:
-    """Tell whether one side says the first of two opposite terms and the other the second."""
+    """Tell whether one side says the first of two opposite terms and the other the second.
+
+    Args:
+        first: A term.
+        second: Its opposite.
+        one: What one text says.
+        other: What the other says.
+    """
     return first in one and second in other and second not in one and first not in other
 
 
@@ -262,7 +308,13 @@ def _names_differ(
 
 
 def _stands_inside_a_name(text: str, all_tokens: list[Token], place: slice) -> bool:
-    """Tell whether what only one text says is the middle of a name: 中信(建投)证券."""
+    """Tell whether what only one text says is the middle of a name: 中信(建投)证券.
+
+    Args:
+        text: The normalised text.
+        all_tokens: Its tokens.
+        place: Which of them only this text has.
+    """
     changed = all_tokens[place]
     if not 2 <= len(changed) <= SHORT:
         return False

@@ -51,7 +51,12 @@ def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
 
 
 def found_in(tokenizer: PreTrainedTokenizerBase, value: Any) -> bool:
-    """Tell whether a text, or any text inside messages, holds a special token."""
+    """Tell whether a text, or any text inside messages, holds a special token.
+
+    Args:
+        tokenizer: Knows the special tokens.
+        value: A text, or messages.
+    """
     if isinstance(value, str):
         return bool(_pattern(tokenizer).search(value)) or any(mark in value for mark in MARKS)
     if isinstance(value, dict):

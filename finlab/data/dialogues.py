@@ -65,7 +65,12 @@ def _write_openai(messages: Messages) -> Row:
 
 
 def _conversation(messages: Messages, assistant: str) -> list[Row]:
-    """Return messages as {from, value} turns; `assistant` is the name of the assistant."""
+    """Return messages as {from, value} turns; `assistant` is the name of the assistant.
+
+    Args:
+        messages: Of a dialogue.
+        assistant: The name of the assistant.
+    """
     names = {"user": "human", "assistant": assistant}
     return [{"from": names[turn["role"]], "value": turn["content"]} for turn in messages]
 
@@ -90,7 +95,12 @@ def _instruction(talk: Messages) -> Row:
 
 
 def _refuse_system(name: str, system: str) -> None:
-    """Refuse a system message where a format has no place for it."""
+    """Refuse a system message where a format has no place for it.
+
+    Args:
+        name: The format, for the error.
+        system: The system message.
+    """
     if system:
         raise ValueError(
             f"{name} has no place for a system message: "
@@ -99,7 +109,12 @@ def _refuse_system(name: str, system: str) -> None:
 
 
 def _refuse_several(name: str, talk: Messages) -> None:
-    """Refuse several exchanges where a format holds one."""
+    """Refuse several exchanges where a format holds one.
+
+    Args:
+        name: The format, for the error.
+        talk: The other messages.
+    """
     if len(talk) > 2:
         raise ValueError(
             f"{name} holds one exchange and the dialogue has {len(talk) // 2}: "
@@ -108,7 +123,12 @@ def _refuse_several(name: str, talk: Messages) -> None:
 
 
 def _write_alpaca(messages: Messages, name: str = "alpaca") -> Row:
-    """Return one exchange as a row of Alpaca."""
+    """Return one exchange as a row of Alpaca.
+
+    Args:
+        messages: Of a dialogue.
+        name: The format, for the error.
+    """
     system, talk = turns.split_system(messages)
     _refuse_several(name, talk)
     _refuse_system(name, system)
@@ -216,7 +236,12 @@ def _speakers(row: Row) -> set:
 
 
 def _fits(row: Row, form: DialogueFormat) -> bool:
-    """Tell whether a row has a format's fields and nobody else speaks in it."""
+    """Tell whether a row has a format's fields and nobody else speaks in it.
+
+    Args:
+        row: As read.
+        form: The format.
+    """
     return form.fields <= set(row) and _speakers(row) <= form.speakers
 
 

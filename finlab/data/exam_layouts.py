@@ -182,7 +182,12 @@ CHINESE_NAMES = {"题目": "question", "问题": "question", "题干": "question
 
 
 def _layout_name(name: str, layout: ExamLayout) -> str:
-    """Return the name that a layout has for a column of a header: 选项A is A."""
+    """Return the name that a layout has for a column of a header: 选项A is A.
+
+    Args:
+        name: A column's name in the file.
+        layout: The benchmark's.
+    """
     known = {layout.question, layout.answer, *layout.options}
     if name in known:
         return name
@@ -196,7 +201,12 @@ def _layout_name(name: str, layout: ExamLayout) -> str:
 
 
 def _further_option(row: dict[str, str], layout: ExamLayout) -> str:
-    """Return the name of an option beyond those of a layout, or an empty string."""
+    """Return the name of an option beyond those of a layout, or an empty string.
+
+    Args:
+        row: {column: cell}.
+        layout: The benchmark's.
+    """
     if layout.options[0] not in LETTERS:
         return ""
     for letter in LETTERS[len(layout.options) :]:
@@ -206,7 +216,12 @@ def _further_option(row: dict[str, str], layout: ExamLayout) -> str:
 
 
 def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
-    """Return the options of an item, from columns of their own or from one list."""
+    """Return the options of an item, from columns of their own or from one list.
+
+    Args:
+        row: {column: cell}.
+        layout: The benchmark's.
+    """
     choices = [row.get(option, "") for option in layout.options]
     while len(choices) > layout.fewest_options and not choices[-1]:
         choices.pop()
@@ -216,7 +231,12 @@ def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
 
 
 def _letters(layout: ExamLayout, choices: list[str]) -> list[str]:
-    """Return how an answer names each option: by a letter, or by the option's own word."""
+    """Return how an answer names each option: by a letter, or by the option's own word.
+
+    Args:
+        layout: The benchmark's.
+        choices: The options.
+    """
     if choices == layout.words:
         return choices
     return list(LETTERS[: len(choices)])
@@ -241,7 +261,13 @@ def _answer_names(row: dict[str, str], layout: ExamLayout, choices: list[str]) -
 
 
 def _reason(choices: list[str], layout: ExamLayout, given: str) -> str:
-    """Return why an item was set aside: what it would need."""
+    """Return why an item was set aside: what it would need.
+
+    Args:
+        choices: The options.
+        layout: The benchmark's.
+        given: The answer as written.
+    """
     if re.fullmatch(r"[A-J](?:[,，、 ]*[A-J])+", given):
         return f"has several right answers ({given}); items with one are scored"
     if choices == layout.words:

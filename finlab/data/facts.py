@@ -191,7 +191,12 @@ def _period(text: str) -> str:
 
 
 def _figure(text: str, match: re.Match) -> Token:
-    """Return the value of a figure with its scale and unit."""
+    """Return the value of a figure with its scale and unit.
+
+    Args:
+        text: The normalised text.
+        match: Of TOKEN.
+    """
     value = _plain(match["figure"])
     step = Decimal(1).scaleb(value.as_tuple().exponent)
     end = match.end()
@@ -203,7 +208,12 @@ def _figure(text: str, match: re.Match) -> Token:
 
 
 def _numeral(text: str, match: re.Match) -> Token | None:
-    """Return the value of a Chinese numeral; None where it counts nothing."""
+    """Return the value of a Chinese numeral; None where it counts nothing.
+
+    Args:
+        text: The normalised text.
+        match: Of TOKEN.
+    """
     ordinal = text[: match.start()].endswith("第")
     if not ordinal and not UNIT.match(text, match.end()):
         return None
@@ -212,7 +222,15 @@ def _numeral(text: str, match: re.Match) -> Token | None:
 
 
 def _with_unit(text: str, value: Decimal, step: Decimal, start: int, end: int) -> Token:
-    """Return a value with the unit that follows it, in one form for all units of a kind."""
+    """Return a value with the unit that follows it, in one form for all units of a kind.
+
+    Args:
+        text: The normalised text.
+        value: The value before its unit.
+        step: The smallest difference that its figures show.
+        start: Its first place in the text.
+        end: Where its unit may begin.
+    """
     unit = UNIT.match(text, end)
     name = ""
     if unit:

@@ -86,6 +86,14 @@ def _share_at(shares: list[float], phase: int, count: int, ramp: bool) -> float:
     return shares[left] + (place - left) * (shares[left + 1] - shares[left])
 
 
+def sizes(documents: list[dict]) -> dict[str, float]:
+    """Return {source: tokens} of documents {source, tokens}."""
+    held: Counter = Counter()
+    for document in documents:
+        held[document["source"]] += document["tokens"]
+    return {source: float(tokens) for source, tokens in held.items()}
+
+
 def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> list[dict]:
     """Return one phase whose cells follow from the weights of sources.
 

@@ -79,7 +79,12 @@ def read_item(row: Any) -> dict:
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the value of the first of some names that a row has."""
+    """Return the value of the first of some names that a row has.
+
+    Args:
+        fields: The row, names in lower case.
+        names: Names in the order of choice.
+    """
     for name in names:
         if name in fields:
             return fields[name]
@@ -117,7 +122,12 @@ def _text(value: Any) -> str:
 
 
 def _answer(given: Any, choices: list[str]) -> int:
-    """Return the place of the right option, which is given as a letter, a number or its words."""
+    """Return the place of the right option, which is given as a letter, a number or its words.
+
+    Args:
+        given: As written.
+        choices: The options.
+    """
     letters = LETTERS[: len(choices)]
     if isinstance(given, list) and len(given) == 1:
         given = given[0]

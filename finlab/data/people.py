@@ -147,13 +147,25 @@ def surname_length(name: str) -> int:
 
 
 def _is_company(text: str, start: int, end: int) -> bool:
-    """Tell whether a span is the short name of a listed company, or a part of it."""
+    """Tell whether a span is the short name of a listed company, or a part of it.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
     company = COMPANIES.match(text[start:])
     return bool(company) and company.end() >= end - start
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
-    """Tell whether a span is a word, a company or an office, and no private person's name."""
+    """Tell whether a span is a word, a company or an office, and no private person's name.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
     name = text[start:end].replace(" ", "")
     if NOT_NAMES.match(name) or NO_GIVEN_NAME.search(name) or _is_company(text, start, end):
         return True
@@ -161,7 +173,13 @@ def _is_word(text: str, start: int, end: int) -> bool:
 
 
 def _is_name(text: str, start: int, end: int) -> bool:
-    """Tell whether a span can be a name: a listed surname and one or two characters more."""
+    """Tell whether a span can be a name: a listed surname and one or two characters more.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
     name = text[start:end].replace(" ", "").replace("\u3000", "")
     surname = surname_length(name)
     if not surname or not 1 <= len(name) - surname <= 2 or not re.fullmatch(f"[{HAN}]+", name):
@@ -172,7 +190,13 @@ def _is_name(text: str, start: int, end: int) -> bool:
 
 
 def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
-    """Tell whether LAC sees a person where a span is."""
+    """Tell whether LAC sees a person where a span is.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
     for word, tag, place in recogniser.tagged(text):
         if tag == "PER" and place < end and start < place + len(word):
             return True
@@ -180,7 +204,13 @@ def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
 
 
 def _is_rare_name(text: str, start: int, end: int) -> bool:
-    """Tell whether a person that LAC sees has a name without a listed surname: 卓玛拉姆, 巴特尔."""
+    """Tell whether a person that LAC sees has a name without a listed surname: 卓玛拉姆, 巴特尔.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
     name = text[start:end]
     if not re.fullmatch(f"[{HAN}]{{3,5}}", name) or (len(name) < 4 and surname_length(name)):
         return False
@@ -302,7 +332,12 @@ def _familiar_names(text: str) -> list[Span]:
 
 
 def _names_beside(text: str, numbers: Iterable[Span]) -> list[Span]:
-    """Return the names right before or behind a telephone, an identity or a card number."""
+    """Return the names right before or behind a telephone, an identity or a card number.
+
+    Args:
+        text: The text.
+        numbers: Where the numbers stand.
+    """
     spans = []
     for start, end in numbers:
         matches = ((BEFORE_NUMBER.search(text[:start]), 0), (BEHIND_NUMBER.match(text[end:]), end))
@@ -313,7 +348,12 @@ def _names_beside(text: str, numbers: Iterable[Span]) -> list[Span]:
 
 
 def _with_lists(text: str, spans: list[Span]) -> list[Span]:
-    """Return spans, and what stands beside them in a list: 潘志刚、杜鹃、葛亮."""
+    """Return spans, and what stands beside them in a list: 潘志刚、杜鹃、葛亮.
+
+    Args:
+        text: The text.
+        spans: Names that are found.
+    """
     found = list(spans)
     waiting = list(spans)
     while waiting:
@@ -334,6 +374,10 @@ def _widened(text: str, span: Span) -> Span:
     """Return a rule's span with LAC's end, where LAC sees a person that begins there.
 
     Rules take the shortest name that a stop word can follow: 陈思 of 陈思远.
+
+    Args:
+        text: The text.
+        span: The name that a rule has found.
     """
     start, end = span
     for word, tag, place in recogniser.tagged(text):
@@ -353,7 +397,12 @@ def _apart(spans: Iterable[Span]) -> list[Span]:
 
 
 def _everywhere(text: str, spans: list[Span]) -> list[Span]:
-    """Return spans, and every other place where one of these names stands."""
+    """Return spans, and every other place where one of these names stands.
+
+    Args:
+        text: The text.
+        spans: Names that are found.
+    """
     more = list(spans)
     for start, end in spans:
         name = text[start:end]

@@ -64,12 +64,24 @@ PHONE_CUE = re.compile(
 
 
 def _before(text: str, place: int, width: int = 16) -> str:
-    """Return what stands before a place, in its line."""
+    """Return what stands before a place, in its line.
+
+    Args:
+        text: The text.
+        place: Where to look back from.
+        width: In characters.
+    """
     return text[max(0, place - width) : place].rsplit("\n", 1)[-1]
 
 
 def is_telephone(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a telephone is no amount, volume or order number."""
+    """Tell whether a number in the form of a telephone is no amount, volume or order number.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     before = _before(text, start)
     digits = re.sub(r"\D", "", text[start:end])
     cue = bool(PHONE_CUE.search(before) or PHONE_CUE.search(text[end : end + 8]))
@@ -95,6 +107,11 @@ def is_landline(text: str, start: int, end: int) -> bool:
 
     With an area code and a space, as in `0700 23456789`, it may be a stock and its volume: a word
     such as 电话 must stand near it.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
     """
     number = text[start:end]
     cue = PHONE_CUE.search(_before(text, start, 24)) or PHONE_CUE.search(text[end : end + 8])
@@ -109,7 +126,13 @@ CARD_CUE = re.compile(
 
 
 def is_card(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a bank card's passes Luhn, or is called a card."""
+    """Tell whether a number in the form of a bank card's passes Luhn, or is called a card.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     return luhn_valid(text[start:end]) or bool(CARD_CUE.search(_before(text, start)))
 
 
@@ -120,6 +143,11 @@ def is_resident_id(text: str, start: int, end: int) -> bool:
     """Tell whether a number has the form and check digit of an identity number.
 
     Behind a word such as 身份证 a wrong check digit is a slip of the pen.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
     """
     number = re.sub("[ -]", "", text[start:end])
     if not re.fullmatch(
@@ -133,24 +161,48 @@ OLD_ID_CUE = re.compile(r"身份证|证件|證件|一代|15位|旧版")
 
 
 def is_old_id(text: str, start: int, end: int) -> bool:
-    """Tell whether 15 digits are an identity number from before 1999: a word must say so."""
+    """Tell whether 15 digits are an identity number from before 1999: a word must say so.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     return bool(OLD_ID_CUE.search(_before(text, start, 24)))
 
 
 def is_credit_code(text: str, start: int, end: int) -> bool:
-    """Tell whether a code passes GB 32100."""
+    """Tell whether a code passes GB 32100.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     return credit_code_valid(text[start:end])
 
 
 def is_account(text: str, start: int, end: int) -> bool:
-    """Tell whether a number behind 账号 is no amount and no date."""
+    """Tell whether a number behind 账号 is no amount and no date.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     number = re.sub("[ -]", "", text[start:end])
     date = re.fullmatch(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])", number)
     return not date and not AMOUNT_BEHIND.match(text[end:]) and sum(map(str.isdigit, number)) >= 6
 
 
 def is_plate(text: str, start: int, end: int) -> bool:
-    """Tell whether signs are a number plate: two digits at least, and no code such as 沪ETF300."""
+    """Tell whether signs are a number plate: two digits at least, and no code such as 沪ETF300.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     body = text[start + 2 : end]
     return sum(map(str.isdigit, body)) >= 2 and not body.startswith("TF")
 
@@ -159,7 +211,13 @@ PASSPORT_CUE = re.compile(r"护照|護照|passport", re.I)
 
 
 def is_passport(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a passport's stands near the word."""
+    """Tell whether a number in the form of a passport's stands near the word.
+
+    Args:
+        text: The text.
+        start: The number's first place.
+        end: One past its last.
+    """
     if text[start:end].isdigit():
         return bool(
             re.search(

@@ -80,7 +80,12 @@ def read_json_lines(path: Path, quarantine: list[dict], options: Options) -> Row
 
 
 def _lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, line) of a file; where it is damaged, what comes before is yielded."""
+    """Yield (number, line) of a file; where it is damaged, what comes before is yielded.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+    """
     number = 0
     try:
         with file_text.open_bytes(path) as file:
@@ -95,7 +100,14 @@ def _lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, bytes]]:
 def _json_lines(
     path: Path, quarantine: list[dict], encoding: str, lines: Iterator[tuple[int, bytes]]
 ) -> Rows:
-    """Yield the values of lines of JSON."""
+    """Yield the values of lines of JSON.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        encoding: Of the file.
+        lines: (number, bytes).
+    """
     for number, line in lines:
         if not line.strip():
             continue
@@ -114,14 +126,25 @@ def _json_lines(
 
 
 def _is_pretty_printed(path: Path, encoding: str) -> bool:
-    """Tell whether a file begins with a JSON object that runs over several lines."""
+    """Tell whether a file begins with a JSON object that runs over several lines.
+
+    Args:
+        path: The file.
+        encoding: Of the file.
+    """
     with file_text.open_bytes(path) as file:
         first = file.readline(MAX_LINE).decode(encoding, "replace").strip().lstrip("\ufeff")
     return first in ("{", "[{")
 
 
 def _json_values(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Yield the values of a file in which JSON values follow each other, whatever their lines."""
+    """Yield the values of a file in which JSON values follow each other, whatever their lines.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     text = decode(path, options.encoding)
     decoder = json.JSONDecoder()
     place = 0
@@ -190,6 +213,10 @@ def _rows_of_object(path: Path, content: dict) -> tuple[Any, list[str]]:
     An object of objects holds a row under each key; one with a single list of objects holds them
     there; one of plain values is itself a row.
 
+    Args:
+        path: The file.
+        content: The parsed object.
+
     Raises:
         ValueError: It has several lists, so it cannot be told which are the rows.
     """
@@ -237,22 +264,46 @@ def _descend(value: Any, route: list[str]) -> Iterator[Any]:
 
 
 def read_csv(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read values separated by commas (or semicolons, or tabs) with a header."""
+    """Read values separated by commas (or semicolons, or tabs) with a header.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield from tables.read_delimited(path, options.encoding, ",", quarantine)
 
 
 def read_tsv(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read tab-separated values with a header."""
+    """Read tab-separated values with a header.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield from tables.read_delimited(path, options.encoding, "\t", quarantine)
 
 
 def read_xlsx(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read the first sheet of an Excel file."""
+    """Read the first sheet of an Excel file.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield from tables.read_excel(path, quarantine)
 
 
 def read_arrow(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read a folder that `datasets` has saved."""
+    """Read a folder that `datasets` has saved.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     import datasets
 
     try:
@@ -264,7 +315,13 @@ def read_arrow(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def read_parquet(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read a Parquet file, a thousand rows at a time."""
+    """Read a Parquet file, a thousand rows at a time.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
@@ -280,30 +337,60 @@ def read_parquet(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def read_text(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read a text file, one document a line."""
+    """Read a text file, one document a line.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     for number, line in enumerate(file_text.lines_of(decode(path, options.encoding)), 1):
         if line.strip():
             yield number, line
 
 
 def read_markdown(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read a Markdown file as one document."""
+    """Read a Markdown file as one document.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield 0, decode(path, options.encoding)
 
 
 def read_html(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read the main text of an HTML page as one document."""
+    """Read the main text of an HTML page as one document.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     page = decode(path, options.encoding)
     yield from _read_document(path, quarantine, lambda: documents.from_html(page))
 
 
 def read_pdf(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read the text of a PDF as one document."""
+    """Read the text of a PDF as one document.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield from _read_document(path, quarantine, lambda: documents.from_pdf(path))
 
 
 def read_docx(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read a Word file (.docx) as one document."""
+    """Read a Word file (.docx) as one document.
+
+    Args:
+        path: The file.
+        quarantine: What cannot be read is added here.
+        options: Of the card.
+    """
     yield from _read_document(path, quarantine, lambda: documents.from_docx(path))
 
 

@@ -58,7 +58,12 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def _at(row: dict, field: str) -> Any:
-    """Return what a row holds at a field, whose name may be a route such as doc.body."""
+    """Return what a row holds at a field, whose name may be a route such as doc.body.
+
+    Args:
+        row: As read.
+        field: The name that the card gives.
+    """
     if field in row:
         return row[field]
     value: Any = row
@@ -70,7 +75,12 @@ def _at(row: dict, field: str) -> Any:
 
 
 def _what_there_is(row: Any, field: Any) -> str:
-    """Return what a row holds instead of a text in its field, and how to mend it, for an error."""
+    """Return what a row holds instead of a text in its field, and how to mend it, for an error.
+
+    Args:
+        row: As read.
+        field: The name that the card gives.
+    """
     if isinstance(row, list):
         return f": the row is a list of {len(row)} values; name the place, as in `text: 1`"
     if not isinstance(row, dict):

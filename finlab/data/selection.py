@@ -61,6 +61,10 @@ def encode_dialogues(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> Non
     """Give each dialogue its tokens and labels, as `encoded`, and their number, as `read`.
 
     A dialogue that the template cannot hold gets the reason as `refused`, and counts no tokens.
+
+    Args:
+        rows: Dialogues with `messages`.
+        tokenizer: With a chat template.
     """
     encoded = templates.encode_each(tokenizer, [row["messages"] for row in rows])
     for row, (each, reason) in zip(rows, encoded, strict=True):

@@ -65,6 +65,11 @@ def records(
 def _quoted(lines: list[str], start: int, delimiter: str) -> tuple[list[str] | None, int]:
     """Return the cells of a record that begins at a line and may run over several.
 
+    Args:
+        lines: Of the table.
+        start: The record's first line, from 0 on.
+        delimiter: Between cells.
+
     Returns:
         The cells, None where no such record ends properly; and the first line behind it.
     """
@@ -107,6 +112,10 @@ def clean_header(cells: list[str], path: Path) -> list[str]:
 
     An empty name is a column of numbers that pandas wrote, or what stands behind a comma at the
     end; such columns are not read.
+
+    Args:
+        cells: The first row.
+        path: The file, for errors.
 
     Raises:
         ValueError: A name stands there twice.
@@ -168,6 +177,10 @@ def read_delimited(
 
 def read_excel(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the first sheet of an Excel file; its first row is the header.
+
+    Args:
+        path: The file, for errors.
+        quarantine: Rows with another number of cells are added here.
 
     Raises:
         ValueError: It is no Excel file.

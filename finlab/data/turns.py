@@ -217,7 +217,12 @@ def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:
-    """Return a question with reference passages before it, in DISC-FinLLM's words."""
+    """Return a question with reference passages before it, in DISC-FinLLM's words.
+
+    Args:
+        question: What is asked.
+        passages: Texts.
+    """
     parts = [f"参考材料 {number}:\n{text}\n\n" for number, text in enumerate(passages, 1)]
     return f"{PASSAGES}{''.join(parts)}问题： {question}"
 

@@ -270,7 +270,12 @@ def _conclusion(text: str) -> str:
 
 
 def _word_of(text: str, words: list[str]) -> int | None:
-    """Return the index of the word that a text begins with, or gives as its answer."""
+    """Return the index of the word that a text begins with, or gives as its answer.
+
+    Args:
+        text: The conclusion.
+        words: The options.
+    """
     claim = re.search(r"(?:答案|判断|结论)(?:是|为)?\s*[:：]\s*(.*)", text)
     for start in (text, claim[1] if claim else ""):
         for number, word in enumerate(words):

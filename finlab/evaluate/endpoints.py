@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from finlab.files import JsonlStore, digest
 
@@ -16,7 +18,36 @@ if TYPE_CHECKING:
 MAX_WAIT = 60.0  # seconds between two tries
 PASSING = (408, 409, 429)  # status codes that may pass, besides 5xx
 # What a malformed answer raises when it is read.
-NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError)
+NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError, RecursionError)
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
+
+class NoAnswer(ValueError):
+    """An endpoint answered, but not with text in OpenAI's form."""
+
+
+def is_openai(base_url: str) -> bool:
+    """Tell whether an address is OpenAI's own."""
+    return urlsplit(base_url).hostname == "api.openai.com"
+
+
+def _text_of(completion: Any) -> str:
+    """Return the text of a completion.
+
+    Raises:
+        NoAnswer: It has another form, no text, or half a character in it.
+    """
+    try:
+        text = completion.choices[0].message.content
+    except (AttributeError, IndexError, TypeError, KeyError):
+        shown = " ".join(str(completion).split())[:80]
+        raise NoAnswer(f"the endpoint answers in another form than OpenAI's: {shown!r}") from None
+    if not isinstance(text, str) or not text.strip():
+        raise NoAnswer("the endpoint gave an answer without text")
+    if HALF_CHARACTER.search(text):
+        raise NoAnswer("the endpoint gave an answer with half a character in it")
+    return text
 
 
 class Endpoint:
@@ -53,7 +84,7 @@ class Endpoint:
         retries: int = 5,
         **settings: Any,
     ):
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         key = os.environ.get(key_variable, "") if key_variable else ""
         if key_variable and not key:
@@ -62,8 +93,18 @@ class Endpoint:
                 "(a key never stands in a recipe or a cell)"
             )
         self.client = OpenAI(
-            api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0
+            api_key=key or "none",
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=0,
+            # A redirect would carry the request, and what stands in its headers, elsewhere.
+            http_client=DefaultHttpxClient(follow_redirects=False, timeout=timeout),
         )
+        if not is_openai(base_url):
+            # The client takes these from the environment and sends them to any endpoint.
+            for name_of_header in ("organization", "project", "admin_api_key"):
+                if hasattr(self.client, name_of_header):
+                    setattr(self.client, name_of_header, None)
         self.name = name
         self.base_url = base_url
         self.settings = {"temperature": 0, "max_tokens": 1024} | settings
@@ -85,14 +126,13 @@ class Endpoint:
         if kept is not None:
             return kept
         try:
-            text = self._send(messages).choices[0].message.content
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError("an answer without text")
+            text = _text_of(self._send(messages))
         except (OpenAIError, *NO_ANSWER) as error:
             with self._lock:
                 self.errors += 1
                 what = " ".join(str(error).split())[:200]
-                self.reason = self.reason or f"{type(error).__name__}: {what}"
+                kind = "" if isinstance(error, NoAnswer) else f"{type(error).__name__}: "
+                self.reason = self.reason or f"{kind}{what}"
             return None
         with self._lock:
             self.store.put({key: text})
@@ -138,7 +178,7 @@ def _wait_asked_for(error: Exception) -> float | None:
     """Return the seconds that an endpoint asks to wait, or None."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("retry-after", "")
-    return float(asked) if asked.replace(".", "", 1).isdigit() else None
+    return float(asked) if SECONDS.fullmatch(asked.strip()) else None
 
 
 def open_endpoint(spec: str, **options: Any) -> Endpoint:
@@ -161,6 +201,6 @@ def open_endpoint(spec: str, **options: Any) -> Endpoint:
             f"'{spec}' is no endpoint: write model@url, such as "
             "gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed"
         )
-    if not variable and url.partition("://")[2].startswith("api.openai.com/"):
+    if not variable and is_openai(f"http{url}"):
         variable = "OPENAI_API_KEY"
     return Endpoint(name, f"http{url}", key_variable=variable, **options)

@@ -39,7 +39,12 @@ class GuardedLM(HFLM):
     def apply_chat_template(
         self, chat_history: list[dict], add_generation_prompt: bool = True
     ) -> str:
-        """Return the text of messages, the exam's instruction in the first question."""
+        """Return the text of messages, the exam's instruction in the first question.
+
+        Args:
+            chat_history: {role, content}.
+            add_generation_prompt: End as a prompt in use.
+        """
         messages = without_system(chat_history)
         if control_tokens.found_in(self.tokenizer, messages):
             messages = control_tokens.mark(self.tokenizer, messages)
@@ -48,7 +53,12 @@ class GuardedLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **more: Any
     ) -> list[int]:
-        """Return the tokens of a text; the latest texts are not encoded again."""
+        """Return the tokens of a text; the latest texts are not encoded again.
+
+        Args:
+            string: The text.
+            add_special_tokens: Whether a begin token stands first; None for what the model is set to.
+        """
         asked = string, add_special_tokens, *sorted(more.items())
         if asked not in self._encoded:
             while len(self._encoded) > ENCODED_TEXTS:

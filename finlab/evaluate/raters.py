@@ -1,4 +1,4 @@
-"""People as judges: blind sheets out, judgements in, agreement, data for the next round."""
+"""People as judges: blind sheets out, judgements in, agreement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files
-from finlab.data import dialogues
 from finlab.evaluate import statistics
 
 Table = list[tuple]  # rows of cells
@@ -19,6 +18,7 @@ COLUMNS = ["编号", "问题", "回答甲", "回答乙", "哪个更好", "甲分
 WIDTHS = dict(zip("ABCDEFGHI", (12, 36, 48, 48, 10, 7, 7, 40, 24)))
 BETTER = ("甲", "一样", "乙")
 NUMBER = re.compile(r"\d+(\.\d+)?")
+MAX_EMPTY_ROWS = 100
 MAX_CELL = 32_000  # characters; a cell holds 32,767
 # What a majority is worth, seen from the second answer.
 WORTH = {"second": 1.0, "same": 0.5, "first": 0.0}
@@ -94,7 +94,7 @@ def _cell_text(text: str) -> str:
     """Return a text as a cell can hold it: without control characters, cut to MAX_CELL."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-    return ILLEGAL_CHARACTERS_RE.sub("", text)[:MAX_CELL]
+    return ILLEGAL_CHARACTERS_RE.sub(" ", text)[:MAX_CELL]
 
 
 def _add_validation(sheet: Any, last_row: int) -> None:
@@ -134,8 +134,8 @@ def open_sheets(paths: list[Path]) -> dict[str, Table]:
     tables = {}
     for path in map(Path, paths):
         try:
-            sheet = load_workbook(path, data_only=True).active
-            table = list(sheet.iter_rows(values_only=True))
+            sheet = load_workbook(path, data_only=True, read_only=True).active
+            table = _filled_rows(sheet)
         except Exception as error:  # openpyxl raises what its parts raise
             raise ValueError(
                 f"{path} cannot be read as a spreadsheet ({type(error).__name__}): "
@@ -148,6 +148,44 @@ def open_sheets(paths: list[Path]) -> dict[str, Table]:
             )
         tables[f"{path.parent.name}/{path.name}"] = table
     return tables
+
+
+def _filled_rows(sheet: Any) -> Table:
+    """Return the rows of a sheet up to the last filled one.
+
+    A sheet that was formatted to its end has a million rows; a hundred empty ones end it.
+    """
+    rows: Table = []
+    empty = 0
+    for cells in sheet.iter_rows(values_only=True):
+        empty = 0 if any(cell is not None for cell in cells) else empty + 1
+        if empty > MAX_EMPTY_ROWS:
+            break
+        rows.append(cells)
+    return rows
+
+
+def _read_key(path: Path) -> dict[str, dict]:
+    """Return the key that was written with the sheets.
+
+    Raises:
+        ValueError: It is missing, or no key.
+    """
+    try:
+        key = files.read_json(path)
+    except (OSError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise ValueError(
+            f"{path} {reason}: without it nobody knows which answer was 甲; "
+            "restore it from where the sheets were written"
+        ) from None
+    known = isinstance(key, dict) and all(
+        isinstance(entry, dict) and {"id", "turned", "rater"} <= set(entry)
+        for entry in key.values()
+    )
+    if not known:
+        raise ValueError(f"{path} is no key of sheets: restore the one written with them")
+    return key
 
 
 def read_sheets(
@@ -163,7 +201,7 @@ def read_sheets(
         Judgements {id, rater, verdict, points, rewrite, note}, a verdict being first, same or
         second; and faults {where, reason}: rows that cannot be read, or are judged twice.
     """
-    key = files.read_json(key_file)
+    key = _read_key(key_file)
     judgements, faults, seen = [], [], set()
     for sheet, table in tables.items():
         for number, cells in enumerate(table[1:], 2):
@@ -220,6 +258,17 @@ def _fault(row: dict[str, str], key: dict[str, dict], seen: set[str]) -> str:
     for name in ("甲分", "乙分"):
         if row[name] and not (NUMBER.fullmatch(row[name]) and float(row[name]) <= 10):
             return f"{name} is '{row[name]}': write a number from 0 to 10, or nothing"
+    return _contradiction(row)
+
+
+def _contradiction(row: dict[str, str]) -> str:
+    """Return how the verdict of a row contradicts its points, or an empty string."""
+    if not row["甲分"] or not row["乙分"]:
+        return ""
+    first, second = float(row["甲分"]), float(row["乙分"])
+    verdict = row["哪个更好"]
+    if (verdict == "甲" and first < second) or (verdict == "乙" and second < first):
+        return f"哪个更好 is {verdict}, and the points are {row['甲分']} to {row['乙分']}: mend one"
     return ""
 
 
@@ -273,7 +322,7 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
     values = [WORTH[verdict] for verdict in majority.values()]
     means = {}
     for place, side in enumerate(("first", "second")):
-        means[side] = _mean_points(judgements, place)
+        means[side] = mean_points(judgements, place)
     return {
         "n": len(majority),
         "raters": len(raters),
@@ -288,7 +337,7 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
     }
 
 
-def _mean_points(judgements: list[Judgement], place: int) -> float | None:
+def mean_points(judgements: list[Judgement], place: int) -> float | None:
     """Return the mean of the points of one side, None where nobody gave any.
 
     Args:
@@ -297,66 +346,3 @@ def _mean_points(judgements: list[Judgement], place: int) -> float | None:
     """
     given = [one["points"][place] for one in judgements if one["points"][place] is not None]
     return statistics.mean(given)
-
-
-# --- data for the next round ---------------------------------------------------------------------
-def feedback(
-    judgements: list[Judgement], rows: list[dict], good: float = 8.0
-) -> tuple[list[dict], list[dict]]:
-    """Return candidates for SFT and preference data, as Golden-GPT feeds scores back.
-
-    A better answer that a rater wrote is an SFT candidate, and preferred to both answers. So is an
-    answer of at least `good` points on average. A pair is preferred as the majority says.
-    Candidates are to be read before they are learnt; cards of kind dialogue and preference read
-    them.
-
-    Args:
-        judgements: From `read_sheets`.
-        rows: {id, question, first, second} that the sheets were written from.
-        good: Points.
-
-    Returns:
-        SFT rows in Alpaca's format, and preference rows.
-    """
-    row_of = {row["id"]: row for row in rows}
-    sft: list[dict] = []
-    pairs: list[dict] = []
-    for name, verdict in people(judgements)["majority"].items():
-        row = row_of[name]
-        own = [one for one in judgements if one["id"] == name]
-        rewrites = list(dict.fromkeys(one["rewrite"] for one in own if one["rewrite"]))
-        for rewrite in rewrites:
-            for side in ("first", "second"):
-                pairs += _preference(row["question"], rewrite, row[side])
-        if verdict != "same":
-            other = "first" if verdict == "second" else "second"
-            pairs += _preference(row["question"], row[verdict], row[other])
-        learnt = list(rewrites)
-        for place, side in enumerate(("first", "second")):
-            mean = _mean_points(own, place)
-            if mean is not None and mean >= good and row[side].strip():
-                learnt.append(row[side])
-        for text in dict.fromkeys(learnt):
-            question = {"role": "user", "content": row["question"]}
-            answer = {"role": "assistant", "content": text}
-            sft.append(dialogues.write_dialogue([question, answer], "alpaca"))
-    return sft, pairs
-
-
-def _preference(question: str, chosen: str, rejected: str) -> list[dict]:
-    """Return a preference row in a list; none where the answers are alike or empty.
-
-    Args:
-        question: What was asked.
-        chosen: The better answer.
-        rejected: The other one.
-    """
-    texts = chosen.strip(), rejected.strip()
-    if texts[0] == texts[1] or not all(texts):
-        return []
-    row = {
-        "conversations": [{"from": "human", "value": question}],
-        "chosen": {"from": "gpt", "value": chosen},
-        "rejected": {"from": "gpt", "value": rejected},
-    }
-    return [row]

@@ -10,6 +10,12 @@ from typing import Any
 import numpy
 from scipy.stats import binomtest, spearmanr
 
+TOO_LONG = "too long"  # the fault of an item that does not fit into the context
+# The comparison of two models that could not both read any item.
+NOTHING_KNOWN = {
+    **{"n": 0, "difference": 0.0, "ci_low": -1.0, "ci_high": 1.0, "p": 1.0},
+    **{"only_first": 0, "only_second": 0, "bootstrap_low": -1.0, "bootstrap_high": 1.0},
+}
 Record = dict[str, Any]  # one answered item, from `exams.answer_exams`
 DRAWS = 10_000
 MIDDLE = [0.025, 0.975]  # the quantiles of a 95% interval
@@ -103,27 +109,46 @@ def mcnemar(first: list[bool], second: list[bool]) -> dict[str, float]:
 
 
 def paired(first: list[Record], second: list[Record]) -> dict[str, float]:
-    """Compare the records of two models on the same items.
+    """Compare the records of two models on the same items, those that both could read.
+
+    Args:
+        first: Records of the first model.
+        second: Records of the other.
 
     Returns:
-        What `mcnemar` does, and bootstrap_low and bootstrap_high of the difference.
+        What `mcnemar` does, bootstrap_low and bootstrap_high of the difference, and as `unread` how
+        many items were too long for the context of one of them.
 
     Raises:
         ValueError: The two did not answer the same items under the same prompt.
     """
-    one = {(record["prompt"], record["id"]): record["right"] for record in first}
-    other = {(record["prompt"], record["id"]): record["right"] for record in second}
+    one = {(record["prompt"], record["id"]): record for record in first}
+    other = {(record["prompt"], record["id"]): record for record in second}
     if one.keys() != other.keys():
         raise ValueError(
             f"the models answered different items: {len(one.keys() ^ other.keys())} stand on one "
             "side only, so they cannot be compared pairwise"
         )
-    result = mcnemar([one[item] for item in one], [other[item] for item in one])
+    # What one of them could not read for its length says nothing of what it knows.
+    readable = [
+        item for item in one if TOO_LONG not in (one[item].get("fault"), other[item].get("fault"))
+    ]
+    unread = len(one) - len(readable)
+    if not readable:
+        return {**NOTHING_KNOWN, "unread": unread}
+    result = mcnemar(
+        [one[item]["right"] for item in readable], [other[item]["right"] for item in readable]
+    )
     n, lost, won = result["n"], result["only_first"], result["only_second"]
     shares = [lost / n, won / n, 1 - (lost + won) / n]
     draws = numpy.random.default_rng(0).multinomial(n, shares, DRAWS)
     low, high = numpy.quantile((draws[:, 1] - draws[:, 0]) / n, MIDDLE)
-    return {**result, "bootstrap_low": float(low), "bootstrap_high": float(high)}
+    return {
+        **result,
+        "unread": unread,
+        "bootstrap_low": float(low),
+        "bootstrap_high": float(high),
+    }
 
 
 def holm(values: list[float]) -> list[float]:
@@ -240,7 +265,8 @@ def accuracy(records: list[Record]) -> dict[str, float]:
     so that no subject drops out of a draw.
 
     Returns:
-        n, accuracy, ci_low, ci_high (Wilson), macro, macro_low, macro_high, subjects.
+        n, accuracy, ci_low, ci_high (Wilson), macro, macro_low, macro_high, subjects; and as
+        no_answer how many items count as wrong for want of an answer.
     """
     n = len(records)
     right = sum(record["right"] for record in records)
@@ -259,6 +285,7 @@ def accuracy(records: list[Record]) -> dict[str, float]:
     macro_low, macro_high = numpy.quantile(draws / subjects, MIDDLE)
     return {
         "n": n,
+        "no_answer": sum(bool(record.get("fault")) for record in records),
         "accuracy": right / max(n, 1),
         "ci_low": low,
         "ci_high": high,

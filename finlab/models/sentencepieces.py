@@ -72,9 +72,15 @@ def train(
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"cannot train {vocab_size:,} pieces: {reason}; lower the vocabulary size or add text"
-        ) from None
+        # SentencePiece's own sentences advise, and not always the same way.
+        fewer = "too high" in reason or "less than" in reason or "smaller" in reason
+        if "too small" in reason or "required_chars" in reason:
+            advice = "raise the number of pieces, or lower character_coverage"
+        elif fewer:
+            advice = "lower the number of pieces, or add text"
+        else:
+            advice = f"SentencePiece says: {reason}"
+        raise ValueError(f"cannot train {vocab_size:,} pieces on this text: {advice}") from None
     return model.getvalue()
 
 

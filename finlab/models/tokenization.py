@@ -76,6 +76,10 @@ def documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     """Return the ids of texts as documents to be measured: every character is predicted.
 
     Qwen has no BOS, so the end of another document stands before its first token.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
     """
     first = [tokenizer.eos_token_id] if tokenizer.bos_token_id is None else []
     return [first + ids for ids in encode(tokenizer, texts)]
@@ -146,13 +150,23 @@ def replay_documents(
 
 # --- measures ------------------------------------------------------------------------------------
 def chars_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
-    """Return characters per token over texts; special tokens do not count."""
+    """Return characters per token over texts; special tokens do not count.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+    """
     tokens = sum(map(len, plain(tokenizer, texts)))
     return sum(map(len, texts)) / max(tokens, 1)
 
 
 def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
-    """Return the texts that decoding does not give back exactly."""
+    """Return the texts that decoding does not give back exactly.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+    """
     failures = []
     for text, ids in zip(texts, plain(tokenizer, texts), strict=True):
         if tokenizer.decode(ids, skip_special_tokens=False) != text:

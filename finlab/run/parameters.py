@@ -147,7 +147,12 @@ def fits(value: Any, annotation: str) -> bool:
 
 
 def _wrong_type(value: Any, declared: Parameter) -> str:
-    """Return what is wrong with a value's type or choice; empty for nothing."""
+    """Return what is wrong with a value's type or choice; empty for nothing.
+
+    Args:
+        value: From a recipe.
+        declared: The parameter.
+    """
     if fits(value, declared.annotation):
         return ""
     plain = re.sub(r"Literal\[[^\]]*\]", "str", declared.type)

@@ -111,8 +111,8 @@ def _read_file(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     name = content.get("name")
     if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
         raise ValueError(
-            f"{path}: the name is {name!r}: write letters, digits, - and _, in quotes where it is a "
-            f'number or a date, as in name: "2024"'
+            f"{path}: the name is {name!r}: write letters, digits, - and _, in quotes where it is "
+            f'a number or a date, as in name: "2024"'
         )
     if content.get("extends") is not None:
         return _extend(path, content, chain)

@@ -137,6 +137,8 @@ def _evaluate(metrics: Metrics) -> list[Line]:
     for domain, models in metrics["by_domain"].items():
         for name, score in models.items():
             value = f"{score['accuracy']:.3f} {_interval(score)}"
+            if score.get("no_answer"):
+                value += f", {score['no_answer']} without an answer"
             lines.append((f"accuracy, {domain}, {name}", value))
     judgement = metrics["judgement"]
     if judgement["n"]:
@@ -176,7 +178,12 @@ def finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
 
 
 def history(run_dir: Path, manifest: dict[str, Any]) -> str:
-    """Return a note where a step was made from an earlier result of another one, or nothing."""
+    """Return a note where a step was made from an earlier result of another one, or nothing.
+
+    Args:
+        run_dir: The run.
+        manifest: Of the step.
+    """
     earlier = integrity.outdated(Path(run_dir), manifest, read_manifest)
     return f"made from an earlier {earlier} than stands here" if earlier else ""
 
@@ -255,7 +262,12 @@ def _results_table(run_dir: Path) -> str:
 
 
 def _steps_table(run_dir: Path, steps: list[tuple[dict, Metrics, Path]]) -> str:
-    """Return how long each step took, what it needed, and what it stands on."""
+    """Return how long each step took, what it needed, and what it stands on.
+
+    Args:
+        run_dir: The run.
+        steps: From `finished_steps`.
+    """
     body = []
     for manifest, _, _ in steps:
         name = manifest["step"]
@@ -274,7 +286,12 @@ def _steps_table(run_dir: Path, steps: list[tuple[dict, Metrics, Path]]) -> str:
 
 
 def _section(manifest: dict, folder: Path) -> str:
-    """Return a step's part of the page: its executed notebook."""
+    """Return a step's part of the page: its executed notebook.
+
+    Args:
+        manifest: Of the step.
+        folder: The step's.
+    """
     step, notebook = manifest["step"], manifest["notebook"]
     path = folder / f"{notebook}.ipynb"
     body = "<p class=faint>The executed notebook was not kept (run in JupyterLab).</p>"

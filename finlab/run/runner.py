@@ -15,10 +15,12 @@ from typing import Any
 
 import nbformat
 
-from finlab import paths
+from finlab import files, paths
 from finlab.run import integrity, locks, recipe
 from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.step import data_fingerprints, read_manifest, step_key, upstream_manifests
+
+BASE_NOTEBOOK = "00_base_model"
 
 
 class StepFailed(RuntimeError):
@@ -241,6 +243,7 @@ def execute(
     stop = StopFlag() if stop is None else stop
     chosen = _chosen_steps(plan, first, only)
     _check_inputs(plan, chosen, run_dir)
+    _check_context(plan, run_dir)
     names = [step.name for step in plan.steps]
     locks.hold(run_dir)
     try:
@@ -251,11 +254,50 @@ def execute(
             if kept:
                 print(f"{head} unchanged, kept ({kept['seconds']:.0f} s when it ran)", flush=True)
                 continue
+            _check_context(plan, run_dir)
             _run_notebook(step, run_dir, head, stop)
             if stop:  # the step ended before the signal could stop it
                 raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
     finally:
         locks.release(run_dir)
+
+
+def _check_context(plan: recipe.Recipe, run_dir: Path) -> None:
+    """Refuse rows that are longer than the base's context, before hours are spent on them.
+
+    The context stands in the config of the base that the recipe names, or of the one that a base
+    step has left. A step that lengthens it, by `context`, counts for those behind it.
+
+    Args:
+        plan: The recipe.
+        run_dir: The run.
+    """
+    context = 0
+    for step in plan.steps:
+        values = step.parameters
+        if step.notebook == BASE_NOTEBOOK:
+            folder = run_dir / step.name / "artifact" / "model"
+            if values.get("base"):
+                folder = paths.resolve(values["base"])
+            context = _context_of(folder) or (0 if values.get("base") else values["context"])
+            continue
+        context = max(context, values.get("context", 0))
+        for name in ("row_length", "max_length", "trial_length"):
+            if context and values.get(name, 0) > context:
+                raise ValueError(
+                    f"step '{step.name}': {name} is {values[name]:,} tokens, and the context of "
+                    f"the base is {context:,}: set {step.name}.{name} to {context} or less, or lengthen the "
+                    "context in pretraining"
+                )
+
+
+def _context_of(folder: Path) -> int:
+    """Return the context of the model in a folder, in tokens; 0 where it is not known."""
+    try:
+        config = files.read_json(folder / "config.json")
+        return int(config.get("max_position_embeddings") or 0)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 0
 
 
 def _chosen_steps(plan: recipe.Recipe, first: str, only: str) -> list[recipe.Step]:
@@ -271,7 +313,13 @@ def _chosen_steps(plan: recipe.Recipe, first: str, only: str) -> list[recipe.Ste
 
 
 def _check_inputs(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
-    """Refuse steps whose inputs or data are missing, before anything runs."""
+    """Refuse steps whose inputs or data are missing, before anything runs.
+
+    Args:
+        plan: The recipe.
+        chosen: The steps that will run.
+        run_dir: The run.
+    """
     made = {step.name for step in chosen}
     for step in chosen:
         for need in step.needs:
@@ -313,7 +361,12 @@ def _check_upstream(plan: recipe.Recipe, need: str, step: str, run_dir: Path) ->
 
 
 def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of a step that need not run again, else None."""
+    """Return the manifest of a step that need not run again, else None.
+
+    Args:
+        step: The step.
+        run_dir: The run.
+    """
     manifest = read_manifest(run_dir / step.name)
     upstream = upstream_manifests(run_dir, step.name, step.parameters)
     if manifest is None:

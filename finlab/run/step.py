@@ -138,6 +138,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> dict[str, dict]:
     """Return {step: manifest} of the steps that a step reads.
 
+    Args:
+        run_dir: The run.
+        step: The step that reads, for errors.
+        parameters: Its values.
+
     Raises:
         ValueError: One of them is not finished.
     """

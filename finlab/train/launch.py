@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import hashlib
 import os
 import pickle
 import shlex
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 SET_PDEATHSIG = 1  # prctl's PR_SET_PDEATHSIG
 # Errors of a process that are raised in the notebook as what they are.
 KNOWN_ERRORS = (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)
+
+
+JOB_FILE = "job.pickle"
+SIGNATURE = "FINLAB_JOB"  # the variable that holds the hash of the job to read
 
 
 # --- the accelerate config and the machines ------------------------------------------------------
@@ -171,7 +176,7 @@ def run_job(
     folder = Path(args.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     job = _describe_job(trainer_class, config, settings, arguments)
-    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    signature = write_job(folder, job)
     for name in ("stop", "failed.json"):
         (folder / name).unlink(missing_ok=True)
     display: list = []
@@ -182,7 +187,8 @@ def run_job(
         log.show_progress(f"{launch} · {text}", display)
 
     with resume.graceful_stop(folder / "stop"):
-        failure = run(folder, config, processes, show_progress)
+        failure = run(folder, config, processes, show_progress, signature)
+    (folder / JOB_FILE).unlink(missing_ok=True)
     if failure:
         _raise(failure, folder)
     return _load_result(folder / "trained", model, args, job)
@@ -218,6 +224,7 @@ def _describe_job(
         if declared.init and name in vars(args):
             fields[name] = getattr(args, name)
     fields["ddp_find_unused_parameters"] = False
+    fields["hub_token"] = None  # a key never stands in a file
     if not torch.cuda.is_available():
         fields["ddp_backend"] = "gloo"
         fields["use_cpu"] = not is_deepspeed(config)
@@ -241,8 +248,42 @@ def _describe_job(
     }
 
 
+def write_job(folder: Path, job: dict[str, Any]) -> str:
+    """Write a job into its folder, and return what proves that it is this one.
+
+    A pickle runs code when it is read. The processes read it only if its hash is the one that they
+    were given at their start, so a file that somebody else put there is never read.
+
+    Args:
+        folder: Of the job.
+        job: What each process needs.
+    """
+    content = pickle.dumps(job)
+    (folder / JOB_FILE).write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """Return the job in a folder.
+
+    Raises:
+        ValueError: It is not the job that this process was started for.
+    """
+    content = (folder / JOB_FILE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != os.environ.get(SIGNATURE):
+        raise ValueError(
+            f"{folder / JOB_FILE} is not the job that this process was started for: "
+            "it is not read; start the training again"
+        )
+    return pickle.loads(content)
+
+
 def run(
-    folder: Path, config: Path, processes: int, meanwhile: Callable[[], None]
+    folder: Path,
+    config: Path,
+    processes: int,
+    meanwhile: Callable[[], None],
+    signature: str = "",
 ) -> dict[str, str] | None:
     """Run the job in a folder in several processes.
 
@@ -253,6 +294,7 @@ def run(
         config: The accelerate config.
         processes: On each machine; 0 for one a GPU.
         meanwhile: Called twice a second.
+        signature: Of the job, from `write_job`.
 
     Returns:
         None, or {kind, message} of what failed.
@@ -264,7 +306,13 @@ def run(
     ]
     log_file = folder / "launch.log"
     with open(log_file, "w", encoding="utf-8") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=paths.ROOT)
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=paths.ROOT,
+            env=os.environ | {SIGNATURE: signature},
+        )
         try:
             while child.poll() is None:
                 time.sleep(0.5)

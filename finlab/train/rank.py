@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ def run_rank(folder: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try:
-        job = pickle.loads((folder / "job.pickle").read_bytes())
+        job = launch.read_job(folder)
         args_class, fields = job["args"]
         args = args_class(**fields)
         patches.use_fsdp_on_cpu()

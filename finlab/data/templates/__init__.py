@@ -60,7 +60,12 @@ def chat_template(name: str) -> str:
 
 
 def missing_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
-    """Return the marks of a template, such as <|im_end|>, that a tokenizer spells in pieces."""
+    """Return the marks of a template, such as <|im_end|>, that a tokenizer spells in pieces.
+
+    Args:
+        tokenizer: With a chat template.
+        template: Its Jinja text.
+    """
     missing = []
     for token in dict.fromkeys(re.findall(r"<\|\w+\|>", template)):
         if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
@@ -81,19 +86,35 @@ def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
-    """Return the token ids of a dialogue that the assistant goes on from, as in use."""
+    """Return the token ids of a dialogue that the assistant goes on from, as in use.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: The dialogue.
+    """
     return _ids(tokenizer, [messages], add_generation_prompt=True)[0]
 
 
 def _ids(
     tokenizer: PreTrainedTokenizerBase, dialogues: list, add_generation_prompt: bool = False
 ) -> list[list[int]]:
-    """Return the token ids of dialogues; special tokens in their words stay text."""
+    """Return the token ids of dialogues; special tokens in their words stay text.
+
+    Args:
+        tokenizer: With a chat template.
+        dialogues: Each a list of messages.
+        add_generation_prompt: End as a prompt in use.
+    """
     return [row.ids for row in render(tokenizer, dialogues, add_generation_prompt)]
 
 
 def _reason_against(row: Rendered, messages: list[dict]) -> str:
-    """Return what is wrong with a rendered dialogue; empty for nothing."""
+    """Return what is wrong with a rendered dialogue; empty for nothing.
+
+    Args:
+        row: The rendered dialogue.
+        messages: The dialogue.
+    """
     role = left_out(row.text, messages)
     if role:
         return f"the chat template leaves out the {role} message"
@@ -110,6 +131,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
 
         input_ids   <s> 问题 ： 什么 ... 答案 ： 人民币 普通 股票 。 </s>
         labels     -100 -100 -100 -100 ... -100 -100 人民币 普通 股票 。 </s>
+
+    Args:
+        tokenizer: With a chat template.
+        dialogues: Each a list of messages.
 
     Returns:
         {input_ids, labels} for each dialogue, int32 [tokens].
@@ -135,6 +160,10 @@ def encode_each(
 
     A template must render every word that it is given, and an answer must begin with a token of its
     own, since in use the prompt ends before it.
+
+    Args:
+        tokenizer: With a chat template.
+        dialogues: Each a list of messages.
 
     Returns:
         (row, "") for each dialogue, or (None, why not).
@@ -169,7 +198,12 @@ def encode_each(
 
 
 def _render_each(tokenizer: PreTrainedTokenizerBase, dialogues: list) -> list[Rendered | str]:
-    """Return each dialogue rendered, or why the template refuses it."""
+    """Return each dialogue rendered, or why the template refuses it.
+
+    Args:
+        tokenizer: With a chat template.
+        dialogues: Each a list of messages.
+    """
     try:
         return list(render(tokenizer, dialogues))
     except ValueError as error:
@@ -179,7 +213,12 @@ def _render_each(tokenizer: PreTrainedTokenizerBase, dialogues: list) -> list[Re
 
 
 def _labelled(ids: numpy.ndarray, mask: numpy.ndarray) -> Row:
-    """Return ids with labels that are set where the mask holds."""
+    """Return ids with labels that are set where the mask holds.
+
+    Args:
+        ids: int32 [tokens].
+        mask: bool [tokens].
+    """
     return {"input_ids": ids, "labels": numpy.where(mask, ids, numpy.int32(IGNORE))}
 
 
@@ -238,7 +277,12 @@ def encode_pairs(
 
 
 def _pair_refusal(tokenizer: PreTrainedTokenizerBase, pair: dict) -> str:
-    """Return why a preference pair cannot be learnt; empty where it can."""
+    """Return why a preference pair cannot be learnt; empty where it can.
+
+    Args:
+        tokenizer: With a chat template.
+        pair: {prompt, chosen, rejected}.
+    """
     messages = [*pair["prompt"], *pair["chosen"], *pair["rejected"]]
     if control_tokens.found_in(tokenizer, messages):
         # TRL renders pairs itself, and would read it as a token.
