@@ -6,10 +6,13 @@ for gigabytes), numbers such as 017 and 1:30 that YAML 1.1 reads in base 8 and 6
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)", re.S)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -96,3 +99,26 @@ def read_text(path: Path) -> str:
         raise ValueError(
             f"{path}: not UTF-8 at byte {error.start}: save the file as UTF-8"
         ) from None
+
+
+def front_matter(path: Path) -> tuple[dict, str]:
+    """Return the YAML at the top of a Markdown file, and the text below it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It has no YAML between two lines of ---, or YAML that is refused.
+    """
+    text = read_text(path)
+    parts = FRONT_MATTER.match(text)
+    front = None
+    if parts:
+        # The lines above stay as empty ones, so that an error names the file's own line.
+        above = text[: parts.start(1)].count("\n")
+        front = parse("\n" * above + parts[1], str(path))
+    if not isinstance(front, dict) or not front:
+        raise ValueError(
+            f"{path}: begin the card with YAML front matter (`key: value`) between two lines of ---"
+        )
+    return front, parts[2]

@@ -8,7 +8,7 @@ import yaml
 from trl import SFTConfig
 
 from finlab import paths
-from finlab.train import launch, rank
+from finlab.train import job_file, launch, rank
 
 
 def test_the_configs_are_whole():
@@ -61,9 +61,9 @@ def test_processes_that_train_apart_are_refused(monkeypatch):
 
 
 def test_a_job_that_somebody_else_wrote_is_not_read(tmp_path, monkeypatch):
-    signature = launch.write_job(tmp_path, {"trainer_class": None})
-    monkeypatch.setenv(launch.SIGNATURE, signature)
-    assert launch.read_job(tmp_path) == {"trainer_class": None}
-    (tmp_path / launch.JOB_FILE).write_bytes(pickle.dumps({"trainer_class": print}))
+    signature = job_file.write(tmp_path, {"trainer_class": None})
+    monkeypatch.setenv(job_file.SIGNATURE, signature)
+    assert job_file.read(tmp_path) == {"trainer_class": None}
+    (tmp_path / job_file.NAME).write_bytes(pickle.dumps({"trainer_class": print}))
     with pytest.raises(ValueError, match="is not the job that this process was started for"):
-        launch.read_job(tmp_path)
+        job_file.read(tmp_path)

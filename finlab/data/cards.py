@@ -40,14 +40,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finlab import files, paths, yaml_text
-from finlab.data import card_schema, exam_layouts, own_exams, readers, schemas
+from finlab.data import card_schema, exam_layouts, file_text, own_exams, readers, schemas
 from finlab.run import step
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 NAME = re.compile(r"[\w.-]+")
-FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)", re.S)
 
 
 @dataclass(frozen=True)
@@ -173,22 +172,17 @@ def read(name: str) -> Card:
             f"there is no data card '{name}' in {paths.data_cards()}: "
             f"write {path.name} first (no card, no data)"
         )
-    parts = FRONT_MATTER.match(yaml_text.read_text(path))
-    front = yaml_text.parse(parts[1], str(path)) if parts else None
-    if not isinstance(front, dict) or not front:
-        raise ValueError(
-            f"{path}: begin the card with YAML front matter (`key: value`) between two lines of ---"
-        )
+    front, text = yaml_text.front_matter(path)
     licence = card_schema.check_licence(front, path)
     spec = front.get("finlab")
     if not isinstance(spec, dict):
         raise ValueError(f"{path}: the card has no `finlab:` block")
     card_schema.check_spec(spec, path)
-    return Card(name, licence, spec, parts[2])
+    return Card(name, licence, spec, text)
 
 
 # --- reading data --------------------------------------------------------------------------------
-def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
+def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows:
     """Yield the rows of one file as they stand there, with their places.
 
     Args:
@@ -196,7 +190,7 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
         path: The file.
         quarantined: Rows that cannot be read are added here.
     """
-    options = readers.Options(
+    options = file_text.Options(
         encoding=card.spec.get("encoding", "utf-8-sig"), rows=card.spec.get("rows", "*")
     )
     if card.kind != "exam":
@@ -218,7 +212,7 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> readers.Rows:
         yield 0, item
 
 
-def _hub_rows(card: Card) -> readers.Rows:
+def _hub_rows(card: Card) -> file_text.Rows:
     """Yield the rows of a dataset on the hub, streamed."""
     import datasets
 
@@ -226,7 +220,7 @@ def _hub_rows(card: Card) -> readers.Rows:
     yield from enumerate(datasets.load_dataset(card.spec["hub"], split=split, streaming=True), 1)
 
 
-def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, readers.Rows]]:
+def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, file_text.Rows]]:
     """Yield each file of a card with its rows; of a hub card, its id with all rows.
 
     Args:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow
 
@@ -28,6 +30,23 @@ MAGIC = (
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file (.xls, .doc)", "xlsx after saving it so"),
     (b"\x1f\x8b", "a gzip file", "the same, with a name ending in .gz"),
 )
+
+# What a reader yields: (place, row). The place is a line number, or `row 3` of an array.
+Place = int | str
+Rows = Iterator[tuple[Place, Any]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a data card says about reading its files.
+
+    Attributes:
+        encoding: The files' encoding.
+        rows: Where the rows are in a JSON file, such as `data.*.context`; `*` is each item.
+    """
+
+    encoding: str = "utf-8-sig"
+    rows: str = "*"
 
 
 def open_bytes(path: Path) -> BinaryIO:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from finlab.data import recogniser
+from finlab.data import latin_names, recogniser
 
 Span = tuple[int, int]  # first character, one past the last
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
@@ -111,32 +111,6 @@ BEFORE_NUMBER = re.compile(
 )
 BEHIND_NUMBER = re.compile(rf"[\s，,、|/]{{0,3}}({_WHOLE})(?=[^{HAN}]|$)")
 
-# --- names in Latin letters ----------------------------------------------------------------------
-_LATIN = r"[A-Z][a-z]{1,14}(?:[ .][A-Z][a-z]{0,14}){0,2}"
-_LATIN_CUES = (
-    r"(?:我叫|我是|姓名|户名|联系人|收件人|致|[Dd]ear|[Hh]i|[Tt]his is|I['’]?m|I am"
-    r"|[Mm]y name is|attn:?|[Aa]pplicant:?|[Bb]eneficiary:?|[Cc]ontact:?|[Dd]river:?|[Aa]gent"
-    r"|colleague"
-    r"|assistant is|file for|[Hh]older:?|[Nn]ame:?|英文名|[Rr]egards,?|[Ss]incerely,?|[Cc]ustomer|客户"
-    r"|同事|好的)[\s:：，,]{0,2}"
-    r"|(?:Mr|Ms|Mrs|Miss|Dr)\.? "
-)
-LATIN_PATTERNS = (
-    re.compile(rf"(?:{_LATIN_CUES}){{1,2}}({_LATIN})(?![a-zA-Z])"),
-    re.compile(
-        rf"(?<![A-Za-z\[])({_LATIN})"
-        r"(?=说|你|您|在吗|先生|女士|小姐| called| says|['’]s (?:account|card|policy))"
-    ),
-    re.compile(
-        r"(?:姓名|拼音|name(?: on it| is)?)[\s:：]{0,2}([A-Z]{2,12}[ /][A-Z]{2,12})(?![A-Z])"
-    ),
-)
-NOT_LATIN = re.compile(
-    r"^(?:Mr|Ms|Mrs|Dr|Visa|Master|Please|Our|The|My|Best|Dear|Customer|Order|Ticker|See|Article"
-    r"|Market|China|Bank|Apple|Windows|Android|Excel|Word|Java|Python|Google|Tesla|Alipay|Hong|Kong"
-    r"|Beijing|Shanghai|Thanks|Hello|Team|Sir|Madam|Support|Service|All|Colleagues)\b"
-)
-
 
 # --- can it be a name ----------------------------------------------------------------------------
 def surname_length(name: str) -> int:
@@ -232,19 +206,9 @@ def names(text: str, numbers: Sequence[Span] = ()) -> list[Span]:
     spans += _names_beside(text, numbers)
     if private:
         spans += [match.span(1) for match in DOTTED.finditer(text)]
-        spans += _latin_names(text)
+        spans += latin_names.find(text)
         spans += _recognised_names(text)
     return _everywhere(text, _with_lists(text, _apart(spans)))
-
-
-def _latin_names(text: str) -> list[Span]:
-    """Return names in Latin letters: Dear Michael, Kevin Zhou说."""
-    spans = []
-    for pattern in LATIN_PATTERNS:
-        for match in pattern.finditer(text):
-            if not NOT_LATIN.match(match[1]):
-                spans.append(match.span(1))
-    return spans
 
 
 def _recognised_names(text: str) -> list[Span]:

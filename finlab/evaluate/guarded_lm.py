@@ -57,7 +57,7 @@ class GuardedLM(HFLM):
 
         Args:
             string: The text.
-            add_special_tokens: Whether a begin token stands first; None for what the model is set to.
+            add_special_tokens: Whether a begin token stands first; None for the model's setting.
         """
         asked = string, add_special_tokens, *sorted(more.items())
         if asked not in self._encoded:

@@ -286,8 +286,8 @@ def _check_context(plan: recipe.Recipe, run_dir: Path) -> None:
             if context and values.get(name, 0) > context:
                 raise ValueError(
                     f"step '{step.name}': {name} is {values[name]:,} tokens, and the context of "
-                    f"the base is {context:,}: set {step.name}.{name} to {context} or less, or lengthen the "
-                    "context in pretraining"
+                    f"the base is {context:,}: set {step.name}.{name} to {context} or less, "
+                    "or lengthen the context in pretraining"
                 )
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import hashlib
 import os
-import pickle
 import shlex
 import signal
 import socket
@@ -33,7 +31,7 @@ import torch
 from finlab import files, paths
 from finlab.models import adapters, loading
 from finlab.run import runner
-from finlab.train import log, resume
+from finlab.train import job_file, log, resume
 from finlab.train.preflight import Refused
 
 if TYPE_CHECKING:
@@ -42,10 +40,6 @@ if TYPE_CHECKING:
 SET_PDEATHSIG = 1  # prctl's PR_SET_PDEATHSIG
 # Errors of a process that are raised in the notebook as what they are.
 KNOWN_ERRORS = (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)
-
-
-JOB_FILE = "job.pickle"
-SIGNATURE = "FINLAB_JOB"  # the variable that holds the hash of the job to read
 
 
 # --- the accelerate config and the machines ------------------------------------------------------
@@ -176,7 +170,7 @@ def run_job(
     folder = Path(args.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     job = _describe_job(trainer_class, config, settings, arguments)
-    signature = write_job(folder, job)
+    signature = job_file.write(folder, job)
     for name in ("stop", "failed.json"):
         (folder / name).unlink(missing_ok=True)
     display: list = []
@@ -188,7 +182,7 @@ def run_job(
 
     with resume.graceful_stop(folder / "stop"):
         failure = run(folder, config, processes, show_progress, signature)
-    (folder / JOB_FILE).unlink(missing_ok=True)
+    (folder / job_file.NAME).unlink(missing_ok=True)
     if failure:
         _raise(failure, folder)
     return _load_result(folder / "trained", model, args, job)
@@ -248,36 +242,6 @@ def _describe_job(
     }
 
 
-def write_job(folder: Path, job: dict[str, Any]) -> str:
-    """Write a job into its folder, and return what proves that it is this one.
-
-    A pickle runs code when it is read. The processes read it only if its hash is the one that they
-    were given at their start, so a file that somebody else put there is never read.
-
-    Args:
-        folder: Of the job.
-        job: What each process needs.
-    """
-    content = pickle.dumps(job)
-    (folder / JOB_FILE).write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_job(folder: Path) -> dict[str, Any]:
-    """Return the job in a folder.
-
-    Raises:
-        ValueError: It is not the job that this process was started for.
-    """
-    content = (folder / JOB_FILE).read_bytes()
-    if hashlib.sha256(content).hexdigest() != os.environ.get(SIGNATURE):
-        raise ValueError(
-            f"{folder / JOB_FILE} is not the job that this process was started for: "
-            "it is not read; start the training again"
-        )
-    return pickle.loads(content)
-
-
 def run(
     folder: Path,
     config: Path,
@@ -294,7 +258,7 @@ def run(
         config: The accelerate config.
         processes: On each machine; 0 for one a GPU.
         meanwhile: Called twice a second.
-        signature: Of the job, from `write_job`.
+        signature: Of the job, from `job_file.write`.
 
     Returns:
         None, or {kind, message} of what failed.
@@ -311,7 +275,7 @@ def run(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=paths.ROOT,
-            env=os.environ | {SIGNATURE: signature},
+            env=os.environ | {job_file.SIGNATURE: signature},
         )
         try:
             while child.poll() is None:

@@ -17,7 +17,7 @@ import torch
 from finlab import files
 from finlab.models import attention, loading
 from finlab.run import environment
-from finlab.train import fit, launch, patches
+from finlab.train import fit, job_file, launch, patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -62,7 +62,7 @@ def run_rank(folder: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try:
-        job = launch.read_job(folder)
+        job = job_file.read(folder)
         args_class, fields = job["args"]
         args = args_class(**fields)
         patches.use_fsdp_on_cpu()
