@@ -172,13 +172,10 @@ KINDS = (
 
 # The least share found, where it is less than nine in ten.
 FEWEST_FOUND = {
-    ("personal_data.txt", "姓名"): 0.83,
-    ("personal_data.txt", "微信号"): 0.85,
+    ("personal_data.txt", "姓名"): 0.88,
     ("personal_frozen.txt", "姓名"): 0.85,
-    ("personal_frozen.txt", "账号"): 0.8,
-    ("personal_frozen.txt", "QQ号"): 0.8,
-    ("personal_frozen.txt", "微信号"): 0.85,
-    ("personal_frozen.txt", "固定电话"): 0.85,
+    ("personal_frozen.txt", "账号"): 0.75,
+    ("personal_frozen.txt", "微信号"): 0.8,
 }
 
 

@@ -38,6 +38,11 @@ ONE_OF = [
         "不低于 不超过 不高于 不少于",
         "维持 上调 下调",
         "否认 证实 承认",
+        "正面 稳定 负面",
+        "受理 获批 批准上市 注册证书",
+        "签署 解除 终止 履行完毕",
+        "补充质押 解除质押 办理质押",
+        "启动 完成 终止 暂停",
     )
 ]
 OPPOSITES = (
@@ -61,9 +66,12 @@ OPPOSITE_WORDS = {
 OPPOSITE_TERMS = (
     "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
     " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
+    " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股"
+    " 定向增发/配股 公司债/中期票据 公司债/可转债 短期融资券/中期票据 增资/减资 合并/分立 设立/注销 控股/参股 胜诉/败诉 立案/结案"
+    " 正式/意向 框架/正式 候选/正式 申请/撤回 逾期/兑付"
 ).split()
 NEGATION = re.compile(
-    r"不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
+    r"拟(?![合人态])|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
 )
 SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
 LIST = 14  # tokens: in a longer change, opposite characters may be chance
@@ -113,6 +121,7 @@ def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slic
     return [(slice(a, b), slice(c, d)) for a, b, c, d in blocks]
 
 
+TURNS = set("向给由被对把卖买与和")  # with these, who does what depends on the order
 NEAR = 40  # tokens: two amounts that change places stand near each other
 
 
@@ -129,6 +138,8 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
             others, their_others = _keys(left[later]), _keys(right[other])
             if ours and theirs and ours == their_others and theirs == others:
                 return True
+            if _names_turned(ours, theirs, others, their_others):
+                return True
             # An amount that is taken out here stands there, on the other side of another one.
             loose = (set(ours) & set(their_others)) | (set(theirs) & set(others))
             moved = any(key.startswith("value") for key in loose - (set(ours) & set(theirs)))
@@ -137,6 +148,24 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
             if moved and crossed:
                 return True
     return False
+
+
+def _names_turned(*sides: list[str]) -> bool:
+    """Tell whether what is taken out here stands there in another order: 甲或向乙出售, 乙或向甲出售.
+
+    Args:
+        *sides: What each text says at the first place, and at the second.
+    """
+    ours, theirs, others, their_others = sides
+    if ours and not theirs and not others:
+        moved = ours, their_others
+    elif theirs and not ours and not their_others:
+        moved = theirs, others
+    else:
+        return False
+    signs = {key.split(":")[1] for key in moved[0]}
+    turned = moved[0] != moved[1] and Counter(moved[0]) == Counter(moved[1])
+    return turned and bool(TURNS & signs)
 
 
 def _keys(tokens: list[Token]) -> list[str]:
@@ -285,6 +314,12 @@ def _says(first: str, second: str, one: str, other: str) -> bool:
 
 
 ENTITY_TAGS = ("PER", "LOC", "ORG", "nz")
+# What short names leave out: 同光(半导体)股份, 萍乡(市)中(级人民法)院.
+LEFT_OUT = re.compile(
+    r"半导体|科技|药业|制药|实业|集团|电子|控股|股份|有限|生物|新材|材料|汽车|技术|环保|能源|医药|智能|网络|信息|传媒|国际"
+    r"|中国|人民|监督|管理|委员会|发展|建设|工程|技术"
+)
+OFFICE = re.compile(r"(?:局|法院|中院|高院|委|委员会|部|中心|医院|署|院|厅|所|政府)$")
 CONTEXT = 12  # characters on both sides by which a name is recognised
 
 
@@ -322,7 +357,8 @@ def _stands_inside_a_name(text: str, all_tokens: list[Token], place: slice) -> b
     first = max(0, start - CONTEXT)
     for word, tag, at in recogniser.tagged(text[first : end + CONTEXT]):
         if tag in ENTITY_TAGS and first + at < start and end < first + at + len(word):
-            return True
+            shortened = OFFICE.search(word) or LEFT_OUT.search(text[start:end])
+            return not shortened
     return False
 
 
@@ -341,6 +377,7 @@ def _names(text: str, all_tokens: list[Token], place: slice) -> list[str]:
     found = []
     for word, tag, at in recogniser.tagged(context):
         begins, stops = first + at, first + at + len(word)
-        if tag in ENTITY_TAGS and begins < end and start < stops:
+        spelt = not word.isdigit()  # a stock's code is no name
+        if tag in ENTITY_TAGS and spelt and begins < end and start < stops:
             found.append(word)
     return found

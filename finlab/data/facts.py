@@ -31,7 +31,8 @@ TOKEN = re.compile(
     r"|(?P<stock>(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])?\.?(?P<digits>\d{4,6})\.(?:[Ss][HhZzSs]"
     r"|[Hh][Kk])(?![A-Za-z])"
     r"|(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])(?P<digits2>\d{4,6})(?!\d)"
-    r"|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%]))"
+    r"|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%])"
+    r"|(?<=\()(?P<digits4>[3689]\d{5})(?=\)))"
     r"|(?P<code>(?<![A-Za-z0-9])[A-Za-z]+[-.]?\d[\dA-Za-z.-]*)"
     r"|(?P<period>上半年|下半年|半年度?|全年|年度|中期|前?第?[一二三四1-4]季度?(?![A-Za-z0-9])|[QH][1-4])"
     r"|(?P<first>首(?=[个家届批款只例]))"
@@ -41,6 +42,7 @@ TOKEN = re.compile(
     r"|(?P<word>[A-Za-z]+)"
     rf"|(?P<char>[{HAN}])"
 )
+STOCK_DIGITS = ("digits", "digits2", "digits3", "digits4")
 SCALES = {
     **{"百": 100, "千": 1000, "万": 10**4, "百万": 10**6, "千万": 10**7},
     **{"亿": 10**8, "百亿": 10**10, "千亿": 10**11, "万亿": 10**12},
@@ -162,7 +164,7 @@ def _other(match: re.Match) -> Token:
     if match["first"]:
         return Token("value", "1", "", start, end)
     if match["stock"]:
-        digits = match["digits"] or match["digits2"] or match["digits3"]
+        digits = next(match[name] for name in STOCK_DIGITS if match[name])
         exchange = "".join(char for char in match[0].lower() if char.isalpha())
         return Token("code", digits, exchange.replace("ss", "sh"), start, end)
     if match["period"]:

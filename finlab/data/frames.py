@@ -16,6 +16,7 @@ same calls run in this process or on a Ray cluster.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,7 +109,7 @@ def read(
                 "see the quarantined rows, or take it out of the cards"
             )
         writer.close()
-    frame = daft.read_parquet(str(folder / "*.parquet"))
+    frame = daft.read_parquet(f"{_as_pattern(folder)}/*.parquet")
     new_columns = {
         "tokens": col("tokens_read"),
         "dropped": daft.lit(""),
@@ -176,10 +177,17 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
         by_source: Write a folder `source=<name>` for each source.
     """
     partition = ["source"] if by_source else None
-    frame.write_parquet(
-        str(folder), compression="zstd", write_mode="overwrite", partition_cols=partition
-    )
-    return daft.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=by_source)
+    # Daft's own way of replacing files does not find them below a folder with brackets.
+    before = list(folder.rglob("*.parquet"))
+    frame.write_parquet(str(folder), compression="zstd", partition_cols=partition)
+    for path in before:
+        path.unlink()
+    return daft.read_parquet(f"{_as_pattern(folder)}/**/*.parquet", hive_partitioning=by_source)
+
+
+def _as_pattern(folder: Path) -> str:
+    """Return a folder's name for Daft, which takes brackets, braces, * and ? for a pattern."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", str(folder))
 
 
 # --- passing over a frame ------------------------------------------------------------------------

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import yaml
+
+# Of people.yaml: given names, and surnames as they are spelt in Latin letters.
+_LISTS = yaml.safe_load((Path(__file__).parent / "people.yaml").read_text(encoding="utf-8"))
+GIVEN = set(_LISTS["latin_given_names"].split())
+SURNAMES = set(_LISTS["latin_surnames"].split())
 
 _NAME = r"[A-Z][a-z]{1,14}(?:[ .][A-Z][a-z]{0,14}){0,2}"
 _CUES = (
@@ -10,6 +18,7 @@ _CUES = (
     r"|[Mm]y name is|attn:?|[Aa]pplicant:?|[Bb]eneficiary:?|[Cc]ontact:?|[Dd]river:?|[Aa]gent"
     r"|colleague"
     r"|assistant is|file for|[Hh]older:?|[Nn]ame:?|英文名|[Rr]egards,?|[Ss]incerely,?|[Cc]ustomer|客户"
+    r"|[Ii]nsured|[Aa]sk for|申请人|投资者|投保人|被保险人|借款人|持卡人|受益人|收款人|委托人|开户人"
     r"|同事|好的)[\s:：，,]{0,2}"
     r"|(?:Mr|Ms|Mrs|Miss|Dr)\.? "
 )
@@ -20,8 +29,23 @@ PATTERNS = (
         r"(?=说|你|您|在吗|先生|女士|小姐| called| says|['’]s (?:account|card|policy))"
     ),
     re.compile(
-        r"(?:姓名|拼音|name(?: on it| is)?)[\s:：]{0,2}([A-Z]{2,12}[ /][A-Z]{2,12})(?![A-Z])"
+        r"(?:姓名|拼音|英文名|name(?: on it| is)?)[\s:：]{0,2}"
+        r"([A-Z]{2,12}(?:[ /][A-Z]{2,12}){1,2})(?![A-Z])"
     ),
+)
+PUBLIC = {
+    *("Warren Buffett", "Peter Lynch", "Jerome Powell", "Janet Yellen", "Elon Musk", "Bill Gates"),
+    *("Steve Jobs", "Tim Cook", "Jack Ma", "Ray Dalio", "George Soros", "Benjamin Graham"),
+    *("Charlie Munger", "Milton Friedman", "Adam Smith", "Ben Bernanke", "Alan Greenspan"),
+    *("Christine Lagarde", "Donald Trump", "Joe Biden", "Mark Zuckerberg", "Jeff Bezos"),
+    *("Jensen Huang", "Sam Altman", "Satoshi Nakamoto", "Harry Markowitz", "William Sharpe"),
+    *("Morgan Stanley", "Charles Schwab", "Jane Street", "Thomson Reuters", "Philip Morris"),
+}
+WORDS = re.compile(r"(?<![A-Za-z@._-])[A-Z][a-z]+(?: [A-Z][a-z]*){0,2}(?![A-Za-z@_])")
+# Behind a name these make it a company's: Charles Schwab Corp, Wang Capital.
+COMPANY_BEHIND = re.compile(
+    r"\s?(?:[A-Z]{2,}|Inc|Ltd|LLC|Corp|Capital|Bank|Fund|Group|Co\b|Partners|Securities|Holdings"
+    r"|Trust|Index|Street|Road|Avenue|基金|证券|银行|公司|集团|资本|指数|理论|模型|曲线|比率|效应|定律)"
 )
 NOT_A_NAME = re.compile(
     r"^(?:Mr|Ms|Mrs|Dr|Visa|Master|Please|Our|The|My|Best|Dear|Customer|Order|Ticker|See|Article"
@@ -41,4 +65,20 @@ def find(text: str) -> list[tuple[int, int]]:
         for match in pattern.finditer(text):
             if not NOT_A_NAME.match(match[1]):
                 spans.append(match.span(1))
+    return spans + _listed(text)
+
+
+def _listed(text: str) -> list[tuple[int, int]]:
+    """Return where a listed given name stands, alone or beside a surname: Peter那单, Zhao Lei.
+
+    Args:
+        text: A turn of a dialogue.
+    """
+    spans = []
+    for match in WORDS.finditer(text):
+        words = match[0].split()
+        known = words[0] in GIVEN or (len(words) > 1 and {words[0], words[-1]} & SURNAMES)
+        whole_name = match[0] not in PUBLIC and not NOT_A_NAME.match(match[0])
+        if known and whole_name and not COMPANY_BEHIND.match(text[match.end() :]):
+            spans.append(match.span())
     return spans

@@ -32,6 +32,7 @@ WORDS = _read_words()
 SURNAMES = set(WORDS["surnames"])
 LONG_SURNAMES = set(WORDS["long_surnames"])
 WORDLIKE = set(WORDS["wordlike_surnames"])
+PUBLIC_PERSONS = set(WORDS["public_persons"])
 
 
 def _any(name: str) -> str:
@@ -44,21 +45,26 @@ NOT_NAMES = re.compile(f"^{_any('not_names')}")
 COMPANIES = re.compile(f"^{_any('companies')}")
 PRIVATE = re.compile(_any("private_words"))
 PUBLIC_TALK = re.compile(_any("public_words"))
-ORGANISATION = re.compile(rf"^(?:\w{{0,2}}{_any('organisations')}|[路街店厂村镇县市区省港湾城])")
+ORGANISATION = re.compile(
+    rf"^(?:[^\W在去到回来从跟是的]{{0,2}}{_any('organisations')}|[路街店厂村镇县市区省港湾城])"
+)
 PUBLIC = re.compile(
     r"总书记|总理|主席|部长|省长|市长|总统|首相|将军"
 )  # who bears it is no private person
 # Signs that no given name has: a word was taken for a name.
 NO_GIVEN_NAME = re.compile(
-    r"[您你我他她在的了吗呢们某这那就都不没很把被让着绑号位些吧啊谢謝]|.好$|年生$|.人$"
+    r"[您你我他她在的了吗呢们某这那就都不没很把被让着绑号位些吧啊谢謝]|.好$|年生$|人$"
 )
 # A person without a listed surname ends like a word.
 WORD_ENDING = re.compile(r"[人户客师员家者姐爸妈秘佛神帝哥某女男版群行部局所板牌股]$|老板$")
 
 # --- cues ----------------------------------------------------------------------------------------
 _GAP = r"[\s:：是叫为，,、\"“「《(（】<]{0,3}"
+_WORDLIKE = "".join(word for word in sorted(WORDLIKE) if len(word) == 1)
 _SURNAME = f"(?:{_any('long_surnames')}|[{''.join(sorted(SURNAMES))}])"
-_FULL = rf"{_SURNAME} ?(?:(?!{TITLES})[{HAN}]){{1,2}}?"
+_GIVEN = rf"(?:(?!{TITLES})[{HAN}])"
+# Two characters where the phrase ends with them (户名牛福来), else as few as can be.
+_FULL = rf"{_SURNAME} ?(?:{_GIVEN}{{2}}(?=[^{HAN}]|$)|{_GIVEN}{{1,2}}?)"
 _WHOLE = rf"{_SURNAME}[{HAN}]{{1,2}}"
 _ENDS = rf"(?=[^{HAN}]|$|{TITLES}|{_any('name_ends')})"
 BEHIND_ROLE = re.compile(rf"{_any('roles')}{_GAP}({_FULL}){_ENDS}")
@@ -70,7 +76,7 @@ BEHIND_STRONG = re.compile(rf"(?:{_any('strong_cues')}|(?<![{HAN}])[致自署]){
 # 阿依古丽·买买提
 DOTTED = re.compile(
     rf"(?:(?<![{HAN}])|(?<=[人户是叫给和名我找由者员父母转]))"
-    rf"([{HAN}]{{2,6}}?(?:[·•・‧][{HAN}]{{2,8}}?)+){_ENDS}"
+    rf"(?![叫是为])([{HAN}]{{2,6}}?(?:[·•・‧][{HAN}]{{2,8}}?)+){_ENDS}"
 )
 # Behind these even a name without a listed surname is one.
 NAMED = re.compile(
@@ -84,13 +90,28 @@ KEYED = re.compile(
 FIELD = re.compile(
     rf"[{HAN}）)]{{0,5}}[人员者名核批办方长主户字师签][）)]?[:：=]\s?({_WHOLE})(?=[^{HAN}]|$|[男女])"
 )
-BEFORE_TITLE = re.compile(rf"({_SURNAME}(?:[{HAN}]{{1,2}})??)(?= ?{TITLES})")
+# At every place: of 别找申主任 the name may begin at 别 or at 申.
+BEFORE_TITLE = re.compile(
+    rf"(?!(?<=[谢謝])[谢謝])(?=({_SURNAME}(?:[{HAN}]{{1,2}})??)(?= ?{TITLES}))"
+)
 WORD_BEGINS = re.compile(
-    rf"(?:^|[^{HAN}]|[和与跟给向对为由是请找叫问让替帮了到户的好位谢天们后致办务])$"
+    rf"(?:^|[^{HAN}]|[和与跟给向对为由是请找叫问让替帮把了到户的好位谢天们后致办务])$"
 )
 SURNAME_SAID = re.compile(
     rf"(?<!不是)(?:免贵|[我他她])?(?<!不)姓({_SURNAME})(?=[^{HAN}]|$|的|员工|客户|叫)"
     rf"|(?<![款收付甲乙丙{HAN}])({_SURNAME})(?=某[^{HAN}]|某某|某[称诉与和])"
+    # 联系人涂某, and 毕某就是不还: no 某 of another kind (某些, 某种) is behind these.
+    rf"|(?:(?<![{HAN}])|(?<=[人员户告被由与和对]))((?![{_WORDLIKE}]){_SURNAME})(?=某(?![些种个天时人一次年月日]))"
+)
+# A person whom LAC sees without a surname: 晓敏, 阿强, 小詹.
+GIVEN_ALONE = re.compile(rf"[{''.join(WORDS['given_names'])}][{HAN}]|[小阿][{HAN}]")
+KIN_BEFORE = re.compile(
+    rf"(?:^|[^{HAN}]|[跟和与给让叫问找是]|{_any('roles')}|我[哥姐弟妹]|[晚天午今昨早])$"
+)
+# 芳姐, and not 小姐.
+GIVEN_AND_TITLE = re.compile(rf"([^小大老空师表堂学二三四五六七八九][{HAN}]?)(?:姐|哥|叔|姨|嫂)")
+ADDRESSED = re.compile(
+    rf"(?:^|[，,。！!？?；;：:\s])([小阿大老]{_SURNAME})(?=[，,]\s*(?:你|您|我|麻烦|帮|把|请)|[你您])"
 )
 FAMILIAR = re.compile(f"[小老]{_any('common_surnames')}")
 FAMILIAR_ALONE = re.compile(
@@ -141,9 +162,26 @@ def _is_word(text: str, start: int, end: int) -> bool:
         end: One past its last.
     """
     name = text[start:end].replace(" ", "")
-    if NOT_NAMES.match(name) or NO_GIVEN_NAME.search(name) or _is_company(text, start, end):
+    if NOT_NAMES.match(name) or _is_company(text, start, end) or name in PUBLIC_PERSONS:
+        return True
+    if NO_GIVEN_NAME.search(name[surname_length(name) :]):
         return True
     return bool(ORGANISATION.match(text[end : end + 6]) or PUBLIC.match(text[end:]))
+
+
+def _is_part_of_a_word(text: str, start: int, end: int) -> bool:
+    """Tell whether a span is a part of a place or an organisation that LAC sees: 墨西(哥).
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
+    for word, tag, place in recogniser.tagged(text):
+        inside = place <= start and end <= place + len(word) and end - start < len(word)
+        if inside and tag in ("LOC", "ORG"):
+            return True
+    return False
 
 
 def _is_name(text: str, start: int, end: int) -> bool:
@@ -164,7 +202,7 @@ def _is_name(text: str, start: int, end: int) -> bool:
 
 
 def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
-    """Tell whether LAC sees a person where a span is.
+    """Tell whether LAC sees a person that begins where a span does, or before.
 
     Args:
         text: The text.
@@ -172,7 +210,7 @@ def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
         end: One past its last.
     """
     for word, tag, place in recogniser.tagged(text):
-        if tag == "PER" and place < end and start < place + len(word):
+        if tag == "PER" and place <= start < place + len(word):
             return True
     return False
 
@@ -218,7 +256,14 @@ def _recognised_names(text: str) -> list[Span]:
     for number, (word, tag, start) in enumerate(words):
         if tag != "PER":
             continue
-        end = start + len(word)
+        end = start + len(_without_verb(word))
+        if _is_given_alone(text, start, end):
+            spans.append((start, end))
+            continue
+        called = GIVEN_AND_TITLE.fullmatch(word)
+        if called and KIN_BEFORE.search(text[:start]):
+            spans.append((start, start + len(called[1])))
+            continue
         title = re.search(rf"{TITLES}$", word)
         if title and title.start():
             end = start + title.start()
@@ -232,9 +277,30 @@ def _recognised_names(text: str) -> list[Span]:
         rare = CUE_BEFORE.search(text[:start]) and _is_rare_name(text, start, end)
         if _is_name(text, start, end) or rare:
             spans.append((start, end))
-        elif surname_alone and re.match(TITLES, text[end:]):
+        elif surname_alone and (title or re.match(TITLES, text[end:])):
             spans.append((start, end))
     return spans
+
+
+def _without_verb(word: str) -> str:
+    """Return a person that LAC sees without the verb that it took for a part: 扎西次仁来电."""
+    if len(word) < 4:
+        return word
+    return re.sub(r"(?:来电|致电|反映|表示|来|说)$", "", word)
+
+
+def _is_given_alone(text: str, start: int, end: int) -> bool:
+    """Tell whether a person that LAC sees is one without a surname: 你跟晓敏说.
+
+    Args:
+        text: The text.
+        start: The first place of a span.
+        end: One past its last.
+    """
+    name = text[start:end]
+    if not GIVEN_ALONE.fullmatch(name) or NOT_FAMILIAR.match(name) or name in PUBLIC_PERSONS:
+        return False
+    return bool(KIN_BEFORE.search(text[:start])) and not ORGANISATION.match(text[end : end + 6])
 
 
 def _is_private(text: str) -> bool:
@@ -278,17 +344,18 @@ def _names_before_titles(text: str) -> list[Span]:
         if start not in starts and not WORD_BEGINS.search(text[:start]):
             continue
         surname_alone = len(match[1]) == surname_length(match[1])
-        word = NOT_NAMES.match(text[start : start + 3])
-        if (surname_alone and not word) or _is_name(text, start, end):
+        word = NOT_NAMES.match(text[start : start + 3]) or _is_part_of_a_word(text, start, end)
+        if not word and (surname_alone or _is_name(text, start, end)):
             spans.append((start, end))
     for match in SURNAME_SAID.finditer(text):
-        spans.append(match.span(1) if match[1] else match.span(2))
+        spans.append(match.span(match.lastindex))
     return spans
 
 
 def _familiar_names(text: str) -> list[Span]:
     """Return where 小王 and 老李 stand as words of their own."""
-    spans = [match.span(1) for match in FAMILIAR_ALONE.finditer(text)]
+    matches = [*FAMILIAR_ALONE.finditer(text), *ADDRESSED.finditer(text)]
+    spans = [match.span(1) for match in matches]
     for word, _, place in recogniser.tagged(text):
         if FAMILIAR.fullmatch(word):
             spans.append((place, place + 2))

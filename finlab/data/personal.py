@@ -37,8 +37,8 @@ class PersonalKind:
         name: The placeholder's text.
         pattern: Finds it; group 1, where there is one, is what gets replaced.
         valid: Checks (text, start, end) of what was found; None takes everything.
-        hint: What a text must hold for the pattern to be tried: `@`, `number`, `long number`, or
-            `letters` (a cue such as 微信 or 护照).
+        hint: What a text must hold for the pattern to be tried: `@`, `number`, `long number`,
+            `spoken` (digits in characters), or `letters` (a cue such as 微信 or 护照).
     """
 
     name: str
@@ -132,6 +132,11 @@ PERSONAL = (
     ),
     PersonalKind(
         "微信号",
+        re.compile(r"(?<![A-Za-z0-9_-])wxid_[A-Za-z0-9]{5,20}"),
+        hint="letters",
+    ),
+    PersonalKind(
+        "微信号",
         re.compile(
             rf"{_WECHAT_CUE}(?:，|[^A-Za-z\d\n，。；]{{0,8}}|\s?(?:ID"
             rf"|id)\s?[:：]?\s?)({_WECHAT_ID})(?![A-Za-z0-9_.@-])"
@@ -144,6 +149,15 @@ PERSONAL = (
     PersonalKind(
         "微信号",
         re.compile(rf"(?<![A-Za-z0-9_-])({_WECHAT_ID})(?=(?:的|这个|這個)微信)"),
+        hint="letters",
+    ),
+    # The number stands further on: 我微信改了，现在是nanfang_wangqi.
+    PersonalKind(
+        "微信号",
+        re.compile(
+            rf"{_WECHAT_CUE}[^A-Za-z\d\n。；]{{0,14}}(?:是|：|:|，|,)\s?"
+            r"((?=[A-Za-z0-9_-]*[\d_-])[A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_.@-])"
+        ),
         hint="letters",
     ),
     PersonalKind(
@@ -170,6 +184,29 @@ PERSONAL = (
                 r"([ .-])\d{4}(?:\1|)\d{4}", r"[ .-]\d{4}[ .-]?\d{4}"
             )
         ),
+        checks.is_telephone,
+    ),
+    # Mobiles of Hong Kong and Taiwan, and digits as they are spoken.
+    PersonalKind(
+        "手机号",
+        re.compile(rf"(?<![0-9A-Za-z.-])\+?852[ -]?[5-79]\d{{3}}[ -]?\d{{4}}{_ENDS}"),
+        checks.is_telephone,
+    ),
+    PersonalKind(
+        "手机号",
+        re.compile(rf"(?<![0-9A-Za-z.-])(?:\+?886[ -]?9|09)\d{{2}}[ -]\d{{3}}[ -]\d{{3}}{_ENDS}"),
+        checks.is_telephone,
+    ),
+    PersonalKind(
+        "手机号",
+        re.compile(
+            r"(?<![零〇幺一二三四五六七八九])[幺一][三四五六七八九][零〇幺一二三四五六七八九]{9}(?![零〇幺一二三四五六七八九])"
+        ),
+        hint="spoken",
+    ),
+    PersonalKind(
+        "固定电话",
+        re.compile(rf"(?<![0-9A-Za-z.-])0[2-8][ -]\d{{4}}[ -]\d{{4}}{_ENDS}"),
         checks.is_telephone,
     ),
     PersonalKind(
@@ -208,8 +245,9 @@ PERSONAL = (
 )
 LONG_NUMBER = re.compile(r"\d[\dA-Za-z -]{13}")
 NUMBER = re.compile(r"\d[\d .()（）+—–-]{2,}\d|[QqV]\D{0,8}\d{4}")
+SPOKEN = re.compile(r"[零〇幺一二三四五六七八九]{11}")
 LETTERS = re.compile(
-    r"微 ?信|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
+    r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
 )
 # Full-width letters, digits and some signs count as the plain ones; the text keeps its length.
 PLAIN = {
@@ -265,6 +303,8 @@ def _hints(text: str) -> set[str]:
     hints = set()
     if "@" in text:
         hints.add("@")
+    if SPOKEN.search(text):
+        hints.add("spoken")
     if LETTERS.search(text):
         hints.add("letters")
     if NUMBER.search(text):

@@ -221,7 +221,9 @@ def is_passport(text: str, start: int, end: int) -> bool:
     if text[start:end].isdigit():
         return bool(
             re.search(
-                r"(?:护照|護照|passport)[号號码no. ]{0,4}[:：为是 ]{0,2}$", text[:start], re.I
+                r"(?:护照|護照|passport)(?:[号號码no. ]|number){0,4}[:：为是 ]{0,2}$",
+                text[:start],
+                re.I,
             )
         )
     return bool(PASSPORT_CUE.search(text[max(0, start - 24) : end + 6]))

@@ -78,6 +78,8 @@ def _run(arguments: argparse.Namespace, command: list[str], stop: StopFlag) -> i
     run_dir = paths.ROOT / "runs" / plan.name
     if arguments.run_dir:
         run_dir = Path(arguments.run_dir).expanduser().resolve()
+        if "?" in str(run_dir):
+            raise ValueError(f"a run folder cannot have ? in its name: '{run_dir}'")
     resume = shlex.join(["finlab", *command])
     print(f"{plan.name}: {len(plan.steps)} steps in {run_dir}", flush=True)
     try:
