@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 from rapidfuzz.distance import Indel
@@ -49,7 +50,7 @@ OPPOSITES = (
     "底初 末初 溢折 "
     "涨跌 升降 增减 盈亏 买卖 多空 入出 上下 正负 高低 强弱 收付 借贷 胜败 赢输 扩缩 松紧 同环 首再 好空 甲乙 甲丙 乙丙 男女"
     " 前后 内外 南北 东西 早晚 大小 长短 进出 开关 停复 利弊 优劣 快慢 加减 宽紧 热冷 存取 新旧 最次 持抛 是否 有无 已未"
-    " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 沪深 陆港 今去 今明 昨今 去明"
+    " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 董监 参众 逊好 逊优 逊强 沪深 陆港 今去 今明 昨今 去明"
 ).split()
 OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
 OPPOSITE_WORDS = {
@@ -66,13 +67,14 @@ OPPOSITE_WORDS = {
 OPPOSITE_TERMS = (
     "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
     " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
-    " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股"
+    " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股 可转债/定增 公司债/定增 定增/配股 受理/批准 受理/获批"
     " 定向增发/配股 公司债/中期票据 公司债/可转债 短期融资券/中期票据 增资/减资 合并/分立 设立/注销 控股/参股 胜诉/败诉 立案/结案"
     " 正式/意向 框架/正式 候选/正式 申请/撤回 逾期/兑付"
 ).split()
 NEGATION = re.compile(
-    r"拟(?![合人态])|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
+    r"拟(?![合人态])|解除|终止|取消|停止|撤销|撤回|中止|暂停|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
 )
+SHARED = 2  # tokens that two terms at one place may have in common: 定向增(发), (发)行可转债
 SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
 LIST = 14  # tokens: in a longer change, opposite characters may be chance
 MOST_TOKENS = 6000  # longer texts are compared up to here and by their values
@@ -95,7 +97,31 @@ def contradicts(first: str, second: str) -> bool:
             return True
         if _names_differ((one, left, a), (other, right, b)):
             return True
+    for a, b in _joined(places):
+        said, theirs = _characters(left[a]), _characters(right[b])
+        if max(len(said), len(theirs)) <= LIST and _opposite_terms(said, theirs):
+            return True
     return False
+
+
+def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
+    """Return places that nearly touch as one: a term may share a character with its opposite.
+
+    Args:
+        places: Where two texts differ, from `differences`.
+    """
+    joined: list[tuple[slice, slice]] = []
+    for a, b in places:
+        if joined and a.start - joined[-1][0].stop <= SHARED:
+            before, others = joined.pop()
+            a, b = slice(before.start, a.stop), slice(others.start, b.stop)
+        joined.append((a, b))
+    return joined
+
+
+def _characters(tokens: list[Token]) -> str:
+    """Return the words and characters among tokens."""
+    return "".join(token.text for token in tokens if token.kind in ("char", "word"))
 
 
 def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slice]]:
@@ -147,6 +173,24 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
             crossed = len(between) <= NEAR and any(token.kind == "value" for token in between)
             if moved and crossed:
                 return True
+    return _bounds_moved(left, right, places)
+
+
+def _bounds_moved(left: list[Token], right: list[Token], places: list[tuple[slice, slice]]) -> bool:
+    """Tell whether a range has other bounds, one of which is the same: 1亿元-2亿元, 2亿元-4亿元.
+
+    Args:
+        left, right: The tokens of both texts.
+        places: Where they differ.
+    """
+    for (a, b), (later, other) in zip(places, places[1:], strict=False):
+        between = left[a.stop : later.start]
+        if not between or len(between) > 2 or between[0].kind != "value":
+            continue
+        sides = left[a], right[b], left[later], right[other]
+        given = [any(token.kind == "value" for token in side) for side in sides]
+        if given in ([True, False, False, True], [False, True, True, False]):
+            return True
     return False
 
 
@@ -197,11 +241,32 @@ def _facts_differ(left: list[Token], right: list[Token]) -> bool:
             continue
         ours = [token for token in one if token.key not in {each.key for each in other}]
         theirs = [token for token in other if token.key not in {each.key for each in one}]
+        if kind == "value":
+            ours, theirs = _in_words(ours, left, theirs), _in_words(theirs, right, ours)
         if kind != "period":
             ours, theirs = _without_same_values(ours, theirs)
         if ours and theirs:
             return True
     return False
+
+
+def _in_words(values: list[Token], said: list[Token], others: list[Token]) -> list[Token]:
+    """Return values, with a fall that is told in words as the minus figure of the other text.
+
+    Args:
+        values: What only one text gives.
+        said: All that it says there: 亏损2570万元.
+        others: What only the other gives: -2570万元.
+    """
+    falls = DOWN | set("负")
+    if not any(token.kind == "char" and token.text in falls for token in said):
+        return values
+    negative = {token.text for token in others}
+    turned = []
+    for token in values:
+        minus = f"-{token.text}"
+        turned.append(replace(token, text=minus) if minus in negative else token)
+    return turned
 
 
 def _without_same_values(ours: list[Token], theirs: list[Token]) -> tuple[list, list]:
@@ -237,6 +302,8 @@ def _same_value(one: Token, other: Token) -> bool:
     first, second = Decimal(one.text), Decimal(other.text)
     if first == second:
         return True
+    if one.unit == other.unit == "年" and min(first, second) < 100:
+        return first % 100 == second % 100 and max(first, second) > 1900  # 15年, 2015年
     coarse = max(one.step, other.step)
     if coarse < 1000 * min(one.step, other.step) or not coarse:
         return False
@@ -253,7 +320,7 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
     one = [token.text for token in left if token.kind in ("char", "word")]
     other = [token.text for token in right if token.kind in ("char", "word")]
     longest = max(len(left), len(right))
-    said, theirs = "".join(one), "".join(other)
+    said, theirs = _characters(left), _characters(right)
     if longest <= LIST and (
         _opposite_words(_only_in(one, other), _only_in(other, one)) or _opposite_terms(said, theirs)
     ):
@@ -317,7 +384,7 @@ ENTITY_TAGS = ("PER", "LOC", "ORG", "nz")
 # What short names leave out: 同光(半导体)股份, 萍乡(市)中(级人民法)院.
 LEFT_OUT = re.compile(
     r"半导体|科技|药业|制药|实业|集团|电子|控股|股份|有限|生物|新材|材料|汽车|技术|环保|能源|医药|智能|网络|信息|传媒|国际"
-    r"|中国|人民|监督|管理|委员会|发展|建设|工程|技术"
+    r"|中国|人民|监督|管理|委员会|发展|建设|工程|证券|登记|注册"
 )
 OFFICE = re.compile(r"(?:局|法院|中院|高院|委|委员会|部|中心|医院|署|院|厅|所|政府)$")
 CONTEXT = 12  # characters on both sides by which a name is recognised

@@ -96,6 +96,8 @@ CLAIMS = [
     ),
     (ANSWER, rf"(?i:chang\w+|switch\w*|revis\w+)[^.\n]{{0,20}} from [A-J] to {LETTER}"),
     (ANSWER, rf"(?:确定|決定|决定|最终|最后|坚持|坚定地?|果断)(?:选|選)(?:择|擇|了)?{_IS}{LETTER}"),
+    (CHOICE, rf"[,，](?:而|就)?是{CAPITAL}(?=[。.!！]?\s*(?:\Z|\n))"),
+    (ANSWER, rf"(?i:\bso the answer), is [{_QUOTE}]*{CAPITAL}"),
     (CHOICE, rf"(?:选|選)(?:择|擇)?(?:项|項)?{CAPITAL}{_OPTION}的?(?:理由|原因|依据|根据)"),
     (CHOICE, rf"(?i:in (?:a word|short|sum|brief)|bottom line|tl;?dr|my verdict)[:,] {CAPITAL}"),
     (
@@ -189,7 +191,7 @@ DENIED_BEFORE = re.compile(
     r"|shouldn['’]t))[ \w]{0,12})\s*$"
 )
 SUPPOSED = re.compile(
-    r"教材|课本|書本|书上|当时的|當時的|公布的|网上给出|有些|補習|补习|[您你他她]们?(?:提到|说|說|給|给的?|选|選|认为|認為|觉得)|用户|用戶|客户认为|题库|网上|流传|据说|旧版|旧教材|先前想|原本|有人认为|起初|一开始|一開始|以为|以為|有人|有的人|考生|同学|误|誤"
+    r"很多人|不少人|多数人|多數人|教材|课本|書本|书上|当时的|當時的|公布的|网上给出|有些|補習|补习|[您你他她]们?(?:提到|说|說|給|给的?|选|選|认为|認為|觉得)|用户|用戶|客户认为|题库|网上|流传|据说|旧版|旧教材|先前想|原本|有人认为|起初|一开始|一開始|以为|以為|有人|有的人|考生|同学|误|誤"
     r"|请|請|(?i:\b(?:you suggested|proposed|suggested|disagree|thinks|colleague|answer keys?|at first|first answer|initially"
     r"|people|students|some|many|you asked))\b"
 )
@@ -209,7 +211,7 @@ DENIED_BEHIND = re.compile(
 # A claim that goes on as a list of all options names none of them.
 OPTIONS_LISTED = re.compile(r"A[).、．:：][^\n]{1,40}\bB[).、．:：][^\n]{1,40}\bC[).、．:：]")
 CHANGED_MIND = re.compile(
-    r"(?:^|[。！!，,…．.\s])(?:不对|不對|不，|等等|等一下|且慢|更正|修正|重新(?:计算|考虑|审题|看)|再想想|改为|改選|改选)"
+    r"(?:^|[。！!？?，,…．.\s])(?:不对|不對|不，|等等|等一下|且慢|更正|修正|重新(?:计算|考虑|审题|看)|再想想|改为|改選|改选)"
     r"|(?:回答|答案|计算)有误|(?i:\b(?:actually|wait|hold on|on second thought|on reflection|correction"
     r"|corrected answer|scratch that|I was wrong|my mistake|correct myself|"
     r"let me re))"
@@ -233,13 +235,19 @@ DENIED = re.compile(
     r"(?:不能选|不该选|不应选|不选|排除|(?i:rule out|can['’]t be|cannot be))\s*(?P<one>[A-J])(?![A-Za-z])"
     r"|(?P<other>\b[A-J]) (?i:can['’]t be|cannot be|is wrong|is incorrect)"
 )
-HEDGED = re.compile(r"可能[是为為]?\W?[A-J][^。\n]{0,8}(?:也|或)有?可能")
+HEDGED = re.compile(r"(?i:toss-?up|coin flip)|可能[是为為]?\W?[A-J][^。\n]{0,8}(?:也|或)有?可能")
 NONE_LEFT = re.compile(
     r"(?:难以|難以|无法|無法)(?:取舍|取捨|抉择|判断|确定)|没有(?:一个|任何)(?:正确)?(?:的)?选项|(?i:none of the (?:options"
     r"|choices) (?:is|are))"
 )
 # An option that is walked through: B选项：市场风险是指……
-OPTION_WALK = re.compile(r"\W*(?:选项|選項|(?i:option) )?[A-J](?:选项|選項|项|項|\s*[:：])")
+OPTION_WALK = re.compile(
+    r"\W*(?:(?i:option) [A-J]\b|(?:选项|選項)?[A-J](?:选项|選項|项|項|\s*[:：]))"
+)
+# All are refused: None of the options A, B, C, or D is correct.
+ALL_REFUSED = re.compile(
+    r"(?i:\bnone of (?:the |these )?(?:options|choices|answers)\b)[^.;\n]{0,30}"
+)
 # A long text without a mark at its end, or one that ends in the middle of a phrase, was cut off.
 CUT_OFF = re.compile(r"(?:[，,：:为是]|(?i:\b(?:the|which|is|are|because|of|and|that|to|a)))\s*$")
 ENDED = re.compile(rf"[。.!！?？;；…}}{_CLOSE}]\s*$|[A-J]\s*$")
@@ -392,6 +400,9 @@ def _claimed_letters(text: str) -> set[str] | None:
         claims = [each for each in claims if each[1] > match.start() or each[2] != {letter}]
     sentences = [each for each in SENTENCE.split(text) if each.strip()]
     last = sentences[-1] if sentences else ""
+    refused = ALL_REFUSED.search(text)
+    if refused and not any(place > refused.end() for _, place, _ in claims):
+        return set()
     if HEDGED.search(last) or (NONE_LEFT.search(last) and not _mentions(last[-8:])):
         return set()
     if not claims:
@@ -462,7 +473,7 @@ def _claims(text: str) -> list[tuple[int, int, set[str]]]:
             clause = re.split(f"[{CLAUSE_SIGNS}]", before)[-1]
             if DENIED_BEFORE.search(before) or DENIED_BEHIND.match(text[match.end("letters") :]):
                 continue
-            sentence = re.split(r"[。！!\n]|\.\s", before)[-1]
+            sentence = re.split(r"[。！!\n]|\.\s|[;；]\s*(?=但|而|然而|but|however)", before)[-1]
             supposed = SUPPOSED.search(clause) or FIRST_GLANCE.search(sentence)
             if strength < MARKED and (supposed or CONDITION.search(sentence)):
                 continue
