@@ -202,7 +202,7 @@ def test_layouts_with_traps(folder):  # noqa: F811
         "C-Eval's test comes without answers"
     )
     (root / "exam/test/tax_test.csv").write_text(
-        "id,题目,A,B,C,D,answer\n0,问,1,2,3,4,A\n", encoding="utf-8"
+        "id,文,A,B,C,D,answer\n0,问,1,2,3,4,A\n", encoding="utf-8"
     )
     with pytest.raises(
         ValueError, match="tax_test.csv: no column question, which the layout ceval has"

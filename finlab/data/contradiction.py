@@ -18,59 +18,9 @@ from decimal import Decimal
 
 from rapidfuzz.distance import Indel
 
-from finlab.data import facts, recogniser
+from finlab.data import facts, opposites, recogniser
 from finlab.data.facts import Token
 
-# --- what contradicts what -----------------------------------------------------------------------
-UP = set("涨升增扩高强多好盈赚入买热快宽优胜赢攀")
-DOWN = set("跌降减缩低弱空坏亏损出卖冷慢紧劣败输滑落")
-# Of each row a text says one: ratings, how far a plan is, who judges.
-ONE_OF = [
-    set(row.split())
-    for row in (
-        "买入 增持 推荐 强烈推荐 谨慎推荐 持有 中性 观望 减持 卖出 优于大市 跑赢行业",
-        "拟 将 已 正在 计划",
-        "同意 反对 弃权 否决",
-        "首次 再次 第二次 最后一次",
-        "年初 年末 年中",
-        "月初 月末 月中 月底",
-        "开盘 收盘 盘中",
-        "核准 终止 中止 驳回",
-        "不低于 不超过 不高于 不少于",
-        "维持 上调 下调",
-        "否认 证实 承认",
-        "正面 稳定 负面",
-        "受理 获批 批准上市 注册证书",
-        "签署 解除 终止 履行完毕",
-        "补充质押 解除质押 办理质押",
-        "启动 完成 终止 暂停",
-    )
-]
-OPPOSITES = (
-    "底初 末初 溢折 "
-    "涨跌 升降 增减 盈亏 买卖 多空 入出 上下 正负 高低 强弱 收付 借贷 胜败 赢输 扩缩 松紧 同环 首再 好空 甲乙 甲丙 乙丙 男女"
-    " 前后 内外 南北 东西 早晚 大小 长短 进出 开关 停复 利弊 优劣 快慢 加减 宽紧 热冷 存取 新旧 最次 持抛 是否 有无 已未"
-    " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 董监 参众 逊好 逊优 逊强 沪深 陆港 今去 今明 昨今 去明"
-).split()
-OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
-OPPOSITE_WORDS = {
-    frozenset(pair.split("/"))
-    for pair in (
-        "up/down rise/fall rises/falls rose/fell risen/fallen increase/decrease "
-        "increased/decreased gain/loss "
-        "profit/loss buy/sell bought/sold long/short bullish/bearish higher/lower first/second "
-        "first/third "
-        "january/february beat/miss inflow/outflow inflows/outflows upgrade/downgrade "
-        "upgraded/downgraded"
-    ).split()
-}
-OPPOSITE_TERMS = (
-    "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
-    " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
-    " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股 可转债/定增 公司债/定增 定增/配股 受理/批准 受理/获批"
-    " 定向增发/配股 公司债/中期票据 公司债/可转债 短期融资券/中期票据 增资/减资 合并/分立 设立/注销 控股/参股 胜诉/败诉 立案/结案"
-    " 正式/意向 框架/正式 候选/正式 申请/撤回 逾期/兑付"
-).split()
 NEGATION = re.compile(
     r"拟(?![合人态])|解除|终止|取消|停止|撤销|撤回|中止|暂停|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
 )
@@ -99,7 +49,7 @@ def contradicts(first: str, second: str) -> bool:
             return True
     for a, b in _joined(places):
         said, theirs = _characters(left[a]), _characters(right[b])
-        if max(len(said), len(theirs)) <= LIST and _opposite_terms(said, theirs):
+        if max(len(said), len(theirs)) <= LIST and opposites.terms(said, theirs):
             return True
     return False
 
@@ -258,7 +208,7 @@ def _in_words(values: list[Token], said: list[Token], others: list[Token]) -> li
         said: All that it says there: 亏损2570万元.
         others: What only the other gives: -2570万元.
     """
-    falls = DOWN | set("负")
+    falls = opposites.DOWN | set("负")
     if not any(token.kind == "char" and token.text in falls for token in said):
         return values
     negative = {token.text for token in others}
@@ -322,62 +272,12 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
     longest = max(len(left), len(right))
     said, theirs = _characters(left), _characters(right)
     if longest <= LIST and (
-        _opposite_words(_only_in(one, other), _only_in(other, one)) or _opposite_terms(said, theirs)
+        opposites.words(_only_in(one, other), _only_in(other, one)) or opposites.terms(said, theirs)
     ):
         return True
     if longest > SHORT:
         return False
     return len(NEGATION.findall(said)) != len(NEGATION.findall(theirs))
-
-
-def _opposite_words(ours: list[str], theirs: list[str]) -> bool:
-    """Tell whether one word or character is the opposite of one on the other side.
-
-    Args:
-        ours: What only the first text says.
-        theirs: What only the second says.
-    """
-    rises, falls = UP.intersection(ours), DOWN.intersection(ours)
-    they_rise, they_fall = UP.intersection(theirs), DOWN.intersection(theirs)
-    if (rises and not falls and they_fall - they_rise) or (falls and not rises and they_rise):
-        return True
-    for first in ours:
-        for second in theirs:
-            pair = frozenset((first, second))
-            if pair in OPPOSITE or pair in OPPOSITE_WORDS:
-                return True
-    return False
-
-
-def _opposite_terms(one: str, other: str) -> bool:
-    """Tell whether two sides say different terms of which a text says one.
-
-    Args:
-        one: What one text says.
-        other: What the other says.
-    """
-    for terms in ONE_OF:
-        ours = {term for term in terms if term in one}
-        theirs = {term for term in terms if term in other}
-        if ours and theirs and not ours & theirs:
-            return True
-    for pair in OPPOSITE_TERMS:
-        first, second = pair.split("/")
-        if _says(first, second, one, other) or _says(second, first, one, other):
-            return True
-    return False
-
-
-def _says(first: str, second: str, one: str, other: str) -> bool:
-    """Tell whether one side says the first of two opposite terms and the other the second.
-
-    Args:
-        first: A term.
-        second: Its opposite.
-        one: What one text says.
-        other: What the other says.
-    """
-    return first in one and second in other and second not in one and first not in other
 
 
 ENTITY_TAGS = ("PER", "LOC", "ORG", "nz")

@@ -247,7 +247,8 @@ LONG_NUMBER = re.compile(r"\d[\dA-Za-z -]{13}")
 NUMBER = re.compile(r"\d[\d .()（）+—–-]{2,}\d|[QqV]\D{0,8}\d{4}")
 SPOKEN = re.compile(r"[零〇幺一二三四五六七八九]{11}")
 LETTERS = re.compile(
-    r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
+    r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]"
+    r"|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
 )
 # Full-width letters, digits and some signs count as the plain ones; the text keeps its length.
 PLAIN = {
