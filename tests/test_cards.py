@@ -364,7 +364,9 @@ def test_what_a_card_may_hold(folder, front, message):
         cards.read("mine")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", 2023, True])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".x", 2023, True, "2023", "1e5", "2024-01-01", "nan"]
+)
 def test_a_cards_name_is_a_name(folder, name):
     folder("mine", GOOD)
     with pytest.raises(ValueError, match="is no name"):

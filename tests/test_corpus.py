@@ -12,6 +12,7 @@ import textwrap
 from collections import Counter
 from types import SimpleNamespace
 
+import daft
 import pytest
 from daft import col
 
@@ -521,3 +522,14 @@ def test_fates_close_and_samples_hold_their_tokens(tmp_path):
     assert frames.sample_texts(tmp_path / "parts", 95, 1) == first, (
         "the same text for the same seed, whatever the files are called"
     )
+
+
+@pytest.mark.parametrize("name", ["[2024] 研报 {a}", 'it\'s "so"', "a*b", "50%20#1"])
+@pytest.mark.parametrize("by_source", [False, True])
+def test_a_folder_may_have_any_name(tmp_path, name, by_source):
+    """Daft takes brackets and braces for a pattern; a file that is replaced must go."""
+    folder = tmp_path / name / "saved"
+    for source in ("甲", "乙"):
+        frame = daft.from_pydict({"number": [0, 1], "source": [source, "[丙]"]})
+        saved = frames.save(frame, folder, by_source)
+        assert sorted(saved.to_pydict()["source"]) == sorted([source, "[丙]"])

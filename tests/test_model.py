@@ -1,11 +1,16 @@
 """Models: growing keeps old rows, merging keeps logits, bad folders are refused."""
 
+import re
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
+from finlab import files
 from finlab.data import packing, templates
 from finlab.evaluate import likelihood
 from finlab.models import (
@@ -400,6 +405,103 @@ def test_bad_folders(tmp_path):
         folders.fetch("nobody/nothing")
     with pytest.raises(ValueError, match="no model at"):
         loading.load(tmp_path)
+
+
+def rewrite(folder, change):
+    """Change the tensors of a saved model in place."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors), folder / "model.safetensors", {"format": "pt"})
+
+
+def without_a_layer(tensors):
+    return {name: each for name, each in tensors.items() if ".layers.0." not in name}
+
+
+def under_another_prefix(tensors):
+    return {f"transformer.{name}": each for name, each in tensors.items()}
+
+
+def with_nan(tensors):
+    tensors["model.norm.weight"][0] = float("nan")
+    return tensors
+
+
+def with_one_too_many(tensors):
+    return tensors | {"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}
+
+
+def with_another_shape(tensors):
+    return tensors | {"model.norm.weight": torch.ones(5)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_a_layer, "are missing (model.layers.0"),
+        (under_another_prefix, "are missing"),
+        (with_nan, "are not finite (model.norm.weight)"),
+        (with_one_too_many, "belong to nothing in it (model.layers.9"),
+        (with_another_shape, "have another shape"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_refused(tiny, tmp_path, change, message):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loading.load(folder)
+
+
+def test_a_config_of_more_layers_than_there_are_is_refused(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    config = files.read_json(folder / "config.json")
+    config["num_hidden_layers"] += 1
+    files.write_json(folder / "config.json", config)
+    with pytest.raises(ValueError, match="is not whole: tensors are missing"):
+        loading.load(folder)
+
+
+def test_tensors_that_old_llamas_saved_with_them_are_no_fault(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    rewrite(folder, lambda tensors: tensors | extra)
+    loading.load(folder)
+
+
+@pytest.mark.parametrize("load", [loading.load, loading.read_config])
+def test_code_from_elsewhere_is_never_run(tiny, tmp_path, load, monkeypatch):
+    """Nobody is asked on the terminal either: a batch run would wait for ever."""
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("somebody was asked"))
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    config = files.read_json(folder / "config.json")
+    config["model_type"] = "stranger"
+    config["auto_map"] = {"AutoConfig": "strange.Config", "AutoModelForCausalLM": "strange.Model"}
+    files.write_json(folder / "config.json", config)
+    ran = tmp_path / "ran"
+    (folder / "strange.py").write_text(f"open({str(ran)!r}, 'w')")
+    with pytest.raises(ValueError, match="no model at"):
+        load(folder)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is broken: write"),
+        ("[1]", "is broken: write|does not say where its base is"),
+        ('{"base": "."}', "does not say where its base is"),
+        ('{"base": "../other"}', "names another adapter as its base"),
+    ],
+)
+def test_an_adapter_without_a_sound_base_is_refused(tiny, tmp_path, content, message):
+    merging.merge_onto(adapter(tiny), tiny, tmp_path / "adapter", [1, 5, 6])
+    shutil.copytree(tmp_path / "adapter", tmp_path / "other")
+    (tmp_path / "adapter/base.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        loading.load(tmp_path / "adapter")
 
 
 def test_description_loads_no_weights(tiny):

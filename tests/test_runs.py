@@ -106,6 +106,27 @@ def test_steps_of_different_histories_are_not_mixed(project):
     assert "made from an earlier first" in (project.run_dir / "report.html").read_text()
 
 
+def test_status_says_what_stands_in_a_run(project):
+    project.finlab("run", "pair")
+    done = project.finlab("status", str(project.run_dir), "--verify")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "first   finished\nsecond  finished\n"
+    number = project.run_dir / "first/artifact/number.txt"
+    stat = number.stat()
+    number.write_text("7")
+    os.utime(number, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a flip that leaves size and time
+    assert project.finlab("status", str(project.run_dir)).returncode == 0
+    done = project.finlab("status", str(project.run_dir), "--verify")
+    assert done.returncode == 1
+    assert "first   damaged: artifact/number.txt has another content" in done.stdout
+    project.finlab("run", "pair", "--only", "first", "--set", "first.value=9")
+    done = project.finlab("status", str(project.run_dir))
+    assert "second  made from an earlier first" in done.stdout
+    (project.run_dir / "second/manifest.json").unlink()
+    assert "second  not finished" in project.finlab("status", str(project.run_dir)).stdout
+    assert project.finlab("status", "nothing").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -197,3 +197,15 @@ def _advice(field: Any) -> str:
             except ValueError as error:
                 return str(error)
     return "write it"
+
+
+NAME = re.compile(r"[\w.-]+")
+NUMBER = re.compile(r"\d[\d._]*e[+-]?\d+|nan|inf(?:inity)?", re.I)
+
+
+def is_name(name: Any) -> bool:
+    """Tell whether a card can have a name: letters, digits and _ . -, and no number or date."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("."):
+        return False
+    # Folders of the artifact are named `source=<name>`, and read back by their kind.
+    return bool(re.search(r"[^\W\d_]", name)) and not NUMBER.fullmatch(name)

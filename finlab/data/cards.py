@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,8 +44,6 @@ from finlab.run import step
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -161,10 +158,10 @@ def read(name: str) -> Card:
         ValueError: The card is missing, states no licence, or has a key out of place. The error
             names the file and the key.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("."):
+    if not card_schema.is_name(name):
         raise ValueError(
             f"the data card {name!r} is no name: give the name of a file in {paths.data_cards()}, "
-            "without .md, in quotes where it is a number"
+            "without .md; a name that is a number or a date would be read as one"
         )
     path = paths.data_cards() / f"{name}.md"
     if not path.exists():

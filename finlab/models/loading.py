@@ -50,6 +50,7 @@ def load(
             str(source),
             dtype=getattr(torch, dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             trust_remote_code=False,  # code from elsewhere is never run, and nobody is asked
             **options,
         )
@@ -64,6 +65,24 @@ def load(
         model = model.to("cuda")
     _use_plain_kernels(model)
     return model.eval()
+
+
+def read_config(source: str | Path) -> PretrainedConfig:
+    """Return the config of a model.
+
+    Args:
+        source: A folder or a hub id.
+
+    Raises:
+        ValueError: It has none, or one that needs code from elsewhere, which is never run.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"no model at '{source}': its config cannot be read ({reason})") from None
 
 
 def _require_whole(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> None:
@@ -136,9 +155,7 @@ def extend_context(
         ValueError: The type is unknown, here or in the model; the context is shorter; or positions
             would be scaled without a longer context.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(source))
+    config = read_config(source)
     old = config.max_position_embeddings
     parameters = dict(config.rope_parameters)
     _check_context(source, old, context, rope_type, parameters.get("rope_type", "default"))
@@ -205,11 +222,13 @@ def describe(source: str | Path, sample: list[str]) -> dict[str, Any]:
         source: A folder or a hub id.
         sample: Texts to count characters per token on.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(str(source))
+    config = read_config(source)
     with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+        parameters = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False
+        ).num_parameters()
     tokenizer = tokenization.load(source)
     chars_per_token = tokenization.chars_per_token(tokenizer, sample)
     architectures = config.architectures or [config.model_type]

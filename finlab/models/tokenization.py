@@ -34,7 +34,7 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
         if (folder / "tokenizer.model").exists():
             return sentencepieces.fast(folder / "tokenizer.model")
     try:
-        return AutoTokenizer.from_pretrained(str(source))
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:150]
         raise ValueError(

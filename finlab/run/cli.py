@@ -1,4 +1,4 @@
-"""The `finlab` command: run a recipe, list the recipes, write the report of a run."""
+"""The `finlab` command: run a recipe, list the recipes, check a run, write its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 import psutil
 
 from finlab import paths
-from finlab.run import recipe, report, step
+from finlab.run import recipe, report, status, step
 from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.runner import StepFailed, StopFlag, execute
 
@@ -51,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("recipes", help="list the recipes")
     write_report = commands.add_parser("report", help="write the HTML report of a run")
     write_report.add_argument("run", help="a run folder, or the name of one under runs/")
+    check = commands.add_parser("status", help="say which steps of a run are finished and whole")
+    check.add_argument("run", help="a run folder, or the name of one under runs/")
+    check.add_argument(
+        "--verify", action="store_true", help="hash every file; else sizes and times are compared"
+    )
     return parser
 
 
@@ -125,15 +130,34 @@ def _list_recipes() -> int:
     return 0
 
 
-def _write_report(name: str) -> int:
-    """Write the report of a run once more."""
-    for folder in (Path(name), paths.ROOT / "runs" / name):
+def _find_run(name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: A folder, or the name of one under runs/.
+    """
+    for folder in (Path(name).expanduser(), paths.ROOT / "runs" / name):
         if folder.is_dir():
-            print(f"report: {report.write(folder)}")
-            return 0
+            return folder
     raise ValueError(
         f"there is no run '{name}': give a run folder, or a name under {paths.ROOT / 'runs'}"
     )
+
+
+def _print_status(run_dir: Path, verify: bool) -> int:
+    """Print the state of each step; return 1 where one is not finished and whole.
+
+    Args:
+        run_dir: The run's folder.
+        verify: Hash every file.
+    """
+    states = status.states(run_dir, verify)
+    if not states:
+        raise ValueError(f"{run_dir} holds no step of a run")
+    width = max(len(name) for name in states)
+    for name, state in states.items():
+        print(f"{name:<{width}}  {state}")
+    return int(any(state != status.FINISHED for state in states.values()))
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -164,7 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(parsed, command, stop)
         if parsed.command == "recipes":
             return _list_recipes()
-        return _write_report(parsed.run)
+        if parsed.command == "status":
+            return _print_status(_find_run(parsed.run), parsed.verify)
+        print(f"report: {report.write(_find_run(parsed.run))}")
+        return 0
     except ValueError as error:
         print(f"finlab: {error}", file=sys.stderr)
         return 2
