@@ -276,7 +276,7 @@ def _steps_table(run_dir: Path, steps: list[tuple[dict, Metrics, Path]]) -> str:
             f"<td>{manifest['notebook']}</td>",
             f"<td class=n>{manifest['seconds']:.0f}</td>",
             f"<td class=n>{manifest['peak_bytes'] / 1e9:.2f}</td>",
-            f"<td>{manifest['device']}</td>",
+            f"<td>{html.escape(manifest['device'])}</td>",
             f"<td>{manifest['finished'][:19].replace('T', ' ')}</td>",
             f"<td>{html.escape(history(run_dir, manifest))}</td>",
         ]
@@ -326,6 +326,7 @@ def write(run_dir: Path) -> Path:
         links.append(f"<a href='#{manifest['step']}'>{manifest['step']}</a>")
         sections.append(_section(manifest, folder))
     name = html.escape(run_dir.name)
+    made_with = html.escape(f"commit {last['git_commit']} · Python {last['python']} · {versions}")
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -335,7 +336,7 @@ def write(run_dir: Path) -> Path:
 </head>
 <body>
 <h1>finlab run: {name}</h1>
-<p class=faint>commit {last["git_commit"]} · Python {last["python"]} · {versions}</p>
+<p class=faint>{made_with}</p>
 <nav>{"".join(links)}</nav>
 <h2 id="results">Results</h2>
 {_results_table(run_dir)}

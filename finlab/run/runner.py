@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import sys
 import threading
 import time
@@ -159,6 +160,8 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
     """
     import papermill
 
+    # It takes annotated parameters for unknown ones; the recipe has checked their names.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     folder = run_dir / step.name
     folder.mkdir(parents=True, exist_ok=True)
     draft = _draft(run_dir, step)

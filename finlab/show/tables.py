@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# JupyterLab sets what stands between $ signs as formulas, but not in elements of this class.
+NO_FORMULAS = "mathjax_ignore"
+
+
 # --- tables --------------------------------------------------------------------------------------
 class Table:
     """Rows that a notebook shows whole: as HTML where it can, else as aligned text.
@@ -76,7 +80,7 @@ class Table:
             text = html.escape(self.caption)
             caption = f"<caption style='text-align:left;caption-side:top'>{text}</caption>"
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<div style='overflow-x:auto'>{table}</div>"
+        return f"<div class='{NO_FORMULAS}' style='overflow-x:auto'>{table}</div>"
 
     def _html_cell(self, value: Any) -> str:
         text = self.cell(value)
@@ -146,7 +150,7 @@ def comparison(rows: list[dict]) -> Html:
         body += "</tr>"
     rows_html = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     whole = "table-layout:fixed;width:100%;border-collapse:collapse;font-size:12px"
-    return Html(f"<table style='{whole}'>{rows_html}</table>")
+    return Html(f"<table class='{NO_FORMULAS}' style='{whole}'>{rows_html}</table>")
 
 
 def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Html:
@@ -166,4 +170,6 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
         spans.append(f"<span style='background:{ground};{look}'>{text}</span>")
     note = "red: the loss is computed here · grey: read, not learnt"
     row_look = "font-family:monospace;line-height:1.7"
-    return Html(f"<div style='{row_look}'>{''.join(spans)}</div><p style='margin:4px 0'>{note}</p>")
+    return Html(
+        f"<div class='{NO_FORMULAS}' style='{row_look}'>{''.join(spans)}</div><p style='margin:4px 0'>{note}</p>"
+    )
