@@ -170,6 +170,5 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
         spans.append(f"<span style='background:{ground};{look}'>{text}</span>")
     note = "red: the loss is computed here · grey: read, not learnt"
     row_look = "font-family:monospace;line-height:1.7"
-    return Html(
-        f"<div class='{NO_FORMULAS}' style='{row_look}'>{''.join(spans)}</div><p style='margin:4px 0'>{note}</p>"
-    )
+    tokens = f"<div class='{NO_FORMULAS}' style='{row_look}'>{''.join(spans)}</div>"
+    return Html(f"{tokens}<p style='margin:4px 0'>{note}</p>")
