@@ -970,3 +970,10 @@ def test_every_prompt_has_its_file():
         )
     for name in exam_layouts.layouts():
         assert (paths.ROOT / f"finlab/evaluate/tasks/official_{name}.yaml").exists()
+
+
+def test_exams_lie_in_a_folder_of_any_name(source, tmp_path):
+    folder = tmp_path / "[2024] 研报 {a}*"
+    folder.mkdir()
+    (exam,) = prepare(source, folder, "official").values()
+    assert exam.tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections import defaultdict
@@ -146,7 +147,7 @@ def _write_items(
         path = folder / f"{name}.{split}.jsonl"
         files.write_jsonl(path, [_line(row, card) for row in rows])
         if rows:
-            paths[split] = str(path)
+            paths[split] = glob.escape(str(path))  # `datasets` takes brackets for a pattern
     return paths
 
 
