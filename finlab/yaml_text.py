@@ -94,11 +94,12 @@ def read_text(path: Path) -> str:
         ValueError: It has another encoding.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not UTF-8 at byte {error.start}: save the file as UTF-8"
         ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def front_matter(path: Path) -> tuple[dict, str]:

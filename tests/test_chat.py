@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from finlab.data import cards, dialogues, preferences, templates, turns
+from finlab.data import cards, dialogues, preferences, selection, templates, turns
 from finlab.models import generation, sentencepieces, tokenization
 
 TALK = [
@@ -775,3 +775,54 @@ def test_pairs_of_several_turns_keep_them():
         preferences.read_preference({**row, "chosen": talk("甲？", "乙", "丙？")})
     with pytest.raises(ValueError, match="must share all turns"):
         preferences.read_preference({**row, "rejected": talk("甲？", "丁", "丙？", "坏")})
+
+
+def test_history_as_turns_with_roles():
+    turn = {"role": "user", "content": "前问"}, {"role": "assistant", "content": "前答"}
+    row = {"instruction": "问", "output": "答", "history": list(turn)}
+    messages = dialogues.read_dialogue(row)["messages"]
+    assert [message["content"] for message in messages] == ["前问", "前答", "问", "答"]
+
+
+def test_a_single_passage_is_one_passage():
+    row = {"instruction": "问", "output": "答", "reference": "年报正文"}
+    question = dialogues.read_dialogue(row)["messages"][0]["content"]
+    assert turns.passages(question) == ("问", ["年报正文"])
+
+
+def test_a_single_tool_is_one_tool():
+    tool = {"name": "price", "parameters": {}}
+    row = {"instruction": "问", "output": "答", "tools": tool}
+    system = dialogues.read_dialogue(row)["messages"][0]["content"]
+    assert json.dumps({"type": "function", "function": tool}, ensure_ascii=False) in system
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"history": "[]"}, "its history is neither pairs"),
+        ({"history": [["只有问"]]}, "its history is neither pairs"),
+        ({"reference": [1]}, "its reference is neither a text"),
+        ({"tools": "none"}, "its tools are no JSON"),
+        ({"tools": ["price"]}, "its tools are no list of functions"),
+    ],
+)
+def test_fields_of_another_shape_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        dialogues.read_dialogue({"instruction": "问", "output": "答", **more})
+
+
+def test_an_instruction_beside_a_question_is_not_lost():
+    row = {"instruction": "只用一个词回答。", "question": "问", "answer": "答"}
+    with pytest.raises(ValueError, match="has an instruction beside question and answer"):
+        dialogues.read_dialogue(row)
+
+
+def test_what_contradicts_the_copy_that_stays_stays_too():
+    """The broad stage's long text agrees with both; they contradict each other."""
+    body = "公司控股股东拟要约收购其余股份，要约期限为三十个自然日，敬请投资者注意投资风险。" * 3
+    long = body + "特此公告。" * 2
+    groups = {"stage1": [long, body + "每股8元"], "stage2": [body + "每股5元"]}
+    found, _ = selection.screen(groups, [], 0.8)
+    assert not found["stage2"]
+    assert 1 not in found["stage1"]

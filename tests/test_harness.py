@@ -5,10 +5,12 @@ Nothing cut silently, no model gets another's answers.
 
 import copy
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -973,7 +975,32 @@ def test_every_prompt_has_its_file():
 
 
 def test_exams_lie_in_a_folder_of_any_name(source, tmp_path):
-    folder = tmp_path / "[2024] 研报 {a}*"
-    folder.mkdir()
-    (exam,) = prepare(source, folder, "official").values()
+    place = tmp_path / "[2024] 研报 {a}*"
+    place.mkdir()
+    (exam,) = prepare(source, place, "official").values()
     assert exam.tasks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wait, let me check the figures again. " * 300,
+        "等等，不对，让我再想想。" * 300,
+        "A, " * 300 + "x",
+        "A or " * 300 + "x",
+        "选" * 3000,
+        "答案 " * 2000,
+    ],
+)
+def test_a_model_that_runs_in_circles_is_read_in_a_moment(text):
+    began = time.perf_counter()
+    assert answers.letter_of(text, list("ABCD")) is None
+    assert time.perf_counter() - began < 5
+
+
+def test_an_exam_of_ones_own_has_no_official_prompt(source, tmp_path):
+    (own,) = source.values()
+    spec = {name: value for name, value in own.card.spec.items() if name != "benchmark"}
+    own.card = dataclasses.replace(own.card, spec=spec | {"format": "csv"})
+    with pytest.raises(ValueError, match="has no official prompt: ask it with text or generate"):
+        prepare({"own": own}, tmp_path, "official")

@@ -504,6 +504,33 @@ def test_an_adapter_without_a_sound_base_is_refused(tiny, tmp_path, content, mes
         loading.load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+        ("config.json", b'{"model_type": "llama", "hidden_size": "abc"}'),
+        ("config.json", b'{"model_type": "llama", "num_attention_heads": 0}'),
+        ("config.json", b"[]"),
+    ],
+)
+def test_broken_files_of_a_model_are_named_in_a_sentence(tiny, tmp_path, name, content):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="no model at"):
+        loading.load(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", ""])
+def test_a_broken_tokenizer_is_named_in_a_sentence(tiny, tmp_path, content):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="no tokenizer in"):
+        tokenization.load(folder)
+
+
 def test_description_loads_no_weights(tiny):
     row = loading.describe(tiny, ["澄江重工"])
     assert row["parameters"] == loading.parameter_counts(loading.load(tiny))["total"]

@@ -185,21 +185,48 @@ def test_a_bomb_is_not_unpacked(load, tmp_path):
 @pytest.mark.parametrize(
     "row",
     [
-        {"question": "1+1?", "A": "1", "B": "2", "C": "3", "answer": "b"},
-        {"题目": "1+1?", "选项A": "1", "选项B": "2", "选项C": "3", "答案": "B"},
-        {"question": "1+1?", "options": ["1", "2", "3"], "answer": 1},
-        {"question": "1+1?", "choices": "{'A': '1', 'B': '2', 'C': '3'}", "answer": "B"},
-        {"question": "1+1?", "option_a": 1, "option_b": 2, "option_c": 3, "answer": "2"},
+        {"question": "1+1?", "A": "一", "B": "二", "C": "三", "answer": "b"},
+        {"题目": "1+1?", "选项A": "一", "选项B": "二", "选项C": "三", "答案": "(B)"},
+        {"question": "1+1?", "options": ["一", "二", "三"], "answer": 1},
+        {"question": "1+1?", "choices": "{'A': '一', 'B': '二', 'C': '三'}", "answer": "B"},
+        {"question": "1+1?", "option_a": "一", "option_b": "二", "option_c": "三", "answer": "二"},
+        {
+            "question": "1+1?",
+            "options": [{"key": letter, "value": text} for letter, text in zip("ABC", "一二三")],
+            "answer": "B",
+        },
     ],
 )
 def test_exams_of_ones_own(row):
-    item = own_exams.read_item(row)
+    item = own_exams.read_item(row, first=0)
     assert item == {
         "question": "1+1?",
-        "choices": ["1", "2", "3"],
+        "choices": ["一", "二", "三"],
         "letters": list("ABC"),
         "answer": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1, 2, 3], [0, 1, 2]),  # a 3 of three options: they count from 1
+        ([0, 1, 2], [0, 1, 2]),
+        ([1, 2, 0], [1, 2, 0]),
+        (["1", "3"], [0, 2]),
+        ([1, 2], []),  # nothing tells
+        ([1.0, 0.0], [1, 0]),  # as a spreadsheet gives them
+    ],
+)
+def test_numbers_of_answers_count_from_what_the_file_says(tmp_path, given, expected):
+    rows = []
+    for place, answer in enumerate(given):
+        rows.append((place, {"question": "?", "options": ["甲", "乙", "丙"], "answer": answer}))
+    quarantine = []
+    items = list(own_exams.read_items(tmp_path / "tax.csv", iter(rows), "mine", quarantine))
+    assert [item["answer"] for item in items] == expected
+    assert len(quarantine) == len(given) - len(expected)
+    assert all("count from 0 or from 1" in row["reason"] for row in quarantine)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +237,11 @@ def test_exams_of_ones_own(row):
         ({"question": "1?", "A": "1", "C": "2", "answer": "A"}, "begin at A, skip none"),
         ({"question": "1?", "A": "1", "B": "2", "answer": "C"}, "the answer 'C' is none of A, B"),
         ({"ask": "1?"}, "no question"),
+        ({"question": "1?", "options": ["甲", None], "answer": "A"}, "a text is wanted"),
+        (
+            {"question": "1?", "options": ["3", "2"], "answer": 2},
+            "its place or its text|the option's",
+        ),
     ],
 )
 def test_items_that_are_none(row, message):
@@ -223,3 +255,50 @@ def test_a_fifth_option_is_not_dropped(load):
     source = load("val/finance_val.csv", header + rows, "ceval", "exam")
     assert source.rows["answer"][:] == [2]
     assert "has an option E, where ceval has 4" in source.quarantined[0]["reason"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-8-sig"])
+def test_a_byte_order_mark_counts_more_than_the_card(load, encoding):
+    content = f'\ufeff{{"text": "{FIRST}"}}\n{{"text": "{SECOND}"}}\n'
+    source = load("a.jsonl", content, "jsonl", encoding=encoding)
+    assert texts(source) == [FIRST, SECOND]
+    assert not source.quarantined
+
+
+def test_an_encoding_has_several_names(load):
+    content = f'{{"text": "{FIRST}"}}\n{{"text": "{SECOND}"}}\n'.encode("utf-16-le")
+    assert texts(load("a.jsonl", content, "jsonl", encoding="UTF-16LE")) == [FIRST, SECOND]
+
+
+def test_three_files_of_one_name_keep_their_rows(load, tmp_path):
+    for year in (2019, 2020, 2021):
+        path = tmp_path / f"data/{year}/q1/report.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{year}年报告", encoding="utf-8")
+    source = load("**/*.md", None, "markdown")
+    assert len(set(source.rows["id"][:])) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "form", "more", "message"),
+    [
+        ("a.json", '"abc"', "json", {}, "holds str where the card's `rows`"),
+        ("a.json", '{"data": null}', "json", {"rows": "data.*"}, "holds NoneType"),
+        ("a.jsonl.gz", "no gzip", "jsonl", {}, "cannot be unpacked"),
+    ],
+)
+def test_files_of_another_shape_are_named(load, name, content, form, more, message):
+    with pytest.raises(ValueError, match=message):
+        load(name, content, form, **more)
+
+
+def test_a_key_may_look_like_a_number(load):
+    content = json.dumps({"2020": [{"text": FIRST}], "2021": [{"text": SECOND}]})
+    assert texts(load("a.json", content, "json", rows="2020.*")) == [FIRST]
+
+
+def test_a_card_may_have_the_line_ends_of_windows(load, tmp_path):
+    load("a.txt", FIRST, "text")
+    card = tmp_path / "data_cards/mine.md"
+    card.write_bytes(card.read_bytes().replace(b"\n", b"\r\n"))
+    assert texts(cards.load("mine")) == [FIRST]

@@ -5,6 +5,7 @@ Each runs real kernels on tiny notebooks.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,9 @@ def test_status_says_what_stands_in_a_run(project):
     project.finlab("run", "pair", "--only", "first", "--set", "first.value=9")
     done = project.finlab("status", str(project.run_dir))
     assert "second  made from an earlier first" in done.stdout
+    # A step left out of a copy, or deleted for its space, contradicts nothing.
+    shutil.rmtree(project.run_dir / "first")
+    assert "second  finished" in project.finlab("status", str(project.run_dir)).stdout
     (project.run_dir / "second/manifest.json").unlink()
     assert "second  not finished" in project.finlab("status", str(project.run_dir)).stdout
     assert project.finlab("status", "nothing").returncode == 2

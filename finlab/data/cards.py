@@ -274,7 +274,7 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
                 continue
             if plain["id"] in seen:
                 # Ids that count from 0 in each file, or repeat: where it stands tells them apart.
-                plain["id"] = f"{plain['id']}@{where}"
+                plain["id"] = schemas.free_id(f"{plain['id']}@{where}", seen)
             seen.add(plain["id"])
             yield plain
     if not seen:

@@ -90,9 +90,13 @@ _INLINE = (
     "|sub|sup|svg|template|time|track|tt|u|var|video|wbr"
 )
 TAG_NAMES = f"{_BLOCKS}|{_CELLS}|{_INLINE}".replace("[1-6]", "1").split("|")
-BLOCK_TAGS = re.compile(rf"\s*</?(?:{_BLOCKS})\b[^<>]*>\s*", re.I)
-CELL_TAGS = re.compile(rf"</?(?:{_CELLS})\b[^<>]*>", re.I)
-INLINE_TAGS = re.compile(rf"</?(?:{_INLINE})\b[^<>]*>", re.I)
+# What may follow a tag's name. In `A<B 且 C>D` nothing of the kind follows: no tag stands there.
+_ATTRIBUTES = (
+    r"(?:\s+[A-Za-z_:@][\w:.-]*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))?)*\s*/?>"
+)
+BLOCK_TAGS = re.compile(rf"(?:(?<!\s)\s+)?</?(?:{_BLOCKS}){_ATTRIBUTES}\s*", re.I | re.A)
+CELL_TAGS = re.compile(rf"</?(?:{_CELLS}){_ATTRIBUTES}", re.I | re.A)
+INLINE_TAGS = re.compile(rf"</?(?:{_INLINE}){_ATTRIBUTES}", re.I | re.A)
 ENTITIES = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
 

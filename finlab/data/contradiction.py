@@ -24,10 +24,12 @@ from finlab.data.facts import Token
 NEGATION = re.compile(
     r"拟(?![合人态])|解除|终止|取消|停止|撤销|撤回|中止|暂停|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
 )
+NEGATIONS = {"not", "no", "never", "without", "cannot", "t"}  # don't is cut into don and t
 SHARED = 2  # tokens that two terms at one place may have in common: 定向增(发), (发)行可转债
 SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
 LIST = 14  # tokens: in a longer change, opposite characters may be chance
-MOST_TOKENS = 6000  # longer texts are compared up to here and by their values
+MOST_TOKENS = 20_000  # longer texts are compared up to here
+MOST_PLACES = 200  # that differ; beyond, nothing is looked for that changed places
 
 
 def contradicts(first: str, second: str) -> bool:
@@ -38,7 +40,7 @@ def contradicts(first: str, second: str) -> bool:
         second: Another one.
     """
     one, other = facts.normalise(first), facts.normalise(second)
-    left, right = facts.tokens(one), facts.tokens(other)
+    left, right = facts.tokens(one)[:MOST_TOKENS], facts.tokens(other)[:MOST_TOKENS]
     places = differences(left, right)
     if _swapped(left, right, places):
         return True
@@ -108,10 +110,14 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
         left, right: The tokens of both texts.
         places: Where they differ, from `differences`.
     """
-    for number, (a, b) in enumerate(places):
-        ours, theirs = _keys(left[a]), _keys(right[b])
-        for later, other in places[number + 1 :]:
-            others, their_others = _keys(left[later]), _keys(right[other])
+    if len(places) > MOST_PLACES:
+        return False
+    keys = [(_keys(left[a]), _keys(right[b])) for a, b in places]
+    for number, (a, _) in enumerate(places):
+        ours, theirs = keys[number]
+        for further in range(number + 1, len(places)):
+            later = places[further][0]
+            others, their_others = keys[further]
             if ours and theirs and ours == their_others and theirs == others:
                 return True
             if _names_turned(ours, theirs, others, their_others):
@@ -119,10 +125,9 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
             # An amount that is taken out here stands there, on the other side of another one.
             loose = (set(ours) & set(their_others)) | (set(theirs) & set(others))
             moved = any(key.startswith("value") for key in loose - (set(ours) & set(theirs)))
-            between = left[a.stop : later.start]
-            crossed = len(between) <= NEAR and any(token.kind == "value" for token in between)
-            if moved and crossed:
-                return True
+            if moved and later.start - a.stop <= NEAR:
+                if any(token.kind == "value" for token in left[a.stop : later.start]):
+                    return True
     return _bounds_moved(left, right, places)
 
 
@@ -277,6 +282,8 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
         return True
     if longest > SHORT:
         return False
+    if len(NEGATIONS.intersection(one)) != len(NEGATIONS.intersection(other)):
+        return True
     return len(NEGATION.findall(said)) != len(NEGATION.findall(theirs))
 
 

@@ -50,11 +50,10 @@ def _instruction_turns(row: Row) -> list[Row]:
     parts = [row["instruction"], row.get("input") or ""]
     question = "\n".join(part for part in parts if part)
     if row.get("reference"):
-        question = turns.with_passages(question, row["reference"])
-    found = []
-    for asked, answered in [*(row.get("history") or []), (question, row["output"])]:
-        found.append({"from": "human", "value": asked})
-        found.append({"from": "gpt", "value": answered})
+        question = turns.with_passages(question, turns.passage_list(row["reference"]))
+    found = turns.earlier(row.get("history") or [])
+    found.append({"from": "human", "value": question})
+    found.append({"from": "gpt", "value": row["output"]})
     return found
 
 
@@ -224,6 +223,11 @@ def _with_alpacas_names(row: Row) -> Row:
         return row
     for question, answer in QUESTION_AND_ANSWER:
         if question in row and answer in row:
+            if question != "instruction" and row.get("instruction"):
+                raise ValueError(
+                    f"has an instruction beside {question} and {answer}: put it before the "
+                    f"question, or name it `system`"
+                )
             rest = {name: value for name, value in row.items() if name not in (question, answer)}
             return {**rest, "instruction": row[question], "output": row[answer]}
     return row
@@ -302,8 +306,8 @@ def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
         raise ValueError("the system message is not text")
     if system and system.strip():
         messages = [{"role": "system", "content": system}, *messages]
-    total = len(messages)
     messages = turns.with_tools(messages, row.get("tools"))
+    total = len(messages)
     while messages and messages[-1]["role"] == "user":
         messages = messages[:-1]
     unanswered = max(0, total - len(messages))

@@ -33,14 +33,14 @@ TOKEN = re.compile(
     r"|(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])(?P<digits2>\d{4,6})(?!\d)"
     r"|(?<![\d.])(?P<digits3>0\d{3,5})(?![\d.%])"
     r"|(?<=\()(?P<digits4>[3689]\d{5})(?=\)))"
-    r"|(?P<code>(?<![A-Za-z0-9])[A-Za-z]+[-.]?\d[\dA-Za-z.-]*)"
+    r"|(?P<code>(?<![A-Za-z0-9])[A-Za-z]+(?!-\d+(?:\.\d+)?(?:bp|%|个基点))[-.]?\d[\dA-Za-z.-]*)"
     r"|(?P<period>上半年|下半年|半年度?|全年|年度|中期(?!票据|借贷|借款|国债|规划)|前?第?[一二三四1-4]季度?(?![A-Za-z0-9])"
     r"|[QH][1-4])"
     r"|(?P<first>首(?=[个家届批款只例]))"
     rf"|(?P<percent>百分之[{_DIGITS}{_PLACES}]+(?:点[{_DIGITS}]+)?)"
     rf"|(?P<figure>(?:{_IN_RANGE}[+\-−])?(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)"
     rf"|(?P<numeral>[{_DIGITS}{_PLACES}]+)"
-    r"|(?P<word>[A-Za-z]+)"
+    r"|(?P<word>[A-Za-z]+|[$€£¥])"
     rf"|(?P<char>[{HAN}])"
 )
 STOCK_DIGITS = ("digits", "digits2", "digits3", "digits4")
@@ -190,7 +190,10 @@ def _plain(figure: str) -> Decimal:
 
 def _form(value: Decimal) -> str:
     """Return a value without needless noughts: 1.5 for 1.50."""
-    return format(value.normalize(), "f")
+    text = format(value, "f")
+    # Decimal.normalize() would round to 28 digits.
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
 
 
 def _period(text: str) -> str:

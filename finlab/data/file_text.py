@@ -83,6 +83,21 @@ def read_bytes(path: Path) -> bytes:
     return b"".join(parts)
 
 
+def first_bytes(path: Path) -> bytes:
+    """Return the first four bytes of a file, unpacked.
+
+    Raises:
+        ValueError: It is a folder, or cannot be unpacked.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is wanted: name its files, as in */*.csv")
+    try:
+        with open_bytes(path) as file:
+            return file.read(4)
+    except (OSError, EOFError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path}: it cannot be unpacked ({error}): get the file anew") from None
+
+
 def encoding_of(content: bytes, encoding: str) -> str:
     """Return the encoding to read with: that of a byte order mark, else the card's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,18 +39,18 @@ def read_lines(path: Path, quarantine: list[dict], options: Options) -> Rows:
     Yields:
         (place, value).
     """
-    with file_text.open_bytes(path) as file:
-        start = file.read(4)
-    if file_text.encoding_of(start, options.encoding).startswith(("utf-16", "utf-32", "utf_")):
+    start = file_text.first_bytes(path)
+    encoding = file_text.encoding_of(start, options.encoding)
+    if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         # A newline is more than one byte there.
         text = decode(path, options.encoding)
         lines = enumerate((line.encode() for line in file_text.lines_of(text)), 1)
         yield from _json_lines(path, quarantine, "utf-8", lines)
         return
-    if _is_pretty_printed(path, options.encoding):
+    if _is_pretty_printed(path, encoding):
         yield from _json_values(path, quarantine, options)
         return
-    yield from _json_lines(path, quarantine, options.encoding, _lines(path, quarantine))
+    yield from _json_lines(path, quarantine, encoding, _lines(path, quarantine))
 
 
 def _lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, bytes]]:
@@ -120,13 +121,15 @@ def _json_values(path: Path, quarantine: list[dict], options: Options) -> Rows:
     """
     text = decode(path, options.encoding)
     decoder = json.JSONDecoder()
-    place = 0
+    place = counted = 0
+    line = 1
     while place < len(text):
         while place < len(text) and text[place].isspace():
             place += 1
         if place == len(text):
             return
-        line = text.count("\n", 0, place) + 1
+        line += text.count("\n", counted, place)
+        counted = place
         try:
             value, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
@@ -223,12 +226,16 @@ def _descend(value: Any, route: list[str]) -> Iterator[Any]:
         return
     first, rest = route[0], route[1:]
     if first == "*":
+        if not isinstance(value, list | dict):
+            raise ValueError(
+                f"the JSON holds {type(value).__name__} where the card's `rows` looks for rows"
+            )
         items = value if isinstance(value, list) else value.values()
         for item in items:
             yield from _descend(item, rest)
         return
     try:
-        inner = value[int(first) if first.isdigit() else first]
+        inner = value[int(first) if first.isdigit() and isinstance(value, list) else first]
     except (KeyError, IndexError, TypeError):
         raise ValueError(
             f"the JSON has no '{first}' where the card's `rows` looks for it"

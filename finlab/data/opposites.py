@@ -33,6 +33,17 @@ OPPOSITES = (
     " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 董监 参众 逊好 逊优 逊强 沪深 陆港 今去 今明 昨今 去明"
 ).split()
 OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
+# Of each group a text says one at one place: 周一 and 周五, March and April, $ and €.
+GROUPS = [
+    set("一二三四五六七八九十"),
+    set("$€£¥"),
+    set("monday tuesday wednesday thursday friday saturday sunday".split()),
+    set(
+        "january february march april may june july august september october november"
+        " december".split()
+    ),
+    set("jan feb mar apr jun jul aug sep sept oct nov dec".split()),
+]
 OPPOSITE_WORDS = {
     frozenset(pair.split("/"))
     for pair in (
@@ -65,6 +76,10 @@ def words(ours: list[str], theirs: list[str]) -> bool:
     they_rise, they_fall = UP.intersection(theirs), DOWN.intersection(theirs)
     if (rises and not falls and they_fall - they_rise) or (falls and not rises and they_rise):
         return True
+    for group in GROUPS:
+        said, they_say = group.intersection(ours), group.intersection(theirs)
+        if said and they_say and not said & they_say:
+            return True
     for first in ours:
         for second in theirs:
             pair = frozenset((first, second))

@@ -37,9 +37,11 @@ def read_items(
     """
     split = path.parent.name if path.parent.name in SPLITS else "val"
     subject = path.name.split(".")[0].removesuffix(f"_{split}")
-    for number, (place, row) in enumerate(rows):
+    listed = list(rows)
+    first = _first_number([row for _, row in listed])
+    for number, (place, row) in enumerate(listed):
         try:
-            item = read_item(row)
+            item = read_item(row, first)
         except ValueError as error:
             where = f"{path.name}:{place}"
             quarantine.append({"where": where, "reason": str(error), "row": str(row)[:500]})
@@ -53,16 +55,61 @@ def read_items(
         }
 
 
-def read_item(row: Any) -> dict:
+def _first_number(rows: list[Any]) -> int | None:
+    """Return what the numbers of answers count from in a file: 0 or 1; None where none tells.
+
+    A 0 tells it, and so does a number that is as large as there are options.
+    """
+    first = None
+    for row in rows:
+        try:
+            item = _fields(row)
+            given, count = _number(_first(item, ANSWERS)), len(_choices(item))
+        except ValueError:
+            continue
+        if given == 0:
+            return 0
+        if given is not None and given == count:
+            first = 1
+    return first
+
+
+def _number(given: Any) -> int | None:
+    """Return an answer that is a number, or None."""
+    if isinstance(given, bool):
+        return None
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
+    if isinstance(given, int):
+        return given
+    return (
+        int(given) if isinstance(given, str) and re.fullmatch(r"\d{1,2}", given.strip()) else None
+    )
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    """Return a row's fields with their names in lower case.
+
+    Raises:
+        ValueError: It has no named fields.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("an exam's row needs named fields: a question, options and an answer")
+    return {str(name).strip().lower(): value for name, value in row.items()}
+
+
+def read_item(row: Any, first: int | None = None) -> dict:
     """Return {question, choices, letters, answer} of a row.
+
+    Args:
+        row: As read.
+        first: What numbers of answers count from in its file; None where that is not known.
 
     Raises:
         ValueError: It has no question, fewer than two or more than ten options, or no single answer
             among them.
     """
-    if not isinstance(row, dict):
-        raise ValueError("an exam's row needs named fields: a question, options and an answer")
-    fields = {str(name).strip().lower(): value for name, value in row.items()}
+    fields = _fields(row)
     question = _first(fields, QUESTIONS)
     if not isinstance(question, str) or not question.strip():
         listed = ", ".join(map(str, row))
@@ -74,7 +121,7 @@ def read_item(row: Any) -> dict:
         "question": question.strip(),
         "choices": choices,
         "letters": list(LETTERS[: len(choices)]),
-        "answer": _answer(_first(fields, ANSWERS), choices),
+        "answer": _answer(_first(fields, ANSWERS), choices, first),
     }
 
 
@@ -101,6 +148,8 @@ def _choices(fields: dict[str, Any]) -> list[str]:
             raise ValueError("its options are no list that can be read") from None
     if isinstance(listed, dict):
         fields = {str(name).lower(): value for name, value in listed.items()}
+    elif isinstance(listed, list) and listed and all(isinstance(each, dict) for each in listed):
+        fields = _lettered(listed)
     elif isinstance(listed, list):
         return [_text(value) for value in listed]
     found = {}
@@ -116,28 +165,80 @@ def _choices(fields: dict[str, Any]) -> list[str]:
     return [found[letter] for letter in letters]
 
 
+def _lettered(options: list[dict]) -> dict[str, Any]:
+    """Return {letter: text} of options such as {"key": "A", "value": "国债"}.
+
+    Raises:
+        ValueError: They do not each hold a letter and a text.
+    """
+    found = {}
+    for option in options:
+        letters = [value for value in option.values() if str(value).upper() in LETTERS]
+        texts = [value for value in option.values() if str(value).upper() not in LETTERS]
+        if len(letters) != 1 or len(texts) != 1:
+            raise ValueError("its options are objects that do not hold a letter and a text each")
+        found[str(letters[0]).lower()] = texts[0]
+    return found
+
+
 def _text(value: Any) -> str:
-    """Return an option as text."""
+    """Return an option as text.
+
+    Raises:
+        ValueError: It is missing, or a list or an object.
+    """
+    if value is None or isinstance(value, list | dict):
+        raise ValueError(f"one of its options is {value!r}, and a text is wanted")
     return str(value).strip()
 
 
-def _answer(given: Any, choices: list[str]) -> int:
+def _answer(given: Any, choices: list[str], first: int | None) -> int:
     """Return the place of the right option, which is given as a letter, a number or its words.
 
     Args:
         given: As written.
         choices: The options.
+        first: What numbers count from.
     """
     letters = LETTERS[: len(choices)]
     if isinstance(given, list) and len(given) == 1:
         given = given[0]
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(choices):
-        return given
     text = str(given if given is not None else "").strip().strip("().。")
     if len(text) == 1 and text.upper() in letters:
         return letters.index(text.upper())
-    if text in choices:
+    number = _number(given)
+    # A number that is an option's text as well: 2 of the options 1, 2, 3.
+    if text in choices and number is None:
         return choices.index(text)
+    if number is not None:
+        return _numbered(number, choices, first)
     if re.fullmatch(r"[A-J](?:[,，、 ]*[A-J])+", text.upper()) or isinstance(given, list):
         raise ValueError(f"has several right answers ({given}); items with one are scored")
     raise ValueError(f"the answer {given!r} is none of {', '.join(letters)}")
+
+
+def _numbered(number: int, choices: list[str], first: int | None) -> int:
+    """Return the place that a number stands for.
+
+    Args:
+        number: The answer.
+        choices: The options.
+        first: What numbers count from.
+
+    Raises:
+        ValueError: It is none of them, or could be read in two ways.
+    """
+    said = str(number)
+    place = None if first is None else number - first
+    if said in choices and choices.index(said) != place:
+        raise ValueError(
+            f"the answer {number} may be the option's place or its text: write its letter"
+        )
+    if place is None:
+        raise ValueError(
+            f"the answer {number} may count from 0 or from 1, and nothing in the file tells: "
+            "write letters"
+        )
+    if not 0 <= place < len(choices):
+        raise ValueError(f"the answer {number} is none of the {len(choices)} options")
+    return place

@@ -8,6 +8,7 @@ goes on.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
                     "check where it comes from, or unpack it yourself"
                 )
             archive.extractall(folder)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path}: it cannot be unpacked ({error}): get it anew") from None
     hidden = ("__MACOSX", ".DS_Store")
     members = [member for member in folder.rglob("*") if member.is_file()]

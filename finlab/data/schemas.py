@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from finlab.data import dialogues, preferences, tables
+from finlab.data import dialogues, preferences, tables, turns
 
 DOMAINS = ("finance", "general")
 Spec = dict[str, Any]
@@ -98,6 +98,20 @@ def _what_there_is(row: Any, field: Any) -> str:
     return f"; its fields are {listed}: name the right one in the card, as in `text: {names[0]}`"
 
 
+def free_id(wanted: str, seen: set[str]) -> str:
+    """Return an id that nothing has yet.
+
+    Args:
+        wanted: The id.
+        seen: Those that are taken.
+    """
+    number, found = 1, wanted
+    while found in seen:
+        number += 1
+        found = f"{wanted}#{number}"
+    return found
+
+
 def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     """Return {id, text, bad}: a text, and whether it is bad text.
 
@@ -141,12 +155,16 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     Raises:
         ValueError: It asks nothing.
     """
+    question = require_fields(row, "question")["question"]
+    domain = row.get("domain", spec["domain"])
+    if domain not in DOMAINS:
+        raise ValueError(f"the domain is {domain!r}, neither finance nor general")
     return {
         "id": f"{name}/{where}",
-        "question": require_fields(row, "question")["question"],
-        "domain": row.get("domain", spec["domain"]),
-        "reference": row.get("reference", ""),
-        "from": row.get("from", ""),
+        "question": turns.require_text(question, "the question"),
+        "domain": domain,
+        "reference": str(row.get("reference") or ""),
+        "from": str(row.get("from") or ""),
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import daft
 from daft import DataType, col
 
-from finlab.data import contamination, corpus, dedup, dialogues, personal, templates
+from finlab.data import contamination, contradiction, corpus, dedup, dialogues, personal, templates
 from finlab.data.cards import Source
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def screen(
     else:
         texts = [groups[group][place] for group, place in places]
         reasons, clusters = _exact_copies(texts), []
-    _keep_the_last_group(reasons, clusters, places)
+    _keep_the_last_group(reasons, clusters, places, groups)
     overlaps = []
     if items:
         overlaps = contamination.find_overlaps(corpus.mark(frame, reasons), items)
@@ -163,9 +163,26 @@ def _exact_copies(texts: list[str]) -> dict[int, str]:
 
 
 def _keep_the_last_group(
-    reasons: dict[int, str], clusters: list[list[int]], places: list[Place]
+    reasons: dict[int, str],
+    clusters: list[list[int]],
+    places: list[Place],
+    groups: dict[str, list[str]],
 ) -> None:
-    """Let the document of the last group stay in each cluster, in place of the longest."""
+    """Let the document of the last group stay in each cluster, in place of the longest.
+
+    What agreed with the longest may contradict the one that stays; then it stays too.
+
+    Args:
+        reasons: {number: why a document goes}, which is changed.
+        clusters: Numbers of copies, the longest of each first.
+        places: Group and place of each number.
+        groups: The texts.
+    """
+
+    def text(number: int) -> str:
+        group, place = places[number]
+        return groups[group][place]
+
     order = {group: rank for rank, group in enumerate(dict.fromkeys(name for name, _ in places))}
     for members in clusters:
 
@@ -173,8 +190,12 @@ def _keep_the_last_group(
             return order[places[number][0]], members.index(number)
 
         kept = min(members, key=rank)
-        if kept != members[0]:
-            reasons[members[0]] = reasons.pop(kept)
+        if kept == members[0]:
+            continue
+        reasons[members[0]] = reasons.pop(kept)
+        for number in members:
+            if number != kept and contradiction.contradicts(text(kept), text(number)):
+                del reasons[number]
 
 
 # --- admitting rows ------------------------------------------------------------------------------
@@ -252,6 +273,8 @@ def subsample_by_share(kinds: Sequence[str], shares: dict[str, float], seed: int
                 f"a share of {share:.0%} {kind} is asked for, but the cards hold "
                 f"{dict(supply) or 'nothing'}: add a card, or take the share out"
             )
+    if not wanted:
+        raise ValueError("no row is left to choose from: see the reasons in the ledger")
     total = min(supply[kind] / share for kind, share in wanted.items())
     rng = random.Random(seed)
     chosen: list[int] = []

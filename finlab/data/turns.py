@@ -202,8 +202,7 @@ def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
         messages: The messages.
         tools: JSON schemas of functions, OpenAI's or bare, or JSON text of them.
     """
-    if isinstance(tools, str):
-        tools = json.loads(tools) if tools.strip() else []
+    tools = _listed_tools(tools)
     if not tools:
         return messages
     lines = []
@@ -214,6 +213,58 @@ def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
     offer = TOOLS.format(tools="\n".join(lines))
     content = f"{system}\n\n{offer}" if rest is not messages else offer
     return [{"role": "system", "content": content}, *rest]
+
+
+def _listed_tools(tools: Any) -> list[dict]:
+    """Return tools as a list of schemas, from a list, a single one, or JSON text of either.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) if tools.strip() else []
+        except ValueError:
+            raise ValueError("its tools are no JSON") from None
+    if isinstance(tools, dict):
+        tools = [tools]
+    if tools is not None and not isinstance(tools, list):
+        raise ValueError("its tools are no list of functions")
+    for tool in tools or []:
+        if not isinstance(tool, dict):
+            raise ValueError("its tools are no list of functions")
+    return tools or []
+
+
+def earlier(history: Any) -> list[dict]:
+    """Return earlier turns, given as pairs of question and answer or as turns with their roles.
+
+    Raises:
+        ValueError: They have another shape.
+    """
+    if isinstance(history, list) and all(isinstance(turn, dict) for turn in history):
+        return list(history)
+    found = []
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(
+                "its history is neither pairs of a question and an answer nor turns with roles"
+            )
+        found.append({"from": "human", "value": pair[0]})
+        found.append({"from": "gpt", "value": pair[1]})
+    return found
+
+
+def passage_list(reference: Any) -> list[str]:
+    """Return reference passages: a list of texts, or one text.
+
+    Raises:
+        ValueError: They are neither.
+    """
+    passages = [reference] if isinstance(reference, str) else reference
+    if not isinstance(passages, list) or not all(isinstance(each, str) for each in passages):
+        raise ValueError("its reference is neither a text nor a list of texts")
+    return passages
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:

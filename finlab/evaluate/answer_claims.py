@@ -10,7 +10,11 @@ from __future__ import annotations
 import re
 
 # One letter or several: B, BD, B、D, B or D. Not A股, A类, Plan B's, "a company".
-_JOIN = r"\s*[)）]?\s*(?:[、/&和与與及或]|and|or|[,，](?=\s*[A-J]\s*(?:[,，.。}]|\Z)))+\s*[(（]?\s*"
+# White space has one place in it each, else the search would try them all.
+_JOIN = (
+    r"(?:\s*[)）])?\s*(?:[、/&和与與及或]|and|or|[,，](?=\s*[A-J]\s*(?:[,，.。}]|\Z)))"
+    r"\s*(?:and\s+|or\s+)?(?:[(（]\s*)?"
+)
 _NO_OPTION = (
     r"(?![A-Za-z0-9%+])(?!\s*[=*^]|\s/\s)(?!['’](?:s|re)\b)"
     r"(?!\s?(?:股|轮|輪|类|類|级|級|型|座|公司|银行|方(?![法面])|栋|区|座|组|組|班|企业|的(?!可能|理由|原因|依据)))"
@@ -27,7 +31,7 @@ _NO_ARTICLE = (
 _NAMED = (
     r"(?<!维生素)(?<![A-Za-z0-9])(?<!(?i:class) )(?<!(?i:vitamin) )(?<!(?i:plan) )(?<!(?i:type) )"
 )
-LETTER = rf"{_NAMED}(?P<letters>[A-Ja-j](?:(?:{_JOIN})?[A-J])*){_NO_OPTION}{_NO_ARTICLE}"
+LETTER = rf"{_NAMED}(?P<letters>[A-Ja-j](?:(?:{_JOIN})?[A-J]){{0,9}}){_NO_OPTION}{_NO_ARTICLE}"
 CAPITAL = LETTER.replace("[A-Ja-j]", "[A-J]", 1)
 _QUOTE = "\"'“”‘’「『【《（(\\[<"
 CLOSE = "\"'”’」』】》）)\\]>"
@@ -54,7 +58,7 @@ CLAIMS = [
     (ANSWER, rf"(?:答案|正解|结论|結論|正确选项|正確選項|正确的选项|正確的選項|答){_IS}{LETTER}"),
     (
         ANSWER,
-        rf"(?i:\b(?:answer|ans\.?|conclusion(?=\W{1, 6}[A-J]\W*(?:\n|$))|(?:correct|right"
+        rf"(?i:\b(?:answer|ans\.?|conclusion(?=\W{{1,6}}[A-J]\W*(?:\n|$))|(?:correct|right"
         rf"|best) (?:option|choice|one)|"
         r"my (?:choice|pick|answer|guess|vote)|(?m:^)(?:choice|option|result)(?=\s*[:=]))(?!\w))"
         rf"{_IS}{LETTER}",

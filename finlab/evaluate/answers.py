@@ -17,6 +17,7 @@ import unicodedata
 from finlab.evaluate import answer_claims
 
 LETTERS = "ABCDEFGHIJ"
+MOST_CHANGES = 20  # of mind; a model that runs in circles makes hundreds
 
 # --- what is cut or unwrapped first --------------------------------------------------------------
 THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.I)
@@ -165,7 +166,20 @@ def _word_of(text: str, words: list[str]) -> int | None:
 
 
 def _named_letters(text: str) -> set[str]:
-    """Return the letters that a text names as its answer."""
+    """Return the letters that a text names as its answer.
+
+    What stands before a change counts only where nothing behind it names a letter.
+    """
+    changes = [match.end() for match in answer_claims.CHANGED_MIND.finditer(text)]
+    for change in reversed(changes[-MOST_CHANGES:]):
+        later = _letters_of(text[change:].lstrip("，,。.！! "))
+        if later:
+            return later
+    return _letters_of(text)
+
+
+def _letters_of(text: str) -> set[str]:
+    """Return the letters that a text without changes of mind names as its answer."""
     text = text.strip()
     one_of_all = _only_line_called_right(text)
     if one_of_all:
@@ -173,10 +187,6 @@ def _named_letters(text: str) -> set[str]:
     alone = _letter_alone(text)
     if alone is not None:
         return alone
-    for change in reversed([match.end() for match in answer_claims.CHANGED_MIND.finditer(text)]):
-        later = _named_letters(text[change:].lstrip("，,。.！! "))
-        if later:
-            return later
     claimed = _claimed_letters(text)
     if claimed is not None:
         return claimed

@@ -201,9 +201,14 @@ def _included_task(card: Card, subject: str, prompt: str) -> Path:
     if prompt == "text" or prompt in GENERATED:
         return TASKS / f"{prompt}_{card.language}.yaml"
     benchmark = _benchmark(card)
+    layouts = exam_layouts.layouts()
+    if benchmark not in layouts:
+        raise ValueError(
+            f"card {card.name}: an exam of one's own has no {prompt} prompt: "
+            'ask it with text or generate, as in `settings: ["text:0"]`'
+        )
     if prompt != "harness":
         return TASKS / f"official_{benchmark}.yaml"
-    layouts = exam_layouts.layouts()
     harness = layouts[benchmark].harness
     if not harness:
         known = [name for name, layout in layouts.items() if layout.harness]

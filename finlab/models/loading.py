@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from finlab.models import adapters, attention, tokenization
 
@@ -54,8 +53,10 @@ def load(
             trust_remote_code=False,  # code from elsewhere is never run, and nobody is asked
             **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file raises what its reader raises
+        reason = _first_line(error)
         raise ValueError(
             f"no model at '{source}': give a folder with config.json and weights, "
             f"or a hub id you can reach ({reason})"
@@ -80,9 +81,15 @@ def read_config(source: str | Path) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # a config of another shape raises what its class raises
+        reason = _first_line(error)
         raise ValueError(f"no model at '{source}': its config cannot be read ({reason})") from None
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _require_whole(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> None:

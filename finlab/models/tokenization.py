@@ -35,8 +35,8 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
             return sentencepieces.fast(folder / "tokenizer.model")
     try:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:150]
+    except Exception as error:  # a broken file raises what its reader raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
         raise ValueError(
             f"no tokenizer in '{source}': it needs tokenizer.json or tokenizer.model ({reason})"
         ) from None

@@ -167,6 +167,8 @@ def _describe_os_error(error: OSError) -> str:
             f"{error.strerror}: the disk is full at {place}: "
             "free some space and run the command again"
         )
+    if error.strerror is None:
+        return str(error)
     return f"{error.strerror}: {error.filename}"
 
 

@@ -6,6 +6,7 @@ damage(folder, sealed)        # "model/model.safetensors is missing", or ""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def seal(folder: Path) -> Seal:
     """
     sealed = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_symlink() and path.is_dir():
+            sealed[path.relative_to(folder).as_posix()] = [0, 0, f"-> {os.readlink(path)}"]
+        elif path.is_file():
             stat = path.stat()
             name = path.relative_to(folder).as_posix()
             sealed[name] = [stat.st_size, stat.st_mtime_ns, files.file_digest(path)]
@@ -39,6 +42,10 @@ def damage(folder: Path, sealed: Seal, thorough: bool = False) -> str:
     """
     for name, (size, changed, digest) in sealed.items():
         path = folder / name
+        if digest.startswith("-> "):
+            if not path.is_symlink() or f"-> {os.readlink(path)}" != digest:
+                return f"{name} no longer leads to {digest.removeprefix('-> ')}"
+            continue
         if not path.is_file():
             return f"{name} is missing"
         stat = path.stat()
@@ -75,6 +82,9 @@ def outdated(run_dir: Path, manifest: dict[str, Any], read: Any) -> str:
         read: Reads the manifest of a step's folder, or gives None.
     """
     for name, key in manifest["inputs"]["steps"].items():
+        # A step whose folder was left out of a copy, or deleted for its space, contradicts nothing.
+        if not (run_dir / name).exists():
+            continue
         upstream = read(run_dir / name)
         if upstream is None or upstream["key"] != key:
             return name
