@@ -73,6 +73,14 @@ def fingerprint(paths: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
 
 
+def size_text(size: float) -> str:
+    """Return a number of bytes as people write it, such as `1.2 GB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{int(size)} bytes"
+
+
 # --- writing and reading -------------------------------------------------------------------------
 def write_text(path: Path, text: str, sync: bool = False) -> Path:
     """Write a text file by rename, so that it is there as a whole or not at all.

@@ -26,6 +26,15 @@ def real_data() -> Path | None:
     return Path(folder) if folder else None
 
 
+def cache() -> Path:
+    """Return the folder where data from the hub is kept between runs.
+
+    FINLAB_CACHE names it: put it on a disk with room for what `finlab data RECIPE` lists.
+    """
+    folder = os.environ.get("FINLAB_CACHE") or "~/.cache/finlab"
+    return Path(folder).expanduser()
+
+
 def resolve(value: str) -> Path:
     """Turn a path as a recipe writes it into a full path.
 

@@ -1,9 +1,10 @@
-"""What may stand in the `finlab:` block of a data card, and in which form."""
+"""A data card, and what may stand in its `finlab:` block, in which form."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,39 @@ LICENCES = set(
 )
 
 
+# --- the card -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Card:
+    """A data card: its name, its licence, its `finlab:` block and its Markdown text.
+
+    Attributes:
+        name: Its file's name.
+        licence: As the card states it.
+        spec: The `finlab:` block.
+        text: What stands below it, in Markdown.
+    """
+
+    name: str
+    licence: str
+    spec: dict[str, Any]
+    text: str
+
+    @property
+    def domain(self) -> str:
+        """`finance` or `general`."""
+        return self.spec["domain"]
+
+    @property
+    def language(self) -> str:
+        """`zh` or `en`."""
+        return self.spec["language"]
+
+    @property
+    def kind(self) -> str:
+        """What its rows are, a name of schemas.SCHEMAS."""
+        return self.spec["kind"]
+
+
 # --- checks of single values ---------------------------------------------------------------------
 def _pattern(value: str) -> str:
     """Refuse what is no path below the root: an absolute one, one with .., or a blank one."""
@@ -52,6 +86,20 @@ def _encoding(value: str) -> str:
         raise ValueError(
             "is no encoding that is known: write utf-8, gb18030, utf-16 or big5"
         ) from None
+    return value
+
+
+def _hub_id(value: str) -> str:
+    """Refuse what is no id of the hub: an owner, a slash and a name."""
+    if value and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        raise ValueError("write the hub's id, as in owner/name")
+    return value
+
+
+def _address(value: str) -> str:
+    """Refuse what is no address of the web."""
+    if value and not re.match(r"https?://\S+$", value):
+        raise ValueError("write an address that begins with https://")
     return value
 
 
@@ -77,6 +125,9 @@ def _one_of(names: Any) -> AfterValidator:
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+# Sizes are written as 5.55e+9 too, which YAML reads as a float.
+Size = Annotated[float, Field(ge=0)]
+Patterns = Annotated[list[Annotated[StrictStr, AfterValidator(_pattern)]], Field(min_length=1)]
 Expressions = list[Annotated[StrictStr, AfterValidator(_expression)]]
 
 
@@ -106,13 +157,22 @@ class Spec(BaseModel):
     language: Annotated[StrictStr, _one_of(LANGUAGES)]
     kind: Annotated[StrictStr, _one_of(schemas.SCHEMAS)]
     format: Annotated[StrictStr, _one_of({*readers.READERS, *exam_layouts.layouts(), "hub"})]
-    files: Annotated[list[Annotated[StrictStr, AfterValidator(_pattern)]], Field(min_length=1)] = []
-    hub: Text = ""
+    files: Patterns = []
+    hub: Annotated[StrictStr, AfterValidator(_hub_id)] = ""
+    config: Text = ""
+    split: Text = "train"
+    revision: Text = "main"
+    data_files: Patterns = []
+    where: dict[Text, Annotated[list[StrictStr | StrictInt | StrictBool], Field(min_length=1)]] = {}
+    max_bytes: Size = 0
+    source_url: Annotated[StrictStr, AfterValidator(_address)] = ""
+    bytes: Size = 0
+    tokens: Size = 0
+    stand_in: Text = ""
     root: Literal["", "closed_world", "data_cards"] = ""
     rows: Text = "*"
-    text: Text | StrictInt = "text"
+    text: Text | StrictInt | Annotated[list[Text], Field(min_length=1)] = "text"
     sha256: Text = ""
-    split: Text = "train"
     benchmark: Annotated[StrictStr, _one_of(exam_layouts.layouts())] = ""
     partial: StrictBool = False
     encoding: Annotated[StrictStr, AfterValidator(_encoding)] = "utf-8"
@@ -121,9 +181,23 @@ class Spec(BaseModel):
     dialogue: Annotated[StrictStr, _one_of(dialogues.FORMATS)] = ""
 
     @model_validator(mode="after")
-    def _files_or_hub(self) -> Spec:
-        if bool(self.files) == bool(self.hub):
-            raise ValueError("name either `files` or a `hub` id in the finlab block")
+    def _one_place(self) -> Spec:
+        places = [bool(self.files), bool(self.hub), bool(self.stand_in)]
+        if sum(places) != 1:
+            raise ValueError(
+                "name either `files` or a `hub` id in the finlab block "
+                "(or a `stand_in` card for data that is not public)"
+            )
+        if self.format == "hub" and self.data_files:
+            raise ValueError(
+                "finlab.format is 'hub', which is for streamed rows: with `data_files` write the "
+                "format of those files, such as jsonl"
+            )
+        if self.hub and not self.data_files and self.format != "hub":
+            raise ValueError(
+                "a `hub` card is streamed, so write `format: hub`; "
+                "or name the repository's files in `data_files`"
+            )
         return self
 
 

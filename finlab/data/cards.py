@@ -9,7 +9,8 @@ and one `finlab:` block:
       kind: text                 # text, dialogue, preference, exam, question, or label
                                  # (texts with `bad: true` or `bad: false`)
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below `root: closed_world` or
-                                 # `root: data_cards`); or `hub: owner/name`
+                                 # `root: data_cards`); or `hub: owner/name`; or, for what is not
+                                 # public, `stand_in: name` of the nearest card that is
       format: markdown           # jsonl, json, csv, tsv, xlsx, text, markdown, parquet, arrow,
                                  # html, pdf, docx, or the layout of an exam, such as ceval
       benchmark: fineval         # the published exam that this is: its sizes are checked (optional)
@@ -23,6 +24,18 @@ and one `finlab:` block:
       rules: {min_chars: 20}     # thresholds and rules of cleaning, see finlab.data.cleaning
       knowledge: true            # books and encyclopaedias: read first in a knowledge-first mixture
       sha256: ...                # of the files' contents; checked when it is there (optional)
+      source_url: https://...    # where a person reads about it, or gets it (optional)
+      bytes: 5.55e+9             # its size as published (optional)
+      tokens: 1.5e+9             # its size in tokens, where somebody has counted (optional)
+
+    With `hub: owner/name`, from the Hugging Face hub (see `hub`):
+
+      config: cmn_Hani           # and `split: train`: rows are streamed, `format: hub`
+      revision: 9f2c...          # a commit, a branch or a tag; a commit never changes
+      data_files: [data/*.gz]    # in place of config and split: the repository's own files, which
+                                 # `format` reads
+      where: {kind: [财经]}      # only rows with one of these values in a column (streamed rows)
+      max_bytes: 2.0e+10         # stop after so many bytes of rows (streamed rows)
 
     source = cards.load("cw_news")   # source.rows: a datasets.Dataset; source.quarantined: the rest
     rows = cards.stream(cards.read("cw_news"), quarantined)   # the same rows, one by one
@@ -30,7 +43,6 @@ and one `finlab:` block:
 
 from __future__ import annotations
 
-import glob
 import json
 import tempfile
 from collections.abc import Iterator
@@ -39,69 +51,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finlab import files, paths, yaml_text
-from finlab.data import card_schema, exam_layouts, file_text, own_exams, readers, schemas
+from finlab.data import (
+    card_files,
+    card_schema,
+    exam_layouts,
+    file_text,
+    hub,
+    own_exams,
+    readers,
+    schemas,
+)
+from finlab.data.card_schema import Card
 from finlab.run import step
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-@dataclass(frozen=True)
-class Card:
-    """A data card: its name, its licence, its `finlab:` block and its Markdown text.
-
-    Attributes:
-        name: Its file's name.
-        licence: As the card states it.
-        spec: The `finlab:` block.
-        text: What stands below it, in Markdown.
-    """
-
-    name: str
-    licence: str
-    spec: dict[str, Any]
-    text: str
-
-    @property
-    def domain(self) -> str:
-        """`finance` or `general`."""
-        return self.spec["domain"]
-
-    @property
-    def language(self) -> str:
-        """`zh` or `en`."""
-        return self.spec["language"]
-
-    @property
-    def kind(self) -> str:
-        """What its rows are, a name of schemas.SCHEMAS."""
-        return self.spec["kind"]
-
-    def paths(self) -> list[Path]:
-        """Return the files of the card, sorted.
-
-        Raises:
-            ValueError: No file matches, or FINLAB_DATA is not set.
-        """
-        root = _root(self)
-        found: set[Path] = set()
-        for pattern in self.spec["files"]:
-            # The root may hold brackets, which mean something in a pattern.
-            full = f"{glob.escape(str(root))}/{pattern}"
-            found.update(map(Path, glob.glob(full, recursive=True)))
-        for path in found:
-            _check_below(path, root, self.name)
-        if not found:
-            raise ValueError(
-                f"card {self.name}: no file matches {', '.join(self.spec['files'])} below {root}: "
-                "correct the card or FINLAB_DATA"
-            )
-        return sorted(found)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the card and of its files' names, sizes and times."""
-        listing = "" if "hub" in self.spec else files.fingerprint(self.paths())
-        return files.digest(self.licence, self.spec, listing)[:16]
 
 
 @dataclass
@@ -113,35 +77,30 @@ class Source:
     quarantined: list[dict] = field(default_factory=list)
 
 
-def _root(card: Card) -> Path:
-    """Return the folder that the globs of a card start from."""
-    if card.spec.get("root") == "closed_world":
-        return paths.CLOSED_WORLD
-    if card.spec.get("root") == "data_cards":
-        return paths.data_cards()
-    folder = paths.real_data()
-    if folder is None:
-        raise ValueError(
-            f"card {card.name} reads files below FINLAB_DATA, which is not set: "
-            "export FINLAB_DATA=/folder/with/the/data"
-        )
-    return folder
+def files_of(card: Card) -> list[Path]:
+    """Return the files of a card, sorted; those of a hub card are fetched if need be.
 
-
-def _check_below(path: Path, root: Path, name: str) -> None:
-    """Refuse a file that lies outside a card's root, by `..` or by a symbolic link.
-
-    Args:
-        path: The file.
-        root: The folder that holds the data.
-        name: The card's.
+    Raises:
+        ValueError: No file matches, or FINLAB_DATA is not set.
     """
-    inside = path.resolve().is_relative_to(root.resolve())
-    if not inside:
+    return hub.files(card) if "hub" in card.spec else card_files.found(card)
+
+
+def fingerprint(card: Card) -> str:
+    """Return a hash of a card and of its files' names, sizes and times.
+
+    Of a hub card the address counts; nothing is fetched.
+
+    Raises:
+        ValueError: The card's data are not public, or its files are missing.
+    """
+    if "stand_in" in card.spec:
         raise ValueError(
-            f"card {name}: {path} lies outside {root}: "
-            "put the file below it; a card reads nothing else"
+            f"card {card.name}: its data are not public; the nearest that are public: "
+            f"{card.spec['stand_in']}: name that card in the recipe"
         )
+    listing = "" if "hub" in card.spec else files.fingerprint(card_files.found(card))
+    return files.digest(card.licence, card.spec, listing)[:16]
 
 
 # --- reading a card ------------------------------------------------------------------------------
@@ -209,12 +168,19 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows
         yield 0, item
 
 
-def _hub_rows(card: Card) -> file_text.Rows:
-    """Yield the rows of a dataset on the hub, streamed."""
-    import datasets
+def _streamed(card: Card, quarantined: list[dict]) -> file_text.Rows:
+    """Yield the rows of a card that is streamed from the hub.
 
-    split = card.spec.get("split", "train")
-    yield from enumerate(datasets.load_dataset(card.spec["hub"], split=split, streaming=True), 1)
+    Args:
+        card: The card.
+        quarantined: Rows that cannot be read are added here.
+    """
+    rows = hub.rows(card)
+    if card.kind != "exam":
+        yield from rows
+        return
+    for item in own_exams.read_items(Path(card.spec["hub"]), rows, card.name, quarantined):
+        yield 0, item
 
 
 def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, file_text.Rows]]:
@@ -224,10 +190,10 @@ def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, file_tex
         card: The card.
         quarantined: Rows that cannot be read are added here.
     """
-    if "hub" in card.spec:
-        yield Path(card.spec["hub"]), _hub_rows(card)
+    if card.spec["format"] == "hub":
+        yield Path(card.spec["hub"]), _streamed(card, quarantined)
         return
-    found = card.paths()
+    found = files_of(card)
     if "sha256" in card.spec:
         actual = files.sha256(found)
         if actual != card.spec["sha256"]:
@@ -386,4 +352,4 @@ def quarantined_rows(sources: dict[str, Source], bad_rows: str = "quarantine") -
 
 
 # A step's key knows a card by this fingerprint, and refuses a wrong card before anything runs.
-step.use_card_fingerprints(lambda name: read(name).fingerprint())
+step.use_card_fingerprints(lambda name: fingerprint(read(name)))

@@ -9,7 +9,7 @@ import pandas
 from daft import col
 
 from finlab import paths
-from finlab.data.cards import Card
+from finlab.data.card_schema import Card
 
 STATISTICS = ("<!-- finlab:statistics -->", "<!-- /finlab:statistics -->")
 YEAR = r"((?:19|20)\d\d)\s?[年./-]"

@@ -29,7 +29,7 @@ import pyarrow.parquet
 from daft import DataType, col
 
 if TYPE_CHECKING:
-    from finlab.data.cards import Card
+    from finlab.data.card_schema import Card
 
 Row = TypeVar("Row")
 Count = Callable[[list[str]], list[int]]  # texts to their numbers of tokens

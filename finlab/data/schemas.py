@@ -35,7 +35,8 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
     Args:
         name: The card's name.
-        spec: Its `finlab:` block; `text` names the field. A row that is a string is the text.
+        spec: Its `finlab:` block; `text` names the field, or several that are joined by blank
+            lines. A row that is a string is the text.
         row: As read.
         where: File and line, which becomes the id.
 
@@ -45,7 +46,12 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     field = spec.get("text", "text")
     identity = ""
     text = row
-    if isinstance(row, dict):
+    if isinstance(row, dict) and isinstance(field, list):
+        parts = [_at(row, name) for name in field]
+        text = "\n\n".join(part for part in parts if isinstance(part, str) and part.strip())
+        field = field[0]
+        identity = row.get("id", "")
+    elif isinstance(row, dict):
         text = _at(row, str(field))
         identity = row.get("id", "")
     elif isinstance(row, list):

@@ -13,7 +13,8 @@ import yaml
 
 from finlab import files
 from finlab.data import exam_coverage, exam_layouts
-from finlab.data.cards import Card, Source
+from finlab.data.card_schema import Card
+from finlab.data.cards import Source
 
 GENERATED = ("generate", "reason")  # prompts that are answered in writing
 TASKS = Path(__file__).parent / "tasks"

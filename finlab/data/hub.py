@@ -1,0 +1,275 @@
+"""Data on the Hugging Face hub: brought to this machine once, and kept there.
+
+A card with `hub: owner/name` is read in one of two ways:
+
+    config, split    `datasets` streams the rows. They are written in parts as they come, each with
+                     the place in the stream behind it, so a killed run goes on behind its last part
+    data_files       the repository's own files, fetched whole. A cut download goes on at its byte,
+                     and each file is checked against the hash that the hub states
+
+    hub.fetch(card)             # bring what is missing; hub_state.held(card) says what is there
+    hub.rows(card)              # the rows of a streamed card
+    hub.files(card)             # the files of the other kind
+
+Both lie in a folder of the cache (see `paths.cache`) whose name follows the card's address, so
+another revision is another folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+
+from finlab import files as records
+from finlab.data import hub_errors, hub_files, hub_state
+from finlab.data.card_schema import Card
+from finlab.data.file_text import Rows
+from finlab.data.hub_errors import Report
+from finlab.run import locks
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+PART_BYTES = 32_000_000  # JSON lines in a part, before they are compressed: what a kill can cost
+PART_ROWS = 200_000  # rows read, kept or not, after which the place in the stream is written down
+
+
+# --- what other modules call ---------------------------------------------------------------------
+def fetch(card: Card, report: Report = hub_errors.quiet) -> None:
+    """Bring what is missing of a hub card; what is there already is not asked for again.
+
+    Args:
+        card: The card.
+        report: Gets lines about the progress.
+
+    Raises:
+        ValueError: The card's address is wrong, a file is damaged, or the disk is too small.
+        ConnectionError: The hub does not answer. What came so far is kept.
+    """
+    if card.spec.get("data_files"):
+        files(card, report)
+        return
+    for _ in rows(card, report):
+        pass
+
+
+def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
+    """Yield the rows of a streamed card with their places, from the cache and then from the hub.
+
+    Args:
+        card: The card.
+        report: Gets lines about the progress.
+
+    Raises:
+        ValueError, ConnectionError: As for `fetch`.
+    """
+    folder = hub_state.folder(card)
+    locks.hold(folder, seconds=20)
+    try:
+        place = 0
+        index = hub_state.read_index(folder)
+        for part in index["parts"]:
+            for row in _read_part(folder, part, card):
+                place += 1
+                yield place, row
+        for part_rows in _new_parts(card, folder, report):
+            for row in part_rows:
+                place += 1
+                yield place, row
+    finally:
+        locks.release(folder)
+
+
+def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
+    """Return the files that a card's `data_files` name, fetched where they are missing.
+
+    Args:
+        card: The card.
+        report: Gets lines about the progress.
+
+    Raises:
+        ValueError, ConnectionError: As for `fetch`.
+    """
+    folder = hub_state.folder(card)
+    locks.hold(folder, seconds=20)
+    try:
+        index = hub_state.read_index(folder)
+        if not index["complete"]:
+            hub_errors.persist(card, lambda: hub_files.fetch(card, folder, report), report)
+            index = hub_state.read_index(folder)
+    finally:
+        locks.release(folder)
+    return [folder / "files" / name for name in sorted(index["files"])]
+
+
+# --- streamed rows -------------------------------------------------------------------------------
+def _read_part(folder: Path, part: dict[str, Any], card: Card) -> Iterator[dict]:
+    """Yield the rows of a part, whose hash is checked first.
+
+    Args:
+        folder: The card's.
+        part: Its record {file, digest, rows, bytes}.
+        card: For errors.
+    """
+    path = folder / part["file"]
+    if not path.exists() or records.file_digest(path) != part["digest"]:
+        raise ValueError(
+            f"card {card.name}: {path} is missing or changed since it was written: "
+            f"delete {folder} and fetch it again"
+        )
+    with pyarrow.input_stream(str(path), compression="zstd") as file:
+        for line in file.read().decode().split("\n"):
+            if line:
+                yield json.loads(line)
+
+
+def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
+    """Yield the rows that are not here yet, a part at a time, each once it is on the disk.
+
+    Args:
+        card: The card.
+        folder: Its folder, held.
+        report: Gets lines about the progress.
+    """
+    stream: Iterator[list[dict]] | None = None
+
+    def next_part() -> list[dict]:
+        nonlocal stream
+        if stream is None:
+            stream = _stream_parts(card, folder, report)
+        try:
+            return next(stream, [])
+        except BaseException:
+            # A generator that has raised is over; the next one begins behind the last part.
+            stream = None
+            raise
+
+    while not hub_state.read_index(folder)["complete"]:
+        with hub_errors.told_plainly(card):
+            part_rows = hub_errors.persist(card, next_part, report)
+        yield part_rows
+
+
+def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
+    """Stream a card's rows behind the parts that are there, and write more parts.
+
+    Args:
+        card: The card.
+        folder: Its folder.
+        report: Gets a line a part.
+
+    Yields:
+        The rows of each part, as they are read back from it.
+    """
+    index = hub_state.read_index(folder)
+    stream = _open_stream(card, index)
+    if index["state"]:
+        stream.load_state_dict(index["state"])
+    limit = card.spec.get("max_bytes") or float("inf")
+    where = card.spec.get("where", {})
+    held = sum(part["bytes"] for part in index["parts"])
+    lines: list[str] = []
+    size = read = 0
+    for row in stream:
+        read += 1
+        if _is_wanted(row, where):
+            lines.append(json.dumps(row, ensure_ascii=False, default=str))
+            size += len(lines[-1].encode("utf-8", "backslashreplace"))
+        full = held + size >= limit
+        if full or size >= PART_BYTES or read >= PART_ROWS:
+            _write_part(folder, index, lines, size, stream.state_dict(), complete=full)
+            yield [json.loads(line) for line in lines]
+            held += size
+            report(f"{card.name}: {records.size_text(held)} of rows are here")
+            lines, size, read = [], 0, 0
+            if full:
+                return
+    _write_part(folder, index, lines, size, stream.state_dict(), complete=True)
+    yield [json.loads(line) for line in lines]
+
+
+def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
+    """Open a card's dataset as a stream of rows, with the columns that are needed.
+
+    Args:
+        card: The card.
+        index: Of its folder.
+    """
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    revision = hub_errors.pinned_revision(card, index)
+    split = card.spec.get("split", "train")
+    try:
+        stream = datasets.load_dataset(
+            card.spec["hub"],
+            card.spec.get("config"),
+            split=split,
+            revision=revision,
+            streaming=True,
+        )
+    except DatasetNotFoundError:
+        raise  # gone or gated, which `told_plainly` tells
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise ValueError(
+            f"card {card.name}: {card.spec['hub']} cannot be streamed ({reason}): "
+            "correct `config:` or `split:`"
+        ) from None
+    wanted = _needed_columns(card)
+    present = stream.column_names
+    if wanted and present and set(wanted) <= set(present):
+        return stream.select_columns(wanted)
+    return stream
+
+
+def _needed_columns(card: Card) -> list[str]:
+    """Return the columns of a text card that are used; an empty list for all of them."""
+    fields = card.spec.get("text", "text")
+    fields = fields if isinstance(fields, list) else [fields]
+    if card.kind != "text" or not all(isinstance(name, str) for name in fields):
+        return []
+    columns = [name.split(".")[0] for name in fields]
+    return list(dict.fromkeys([*columns, *card.spec.get("where", {})]))
+
+
+def _is_wanted(row: dict, where: dict[str, list]) -> bool:
+    """Tell whether a row has one of the wanted values in each column of a card's `where`."""
+    return all(row.get(column) in values for column, values in where.items())
+
+
+def _write_part(
+    folder: Path,
+    index: dict[str, Any],
+    lines: list[str],
+    size: int,
+    state: dict[str, Any],
+    complete: bool,
+) -> None:
+    """Write rows as a part, and then the place in the stream behind them.
+
+    Args:
+        folder: The card's.
+        index: Of the folder, which gets the part.
+        lines: Rows as JSON.
+        size: Their bytes.
+        state: The stream's place behind the last of them.
+        complete: Whether nothing more is wanted.
+    """
+    if lines:
+        name = f"part-{len(index['parts']):05d}.jsonl.zst"
+        draft = folder / f"{name}.draft"
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        with pyarrow.output_stream(str(draft), compression="zstd") as file:
+            file.write(content)
+        records.flush_to_disk(draft)
+        draft.rename(folder / name)
+        digest = records.file_digest(folder / name)
+        index["parts"].append({"file": name, "digest": digest, "rows": len(lines), "bytes": size})
+    index["state"] = state
+    index["complete"] = complete
+    hub_state.write_index(folder, index)

@@ -1,0 +1,143 @@
+"""What the hub's libraries raise, in one sentence; and patience where a network fails."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from finlab.data import hub_state
+from finlab.data.card_schema import Card
+
+WAITS = (1, 2, 4, 8, 16)  # seconds before the next attempt, where the hub does not answer
+Report = Callable[[str], None]
+Result = TypeVar("Result")
+
+
+def quiet(line: str) -> None:
+    """Report nothing."""
+
+
+@contextlib.contextmanager
+def told_plainly(card: Card) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one sentence that says what to do.
+
+    Raises:
+        ValueError: The address is wrong, or one must ask for access.
+        ConnectionError: The hub does not answer, or not now.
+    """
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import errors
+
+    hub, revision = card.spec["hub"], card.spec.get("revision", "main")
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ValueError(gated(card)) from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(
+            f"card {card.name}: {hub} has no revision '{revision}' any more: correct `revision:`"
+        ) from None
+    except (errors.RepositoryNotFoundError, DatasetNotFoundError) as error:
+        if isinstance(error, DatasetNotFoundError) and "gated" in str(error):
+            raise ValueError(gated(card)) from None
+        raise ValueError(
+            f"card {card.name}: the hub has no dataset '{hub}', or it is private: correct `hub:`, "
+            "or set HF_TOKEN to the token of somebody who may read it"
+        ) from None
+    except errors.EntryNotFoundError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"card {card.name}: {hub} lacks a file at revision '{revision}' ({reason})"
+        ) from None
+    except errors.OfflineModeIsEnabled:
+        raise ConnectionError(
+            f"card {card.name}: HF_HUB_OFFLINE is set, and {hub} is not here yet: "
+            "fetch it on a machine with a network (finlab data RECIPE --fetch), or unset it"
+        ) from None
+
+
+def gated(card: Card) -> str:
+    """Return what to do about a dataset that must be asked for."""
+    return (
+        f"card {card.name}: {card.spec['hub']} is gated: ask for access at "
+        f"https://huggingface.co/datasets/{card.spec['hub']}, then set HF_TOKEN to your token"
+    )
+
+
+def _passing_errors() -> tuple[type[Exception], ...]:
+    """Return what a network raises and another attempt may mend."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return httpx2.HTTPError, HfHubHTTPError, OSError, EOFError
+
+
+def _refuse_if_final(error: Exception) -> None:
+    """Raise again what another attempt does not mend: a refusal, or a full disk."""
+    if isinstance(error, FileNotFoundError):
+        raise error
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        raise error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None and 400 <= status < 500 and status not in (408, 416, 429):
+        raise error
+
+
+def persist(card: Card, attempt: Callable[[], Result], report: Report) -> Result:
+    """Call a function until it succeeds, with a pause behind each failure of the network.
+
+    Args:
+        card: For errors.
+        attempt: Works as far as it comes. What it has kept when it raises is kept.
+        report: Gets a line about each failure.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        ConnectionError: It failed as often as there are WAITS, and nothing came in between.
+    """
+    failures = 0
+    while True:
+        before = hub_state.progress(card)
+        try:
+            return attempt()
+        except _passing_errors() as error:
+            _refuse_if_final(error)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        if hub_state.progress(card) > before:
+            failures = 0
+        if failures == len(WAITS):
+            raise ConnectionError(
+                f"card {card.name}: the hub does not answer for {card.spec['hub']} ({reason}): "
+                "what came so far is kept; run the same command again later"
+            )
+        report(f"{card.name}: {reason}; trying again in {WAITS[failures]} s")
+        time.sleep(WAITS[failures])
+        failures += 1
+
+
+def pinned_revision(card: Card, index: dict[str, Any]) -> str:
+    """Return the commit that a card's revision names; from the first time on it stays.
+
+    Args:
+        card: The card.
+        index: Of its folder, which is changed.
+
+    Raises:
+        ValueError: There is no such dataset or revision, or it is gated and no token is set.
+    """
+    import huggingface_hub
+
+    if index.get("revision"):
+        return index["revision"]
+    with told_plainly(card):
+        info = huggingface_hub.HfApi().dataset_info(
+            card.spec["hub"], revision=card.spec.get("revision", "main")
+        )
+    if info.gated and not huggingface_hub.get_token():
+        raise ValueError(gated(card))
+    index["revision"] = info.sha
+    return info.sha

@@ -1,0 +1,126 @@
+"""Files of a repository on the hub: fetched whole, resumed, checked by the hub's hash."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finlab.data import hub_errors, hub_state
+from finlab.data.card_schema import Card
+from finlab.data.hub_errors import Report
+from finlab.files import size_text
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+SPARE = 1.05  # how much more disk than the files' own size must be free
+
+
+def fetch(card: Card, folder: Path, report: Report) -> None:
+    """Fetch the files of a card that are not here yet, each checked against the hub's hash.
+
+    Args:
+        card: The card.
+        folder: Its folder, held.
+        report: Gets a line a file.
+    """
+    import huggingface_hub
+
+    index = hub_state.read_index(folder)
+    revision = hub_errors.pinned_revision(card, index)
+    with hub_errors.told_plainly(card):
+        wanted = _repository_files(card, revision)
+        missing = [file for file in wanted if file.path not in index["files"]]
+        index["wanted_bytes"] = sum(file.size for file in wanted)
+        hub_state.write_index(folder, index)
+        _require_space(card, folder, missing)
+        for file in missing:
+            report(f"{card.name}: {file.path}, {size_text(file.size)}")
+            path = huggingface_hub.hf_hub_download(
+                card.spec["hub"],
+                file.path,
+                repo_type="dataset",
+                revision=revision,
+                local_dir=folder / "files",
+            )
+            _require_hash(card, Path(path), file)
+            index["files"][file.path] = {"bytes": file.size, "digest": _hub_hash(file)}
+            hub_state.write_index(folder, index)
+    index["complete"] = True
+    hub_state.write_index(folder, index)
+
+
+def _repository_files(card: Card, revision: str) -> list[RepoFile]:
+    """Return the files of a card's repository that its `data_files` name.
+
+    Args:
+        card: The card.
+        revision: A commit.
+    """
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = huggingface_hub.HfApi().list_repo_tree(
+        card.spec["hub"], recursive=True, revision=revision, repo_type="dataset"
+    )
+    present = [entry for entry in tree if isinstance(entry, RepoFile)]
+    found = []
+    for pattern in card.spec["data_files"]:
+        matching = [file for file in present if fnmatch.fnmatchcase(file.path, pattern)]
+        if not matching:
+            listed = ", ".join(file.path for file in present[:8]) or "no files"
+            raise ValueError(
+                f"card {card.name}: no file of {card.spec['hub']} matches '{pattern}': it has "
+                f"{listed}: correct `data_files:`"
+            )
+        found += [file for file in matching if file not in found]
+    return found
+
+
+def _require_space(card: Card, folder: Path, missing: Iterable[RepoFile]) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        card: For the error.
+        folder: On the disk in question.
+        missing: The files to come.
+    """
+    needed = int(SPARE * sum(file.size for file in missing))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"card {card.name}: {size_text(needed)} are to come, and the disk of {folder} has "
+            f"{size_text(free)} free: free some, or set FINLAB_CACHE to a folder on another disk"
+        )
+
+
+def _hub_hash(file: RepoFile) -> str:
+    """Return the hash that the hub states: SHA-256 of a large file, git's of a small one."""
+    return file.lfs.sha256 if file.lfs else file.blob_id
+
+
+def _require_hash(card: Card, path: Path, file: RepoFile) -> None:
+    """Refuse a fetched file that is not what the hub says, and delete it.
+
+    Args:
+        card: For the error.
+        path: The fetched file.
+        file: As the hub lists it.
+    """
+    if file.lfs:
+        total = hashlib.sha256()
+    else:
+        total = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with open(path, "rb") as opened:
+        while chunk := opened.read(1 << 20):
+            total.update(chunk)
+    if total.hexdigest() != _hub_hash(file):
+        path.unlink()
+        raise ValueError(
+            f"card {card.name}: {file.path} has another content than {card.spec['hub']} states, "
+            "so it was deleted: fetch it again"
+        )
