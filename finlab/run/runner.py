@@ -246,7 +246,7 @@ def execute(
     stop = StopFlag() if stop is None else stop
     chosen = _chosen_steps(plan, first, only)
     _check_inputs(plan, chosen, run_dir)
-    _check_context(plan, run_dir)
+    _check_context(plan, chosen, run_dir)
     names = [step.name for step in plan.steps]
     locks.hold(run_dir)
     try:
@@ -257,7 +257,7 @@ def execute(
             if kept:
                 print(f"{head} unchanged, kept ({kept['seconds']:.0f} s when it ran)", flush=True)
                 continue
-            _check_context(plan, run_dir)
+            _check_context(plan, chosen, run_dir)
             _run_notebook(step, run_dir, head, stop)
             if stop:  # the step ended before the signal could stop it
                 raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
@@ -265,7 +265,7 @@ def execute(
         locks.release(run_dir)
 
 
-def _check_context(plan: recipe.Recipe, run_dir: Path) -> None:
+def _check_context(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
     """Refuse rows that are longer than the base's context, before hours are spent on them.
 
     The context stands in the config of the base that the recipe names, or of the one that a base
@@ -273,6 +273,7 @@ def _check_context(plan: recipe.Recipe, run_dir: Path) -> None:
 
     Args:
         plan: The recipe.
+        chosen: The steps that will run.
         run_dir: The run.
     """
     context = 0
@@ -285,6 +286,8 @@ def _check_context(plan: recipe.Recipe, run_dir: Path) -> None:
             context = _context_of(folder) or (0 if values.get("base") else values["context"])
             continue
         context = max(context, values.get("context", 0))
+        if step not in chosen:
+            continue
         for name in ("row_length", "max_length", "trial_length"):
             if context and values.get(name, 0) > context:
                 raise ValueError(

@@ -146,6 +146,6 @@ def test_an_unknown_launch_is_one_sentence(whole, tmp_path):
     command = [*FINLAB, "run", "smoke", *SMALL, "--only", "pretrain", "--run-dir", str(folder)]
     command += ["--set", "pretrain.launch=horovod"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "there is no accelerate config 'horovod'" in done.stderr
+    assert done.returncode == 2
+    assert "parameter 'launch' is 'horovod': it must be one of" in done.stderr
     assert "Traceback" not in done.stderr
