@@ -41,6 +41,23 @@ def test_shares_are_met_within_half_a_point_on_both_axes():
     assert order != mixture.draw(world(), plan, seed=2)[0]
 
 
+def test_short_documents_make_up_for_long_ones_in_their_cell():
+    documents = world()
+    # Two books of 30,000 tokens in a cell that a phase wants 25,000 of.
+    for _ in range(2):
+        book = {"source": "books", "domain": "general", "language": "en", "tokens": 30_000}
+        documents.append(book)
+    for seed in range(8):
+        plan = mixture.phases(100_000, [0.5], [0.5])
+        order, realised = mixture.draw(documents, plan, seed, max_epochs=2.0)
+        assert abs(realised[0]["realised"]["en_general"] - 0.25) < 0.005
+        # Drawing is counted right after documents have gone back.
+        drawn = Counter()
+        for number in order[0]:
+            drawn[documents[number]["source"]] += documents[number]["tokens"]
+        assert {s: v["tokens"] for s, v in realised[0]["sources"].items() if v["tokens"]} == drawn
+
+
 def test_a_ramp_is_a_line_from_corner_to_corner():
     plan = mixture.phases(1_000_000, [0.9, 0.8], [2 / 3, 0.5], ramp=10)
     general = [phase["shares"]["zh_general"] + phase["shares"]["en_general"] for phase in plan]

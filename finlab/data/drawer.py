@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from finlab.data.supply import Supply, label
 
+# A cell that misses its tokens by more than this share of the phase is made up for.
+CELL_TOLERANCE = 0.0025
 LOOK_AHEAD = 200  # documents among which the last one of a phase is chosen
 
 
@@ -68,6 +70,7 @@ class Drawer:
             shared[source] = (weights or tokens).get(source, 0.0)
             epochs = (source_epochs or {}).get(source, max_epochs)
             caps[source] = (epochs or float("inf")) * size
+        self.cells, self.caps = cells, caps
         return Supply(tokens, cells, shared, caps, set(knowledge))
 
     def draw_phase(self, target: Counter) -> tuple[list[int], Counter]:
@@ -81,17 +84,50 @@ class Drawer:
         Returns:
             (places of documents, {source: tokens drawn}).
         """
-        chosen: list[int] = []
-        spent: Counter = Counter()
+        taken: dict[str, list[int]] = {}
         for source in sorted(target):
             self.due[source] += target[source]
-            taken = self._take(source, self.due[source] - self.used[source])
-            amount = sum(self.documents[number]["tokens"] for number in taken)
-            chosen += taken
-            self.used[source] += amount
-            spent[source] += amount
+            taken[source] = self._take(source, self.due[source] - self.used[source])
+            self.used[source] += self._tokens(taken[source])
+        self._make_up(taken, CELL_TOLERANCE * sum(target.values()))
+        chosen = [number for source in sorted(taken) for number in taken[source]]
+        spent = Counter({source: self._tokens(numbers) for source, numbers in taken.items()})
         self.rng.shuffle(chosen)
         return chosen, spent
+
+    def _tokens(self, numbers: list[int]) -> int:
+        """Return the tokens of documents."""
+        return sum(self.documents[number]["tokens"] for number in numbers)
+
+    def _make_up(self, taken: dict[str, list[int]], tolerance: float) -> None:
+        """Let the source with the shortest documents of a cell make up for what the others missed.
+
+        A source of long documents misses its tokens by half a document. Where that is much of a
+        phase, the finest source of the cell draws again, for what the cell lacks as a whole.
+
+        Args:
+            taken: {source: places of its documents in this phase}, which is changed.
+            tolerance: Tokens that a cell may miss without it.
+        """
+        members = defaultdict(list)
+        for source in taken:
+            members[self.cells[source]].append(source)
+        for sources in members.values():
+            missed = sum(self.due[source] - self.used[source] for source in sources)
+            if abs(missed) <= tolerance or len(sources) == 1:
+                continue
+            finest = min(sources, key=self._longest)
+            self.used[finest] -= self._tokens(taken[finest])
+            # Its documents go back to where they were taken from.
+            self.queues[finest] += reversed(taken[finest])
+            wanted = sum(self.due[source] - self.used[source] for source in sources)
+            allowed = self.caps[finest] - self.used[finest]
+            taken[finest] = self._take(finest, min(wanted, allowed))
+            self.used[finest] += self._tokens(taken[finest])
+
+    def _longest(self, source: str) -> int:
+        """Return the tokens of a source's longest document."""
+        return max(self.documents[number]["tokens"] for number in self.numbers[source])
 
     def _take(self, source: str, budget: float) -> list[int]:
         """Take documents of a source that come as near to a budget as they can.

@@ -217,7 +217,7 @@ def test_cornucopia_over_an_int8_base(tmp_path):
 
 # --- real data -----------------------------------------------------------------------------------
 REAL = {
-    "corpus.tokens": "700000",
+    "corpus.tokens": "500000",
     "tokenizer.trial_steps": "4",
     "pretrain.held_out_texts": "40",
     "pretrain.held_out_reads": "2",
