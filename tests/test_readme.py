@@ -14,6 +14,7 @@ import yaml
 
 from benchmarks import tables
 from finlab import files, paths
+from finlab.data import card_schema
 from finlab.run import parameters
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,7 +89,7 @@ def test_files_that_are_named_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_parameters_that_are_named_exist(document):
     """A `name: value` in the documents is a parameter of a notebook or a key of a card."""
-    known = set()
+    known = set(card_schema.Spec.model_fields)
     for notebook in parameters.notebook_names():
         known |= set(parameters.declared_parameters(notebook))
     text = document.read_text(encoding="utf-8")
