@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from finlab.data import cards  # noqa: F401  (tells `run` how a data card is fingerprinted)
 from finlab.models import sentencepieces, vocabulary
 from finlab.train.log import read_log
 
