@@ -127,6 +127,7 @@ Text = Annotated[StrictStr, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 # Sizes are written as 5.55e+9 too, which YAML reads as a float.
 Size = Annotated[float, Field(ge=0)]
+Values = Annotated[list[StrictStr | StrictInt | StrictBool], Field(min_length=1)]
 Patterns = Annotated[list[Annotated[StrictStr, AfterValidator(_pattern)]], Field(min_length=1)]
 Expressions = list[Annotated[StrictStr, AfterValidator(_expression)]]
 
@@ -163,7 +164,7 @@ class Spec(BaseModel):
     split: Text = "train"
     revision: Text = "main"
     data_files: Patterns = []
-    where: dict[Text, Annotated[list[StrictStr | StrictInt | StrictBool], Field(min_length=1)]] = {}
+    where: dict[Text, Values] = {}
     max_bytes: Size = 0
     source_url: Annotated[StrictStr, AfterValidator(_address)] = ""
     bytes: Size = 0
@@ -188,6 +189,8 @@ class Spec(BaseModel):
                 "name either `files` or a `hub` id in the finlab block "
                 "(or a `stand_in` card for data that is not public)"
             )
+        if self.format == "hub" and not self.hub:
+            raise ValueError("finlab.format is 'hub', so name the dataset in `hub:`")
         if self.format == "hub" and self.data_files:
             raise ValueError(
                 "finlab.format is 'hub', which is for streamed rows: with `data_files` write the "
@@ -198,6 +201,12 @@ class Spec(BaseModel):
                 "a `hub` card is streamed, so write `format: hub`; "
                 "or name the repository's files in `data_files`"
             )
+        for key in ("config", "where", "max_bytes"):
+            if getattr(self, key) and self.format != "hub":
+                raise ValueError(
+                    f"finlab.{key} is for rows that are streamed from the hub (`format: hub`), "
+                    "and would do nothing here: take it out"
+                )
         return self
 
 
