@@ -29,7 +29,7 @@ def real_data() -> Path | None:
 def cache() -> Path:
     """Return the folder where data from the hub is kept between runs.
 
-    FINLAB_CACHE names it: put it on a disk with room for what `finlab data RECIPE` lists.
+    FINLAB_CACHE names it: put it on a disk with room for the data.
     """
     folder = os.environ.get("FINLAB_CACHE") or "~/.cache/finlab"
     return Path(folder).expanduser()

@@ -25,7 +25,8 @@ class Hub:
     """Repositories below a folder: `datasets/owner/name/...` and `models/owner/name/...`.
 
     Attributes:
-        moods: What becomes of the next requests for files: ok, stall, cut, 429, 503 or gated.
+        moods: What becomes of the next requests for files: ok, stall, cut, 429 or 503.
+        head_moods: What becomes of the next questions about files: ok or 503.
         seen: (method, path, range) of every request.
         gated: Repositories that must be asked for.
         tampered: Files whose content is another than their stated hash.
@@ -34,6 +35,7 @@ class Hub:
     def __init__(self, folder: Path):
         self.folder = folder
         self.moods: list[str] = []
+        self.head_moods: list[str] = []
         self.seen: list[tuple[str, str, str]] = []
         self.gated: set[str] = set()
         self.tampered: set[str] = set()
@@ -48,7 +50,7 @@ class Hub:
     def reset(self, folder: Path) -> None:
         """Serve another folder, in good temper."""
         self.folder = folder
-        self.moods, self.seen = [], []
+        self.moods, self.head_moods, self.seen = [], [], []
         self.gated, self.tampered = set(), set()
 
     def close(self) -> None:
@@ -172,6 +174,11 @@ def _entry(place: Path, path: Path) -> dict:
     return entry
 
 
+def _folder(path: str) -> dict:
+    """Return a folder as the hub's tree lists it."""
+    return {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
+
+
 def _tree(entries: list[dict], below: str, recursive: bool) -> list[dict]:
     """Return the files below a folder, and the folders there, as the hub lists them."""
     start = f"{below}/" if below else ""
@@ -183,7 +190,7 @@ def _tree(entries: list[dict], below: str, recursive: bool) -> list[dict]:
         for depth in range(1, len(steps)):
             name = start + "/".join(steps[:depth])
             if recursive or depth == 1:
-                found[name] = {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
+                found[name] = _folder(name)
         if recursive or len(steps) == 1:
             found[entry["path"]] = entry
     return list(found.values())
@@ -269,12 +276,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             whole = query.get("recursive", [""])[0].lower() == "true"
             self._json(_tree(entries, "/".join(rest[2:]), whole))
         elif what == "paths-info":
-            folders = [
-                {"type": "directory", "path": each, "oid": "0" * 40, "size": 0}
-                for each in asked
-                if (place / each).is_dir()
-            ]
-            self._json([entry for entry in entries if entry["path"] in asked] + folders)
+            listed = [entry for entry in entries if entry["path"] in asked]
+            for each in asked:
+                if (place / each).is_dir():
+                    listed.append(_folder(each))
+            self._json(listed)
         elif what == "revision":
             self._json(
                 {
@@ -317,9 +323,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _content(self, content: bytes, headers: dict[str, str]) -> None:
         """Send a file or a range of it, in the mood of the hour."""
-        mood = "ok"
-        if self.command == "GET" and self.hub.moods:
-            mood = self.hub.moods.pop(0)
+        moods = self.hub.moods if self.command == "GET" else self.hub.head_moods
+        mood = moods.pop(0) if moods else "ok"
         if mood in ("429", "503"):
             self._send(int(mood), b"later", {"Retry-After": "1"})
             return

@@ -274,8 +274,18 @@ def test_a_hub_that_does_not_answer_loses_nothing(hub, lab, card):
     assert answer(lab(COUNT, card)) == "300"
 
 
-def test_offline_says_how_to_fetch(lab):
-    said = last_line(lab(COUNT, alone=True, HF_HUB_OFFLINE="1"))
+def test_questions_that_fail_are_the_networks_doing(hub, lab):
+    hub.head_moods = ["503"] * 200
+    said = last_line(lab("hub.fetch(cards.read('news'))", FILE_CARD))
+    assert "what came so far is kept; run the same command again later" in said
+    hub.head_moods = ["503"] * 3
+    assert answer(lab(COUNT, FILE_CARD)) == "300"
+
+
+def test_offline_says_how_to_fetch_at_once(lab):
+    waits = "hub_errors.WAITS = (60, 60)\n"
+    said = last_line(lab(waits + COUNT, alone=True, HF_HUB_OFFLINE="1"))
+    assert said.startswith("ConnectionError: card news: HF_HUB_OFFLINE")
     assert "HF_HUB_OFFLINE is set, and lab/news is not here yet" in said
 
 

@@ -139,23 +139,17 @@ def read(name: str) -> Card:
 
 # --- reading data --------------------------------------------------------------------------------
 def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows:
-    """Yield the rows of one file as they stand there, with their places.
+    """Yield the rows of one file, or of a stream, as they stand there, with their places.
 
     Args:
         card: Says how to read.
-        path: The file.
+        path: The file; of a streamed card, the hub's id.
         quarantined: Rows that cannot be read are added here.
     """
     options = file_text.Options(
         encoding=card.spec.get("encoding", "utf-8-sig"), rows=card.spec.get("rows", "*")
     )
-    if card.kind != "exam":
-        yield from readers.READERS[card.spec["format"]](path, quarantined, options)
-        return
-    if card.spec["format"] in readers.READERS:
-        rows = readers.READERS[card.spec["format"]](path, quarantined, options)
-        items = own_exams.read_items(path, rows, card.name, quarantined)
-    else:
+    if card.spec["format"] in exam_layouts.layouts():
         items = exam_layouts.read_exam(
             path,
             card.spec["format"],
@@ -164,22 +158,17 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows
             options.encoding,
             quarantined,
         )
-    for item in items:
-        yield 0, item
-
-
-def _streamed(card: Card, quarantined: list[dict]) -> file_text.Rows:
-    """Yield the rows of a card that is streamed from the hub.
-
-    Args:
-        card: The card.
-        quarantined: Rows that cannot be read are added here.
-    """
-    rows = hub.rows(card)
+        for item in items:
+            yield 0, item
+        return
+    if card.spec["format"] == "hub":
+        rows = hub.rows(card)
+    else:
+        rows = readers.READERS[card.spec["format"]](path, quarantined, options)
     if card.kind != "exam":
         yield from rows
         return
-    for item in own_exams.read_items(Path(card.spec["hub"]), rows, card.name, quarantined):
+    for item in own_exams.read_items(path, rows, card.name, quarantined):
         yield 0, item
 
 
@@ -191,7 +180,8 @@ def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, file_tex
         quarantined: Rows that cannot be read are added here.
     """
     if card.spec["format"] == "hub":
-        yield Path(card.spec["hub"]), _streamed(card, quarantined)
+        path = Path(card.spec["hub"])
+        yield path, _raw_rows(card, path, quarantined)
         return
     found = files_of(card)
     if "sha256" in card.spec:

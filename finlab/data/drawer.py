@@ -70,28 +70,32 @@ class Drawer:
             shared[source] = (weights or tokens).get(source, 0.0)
             epochs = (source_epochs or {}).get(source, max_epochs)
             caps[source] = (epochs or float("inf")) * size
-        self.cells, self.caps = cells, caps
         return Supply(tokens, cells, shared, caps, set(knowledge))
 
-    def draw_phase(self, target: Counter) -> tuple[list[int], Counter]:
+    def draw_phase(self, target: Counter, supply: Supply) -> tuple[list[int], Counter]:
         """Return the documents of one phase, shuffled.
 
         What a source missed its target by in one phase is made up in the next.
 
         Args:
             target: {source: tokens wanted}.
+            supply: From `supply`.
 
         Returns:
             (places of documents, {source: tokens drawn}).
         """
+        before = Counter(self.used)
         taken: dict[str, list[int]] = {}
         for source in sorted(target):
             self.due[source] += target[source]
             taken[source] = self._take(source, self.due[source] - self.used[source])
             self.used[source] += self._tokens(taken[source])
-        self._make_up(taken, CELL_TOLERANCE * sum(target.values()))
-        chosen = [number for source in sorted(taken) for number in taken[source]]
-        spent = Counter({source: self._tokens(numbers) for source, numbers in taken.items()})
+        self._make_up(taken, CELL_TOLERANCE * sum(target.values()), supply)
+        chosen: list[int] = []
+        spent: Counter = Counter()
+        for source, numbers in taken.items():
+            chosen += numbers
+            spent[source] = self.used[source] - before[source]
         self.rng.shuffle(chosen)
         return chosen, spent
 
@@ -99,7 +103,7 @@ class Drawer:
         """Return the tokens of documents."""
         return sum(self.documents[number]["tokens"] for number in numbers)
 
-    def _make_up(self, taken: dict[str, list[int]], tolerance: float) -> None:
+    def _make_up(self, taken: dict[str, list[int]], tolerance: float, supply: Supply) -> None:
         """Let the source with the shortest documents of a cell make up for what the others missed.
 
         A source of long documents misses its tokens by half a document. Where that is much of a
@@ -108,10 +112,11 @@ class Drawer:
         Args:
             taken: {source: places of its documents in this phase}, which is changed.
             tolerance: Tokens that a cell may miss without it.
+            supply: The cells of the sources, and what may be read of each.
         """
         members = defaultdict(list)
         for source in taken:
-            members[self.cells[source]].append(source)
+            members[supply.cells[source]].append(source)
         for sources in members.values():
             missed = sum(self.due[source] - self.used[source] for source in sources)
             if abs(missed) <= tolerance or len(sources) == 1:
@@ -121,7 +126,7 @@ class Drawer:
             # Its documents go back to where they were taken from.
             self.queues[finest] += reversed(taken[finest])
             wanted = sum(self.due[source] - self.used[source] for source in sources)
-            allowed = self.caps[finest] - self.used[finest]
+            allowed = supply.caps[finest] - self.used[finest]
             taken[finest] = self._take(finest, min(wanted, allowed))
             self.used[finest] += self._tokens(taken[finest])
 

@@ -68,8 +68,7 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
         ValueError, ConnectionError: As for `fetch`.
     """
     folder = hub_state.folder(card)
-    locks.hold(folder, seconds=20)
-    try:
+    with locks.holding(folder, seconds=20):
         place = 0
         index = hub_state.read_index(folder)
         for part in index["parts"]:
@@ -80,8 +79,6 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
             for row in part_rows:
                 place += 1
                 yield place, row
-    finally:
-        locks.release(folder)
 
 
 def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
@@ -95,14 +92,11 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
         ValueError, ConnectionError: As for `fetch`.
     """
     folder = hub_state.folder(card)
-    locks.hold(folder, seconds=20)
-    try:
+    with locks.holding(folder, seconds=20):
         index = hub_state.read_index(folder)
         if not index["complete"]:
             hub_errors.persist(card, lambda: hub_files.fetch(card, folder, report), report)
             index = hub_state.read_index(folder)
-    finally:
-        locks.release(folder)
     return [folder / "files" / name for name in sorted(index["files"])]
 
 
@@ -122,9 +116,8 @@ def _read_part(folder: Path, part: dict[str, Any], card: Card) -> Iterator[dict]
             f"delete {folder} and fetch it again"
         )
     with pyarrow.input_stream(str(path), compression="zstd") as file:
-        for line in file.read().decode().split("\n"):
-            if line:
-                yield json.loads(line)
+        for line in file.read().split(b"\n"):
+            yield json.loads(line)
 
 
 def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
@@ -149,9 +142,7 @@ def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]
             raise
 
     while not hub_state.read_index(folder)["complete"]:
-        with hub_errors.told_plainly(card):
-            part_rows = hub_errors.persist(card, next_part, report)
-        yield part_rows
+        yield hub_errors.persist(card, next_part, report)
 
 
 def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
@@ -172,13 +163,15 @@ def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dic
     limit = card.spec.get("max_bytes") or float("inf")
     where = card.spec.get("where", {})
     held = sum(part["bytes"] for part in index["parts"])
-    lines: list[str] = []
+    lines: list[bytes] = []
     size = read = 0
     for row in stream:
         read += 1
         if _is_wanted(row, where):
-            lines.append(json.dumps(row, ensure_ascii=False, default=str))
-            size += len(lines[-1].encode("utf-8", "backslashreplace"))
+            line = json.dumps(row, ensure_ascii=False, default=str)
+            # Half a character becomes the escape that JSON has for it.
+            lines.append(line.encode("utf-8", "backslashreplace"))
+            size += len(lines[-1])
         full = held + size >= limit
         if full or size >= PART_BYTES or read >= PART_ROWS:
             _write_part(folder, index, lines, size, stream.state_dict(), complete=full)
@@ -213,7 +206,7 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
             streaming=True,
         )
     except DatasetNotFoundError:
-        raise  # gone or gated, which `told_plainly` tells
+        raise  # gone or gated, which `persist` tells
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(
@@ -245,7 +238,7 @@ def _is_wanted(row: dict, where: dict[str, list]) -> bool:
 def _write_part(
     folder: Path,
     index: dict[str, Any],
-    lines: list[str],
+    lines: list[bytes],
     size: int,
     state: dict[str, Any],
     complete: bool,
@@ -255,7 +248,7 @@ def _write_part(
     Args:
         folder: The card's.
         index: Of the folder, which gets the part.
-        lines: Rows as JSON.
+        lines: Rows as JSON, in UTF-8.
         size: Their bytes.
         state: The stream's place behind the last of them.
         complete: Whether nothing more is wanted.
@@ -263,9 +256,8 @@ def _write_part(
     if lines:
         name = f"part-{len(index['parts']):05d}.jsonl.zst"
         draft = folder / f"{name}.draft"
-        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
         with pyarrow.output_stream(str(draft), compression="zstd") as file:
-            file.write(content)
+            file.write(b"\n".join(lines))
         records.flush_to_disk(draft)
         draft.rename(folder / name)
         digest = records.file_digest(folder / name)

@@ -20,12 +20,11 @@ def quiet(line: str) -> None:
 
 
 @contextlib.contextmanager
-def told_plainly(card: Card) -> Iterator[None]:
+def _told_plainly(card: Card) -> Iterator[None]:
     """Turn what the hub's libraries raise into one sentence that says what to do.
 
     Raises:
         ValueError: The address is wrong, or one must ask for access.
-        ConnectionError: The hub does not answer, or not now.
     """
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
@@ -33,6 +32,8 @@ def told_plainly(card: Card) -> Iterator[None]:
     hub, revision = card.spec["hub"], card.spec.get("revision", "main")
     try:
         yield
+    except errors.LocalEntryNotFoundError:
+        raise  # the network's doing, see `_refuse_if_final`
     except errors.GatedRepoError:
         raise ValueError(gated(card)) from None
     except errors.RevisionNotFoundError:
@@ -50,11 +51,6 @@ def told_plainly(card: Card) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"card {card.name}: {hub} lacks a file at revision '{revision}' ({reason})"
-        ) from None
-    except errors.OfflineModeIsEnabled:
-        raise ConnectionError(
-            f"card {card.name}: HF_HUB_OFFLINE is set, and {hub} is not here yet: "
-            "fetch it on a machine with a network (finlab data RECIPE --fetch), or unset it"
         ) from None
 
 
@@ -76,7 +72,11 @@ def _passing_errors() -> tuple[type[Exception], ...]:
 
 def _refuse_if_final(error: Exception) -> None:
     """Raise again what another attempt does not mend: a refusal, or a full disk."""
-    if isinstance(error, FileNotFoundError):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    # A file whose headers the network kept back is looked for on this machine, and "not found".
+    unseen = isinstance(error, LocalEntryNotFoundError)
+    if isinstance(error, FileNotFoundError) and not unseen:
         raise error
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         raise error
@@ -88,6 +88,8 @@ def _refuse_if_final(error: Exception) -> None:
 def persist(card: Card, attempt: Callable[[], Result], report: Report) -> Result:
     """Call a function until it succeeds, with a pause behind each failure of the network.
 
+    What is no failure of the network becomes one sentence that says what to do.
+
     Args:
         card: For errors.
         attempt: Works as far as it comes. What it has kept when it raises is kept.
@@ -97,13 +99,23 @@ def persist(card: Card, attempt: Callable[[], Result], report: Report) -> Result
         What the function returns.
 
     Raises:
-        ConnectionError: It failed as often as there are WAITS, and nothing came in between.
+        ValueError: The address is wrong, or one must ask for access.
+        ConnectionError: It failed as often as there are WAITS, and nothing came in between; or
+            HF_HUB_OFFLINE is set.
     """
+    import huggingface_hub
+
+    if huggingface_hub.is_offline_mode():
+        raise ConnectionError(
+            f"card {card.name}: HF_HUB_OFFLINE is set, and {card.spec['hub']} is not here yet: "
+            "read the card once on a machine with a network and bring its FINLAB_CACHE, or unset it"
+        )
     failures = 0
     while True:
         before = hub_state.progress(card)
         try:
-            return attempt()
+            with _told_plainly(card):
+                return attempt()
         except _passing_errors() as error:
             _refuse_if_final(error)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
@@ -133,10 +145,9 @@ def pinned_revision(card: Card, index: dict[str, Any]) -> str:
 
     if index.get("revision"):
         return index["revision"]
-    with told_plainly(card):
-        info = huggingface_hub.HfApi().dataset_info(
-            card.spec["hub"], revision=card.spec.get("revision", "main")
-        )
+    info = huggingface_hub.HfApi().dataset_info(
+        card.spec["hub"], revision=card.spec.get("revision", "main")
+    )
     if info.gated and not huggingface_hub.get_token():
         raise ValueError(gated(card))
     index["revision"] = info.sha

@@ -32,24 +32,23 @@ def fetch(card: Card, folder: Path, report: Report) -> None:
 
     index = hub_state.read_index(folder)
     revision = hub_errors.pinned_revision(card, index)
-    with hub_errors.told_plainly(card):
-        wanted = _repository_files(card, revision)
-        missing = [file for file in wanted if file.path not in index["files"]]
-        index["wanted_bytes"] = sum(file.size for file in wanted)
+    wanted = _repository_files(card, revision)
+    missing = [file for file in wanted if file.path not in index["files"]]
+    index["wanted_bytes"] = sum(file.size for file in wanted)
+    hub_state.write_index(folder, index)
+    _require_space(card, folder, missing)
+    for file in missing:
+        report(f"{card.name}: {file.path}, {size_text(file.size)}")
+        path = huggingface_hub.hf_hub_download(
+            card.spec["hub"],
+            file.path,
+            repo_type="dataset",
+            revision=revision,
+            local_dir=folder / "files",
+        )
+        _require_hash(card, Path(path), file)
+        index["files"][file.path] = {"bytes": file.size, "digest": _hub_hash(file)}
         hub_state.write_index(folder, index)
-        _require_space(card, folder, missing)
-        for file in missing:
-            report(f"{card.name}: {file.path}, {size_text(file.size)}")
-            path = huggingface_hub.hf_hub_download(
-                card.spec["hub"],
-                file.path,
-                repo_type="dataset",
-                revision=revision,
-                local_dir=folder / "files",
-            )
-            _require_hash(card, Path(path), file)
-            index["files"][file.path] = {"bytes": file.size, "digest": _hub_hash(file)}
-            hub_state.write_index(folder, index)
     index["complete"] = True
     hub_state.write_index(folder, index)
 
@@ -111,14 +110,11 @@ def _require_hash(card: Card, path: Path, file: RepoFile) -> None:
         path: The fetched file.
         file: As the hub lists it.
     """
-    if file.lfs:
-        total = hashlib.sha256()
-    else:
-        total = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    # Git hashes a header before the content.
+    begun = hashlib.sha256() if file.lfs else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
     with open(path, "rb") as opened:
-        while chunk := opened.read(1 << 20):
-            total.update(chunk)
-    if total.hexdigest() != _hub_hash(file):
+        digest = hashlib.file_digest(opened, lambda: begun).hexdigest()
+    if digest != _hub_hash(file):
         path.unlink()
         raise ValueError(
             f"card {card.name}: {file.path} has another content than {card.spec['hub']} states, "

@@ -48,8 +48,10 @@ def progress(card: Card) -> tuple[int, int, int]:
     """Return what grows while a card is fetched: parts, files, and bytes of a cut download."""
     place = folder(card)
     index = read_index(place)
-    cut = [path for path in place.rglob("*.incomplete") if path.is_file()]
-    return len(index["parts"]), len(index["files"]), sum(path.stat().st_size for path in cut)
+    cut_bytes = 0
+    for path in place.rglob("*.incomplete"):
+        cut_bytes += path.stat().st_size
+    return len(index["parts"]), len(index["files"]), cut_bytes
 
 
 @dataclass(frozen=True)

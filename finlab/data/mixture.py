@@ -189,7 +189,7 @@ def draw(
     supply = drawer.supply(max_epochs, weights, source_epochs, knowledge)
     orders, records = [], []
     for number, (phase, target) in enumerate(zip(plan, targets(plan, supply), strict=True), 1):
-        order, spent = drawer.draw_phase(target)
+        order, spent = drawer.draw_phase(target, supply)
         record = _phase_record(phase, spent, drawer.used, supply)
         _check_shares(number, record, phase, documents, supply, tolerance)
         orders.append(order)

@@ -7,9 +7,11 @@ process loses its locks by itself.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -57,6 +59,24 @@ def hold(folder: Path, seconds: float = 0, shared: bool = False) -> None:
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
         handle.flush()
+
+
+@contextlib.contextmanager
+def holding(folder: Path, seconds: float = 0) -> Iterator[None]:
+    """Hold a folder for this process within a `with` block.
+
+    Args:
+        folder: The folder; it is made where it is missing.
+        seconds: How long to wait for another holder.
+
+    Raises:
+        Busy: As for `hold`.
+    """
+    hold(folder, seconds)
+    try:
+        yield
+    finally:
+        release(folder)
 
 
 def _lock_now(handle: TextIO, mode: int) -> bool:

@@ -248,8 +248,7 @@ def execute(
     _check_inputs(plan, chosen, run_dir)
     _check_context(plan, chosen, run_dir)
     names = [step.name for step in plan.steps]
-    locks.hold(run_dir)
-    try:
+    with locks.holding(run_dir):
         for step in chosen:
             place = f"[{names.index(step.name) + 1}/{len(names)}]"
             head = f"{place} {step.name:<10} {step.notebook:<24}"
@@ -261,8 +260,6 @@ def execute(
             _run_notebook(step, run_dir, head, stop)
             if stop:  # the step ended before the signal could stop it
                 raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
-    finally:
-        locks.release(run_dir)
 
 
 def _check_context(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
