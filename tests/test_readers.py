@@ -302,3 +302,21 @@ def test_a_card_may_have_the_line_ends_of_windows(load, tmp_path):
     card = tmp_path / "data_cards/mine.md"
     card.write_bytes(card.read_bytes().replace(b"\n", b"\r\n"))
     assert texts(cards.load("mine")) == [FIRST]
+
+
+def test_a_published_exam_numbers_its_answers_from_0(tmp_path):
+    """MMLU's file has all subjects, and options that are numbers themselves."""
+    rows = [
+        (1, {"question": "1+0?", "subject": "algebra", "choices": ["4", "1", "0"], "answer": 1}),
+        (2, {"question": "0+0?", "subject": "us law", "choices": ["4", "1", "0"], "answer": 2}),
+    ]
+    path = tmp_path / "all" / "validation-00000-of-00001.parquet"
+    quarantine = []
+    items = list(own_exams.read_items(path, iter(rows), "mmlu", quarantine, published=True))
+    assert [(item["subject"], item["split"], item["answer"]) for item in items] == [
+        ("algebra", "val", 1),
+        ("us_law", "val", 2),
+    ]
+    assert not quarantine
+    list(own_exams.read_items(path, iter(rows), "mine", quarantine))
+    assert "may be the option's place or its text" in quarantine[0]["reason"]

@@ -168,6 +168,7 @@ class Spec(BaseModel):
     max_bytes: Size = 0
     source_url: Annotated[StrictStr, AfterValidator(_address)] = ""
     bytes: Size = 0
+    text_bytes: Size = 0
     tokens: Size = 0
     stand_in: Text = ""
     root: Literal["", "closed_world", "data_cards"] = ""

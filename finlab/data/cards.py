@@ -25,7 +25,8 @@ and one `finlab:` block:
       knowledge: true            # books and encyclopaedias: read first in a knowledge-first mixture
       sha256: ...                # of the files' contents; checked when it is there (optional)
       source_url: https://...    # where a person reads about it, or gets it (optional)
-      bytes: 5.55e+9             # its size as published (optional)
+      bytes: 5.55e+9             # what is to be downloaded, as published (optional)
+      text_bytes: 2.0e+10        # its text, once unpacked (optional; else as many as `bytes`)
       tokens: 1.5e+9             # its size in tokens, where somebody has counted (optional)
 
     With `hub: owner/name`, from the Hugging Face hub (see `hub`):
@@ -168,7 +169,8 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows
     if card.kind != "exam":
         yield from rows
         return
-    for item in own_exams.read_items(path, rows, card.name, quarantined):
+    published = bool(card.spec.get("benchmark"))
+    for item in own_exams.read_items(path, rows, card.name, quarantined, published):
         yield 0, item
 
 

@@ -16,32 +16,40 @@ from typing import Any
 LETTERS = "ABCDEFGHIJ"
 QUESTIONS = ("question", "题目", "问题", "题干", "试题", "query", "prompt")
 ANSWERS = ("answer", "答案", "正确答案", "label", "answer_key", "gold", "target")
+SUBJECTS = ("subject", "科目", "学科")
 LISTS = ("options", "choices", "选项")
 SPLITS = ("dev", "val", "test", "train")
 OPTION = re.compile(r"(?:选项|option[_ ]?|choice[_ ]?)?([A-Ja-j])(?:选项)?")
 
 
 def read_items(
-    path: Path, rows: Iterator[tuple[int | str, Any]], prefix: str, quarantine: list[dict]
+    path: Path,
+    rows: Iterator[tuple[int | str, Any]],
+    prefix: str,
+    quarantine: list[dict],
+    published: bool = False,
 ) -> Iterator[dict]:
     """Yield the items of a file, in the schema of `exam_layouts.read_exam`.
 
-    The subject is the file's name, the split its folder's where that is dev, val, test or train,
-    and else val.
+    The subject is that of the row, or else the file's name. The split is that of the folder, or of
+    the file's first word (test-00000.parquet), where that is dev, val, test or train; else val.
 
     Args:
         path: The file.
         rows: (place, row), from a reader.
         prefix: What the items' ids begin with: the card's name.
         quarantine: Rows that are no item are added here.
+        published: It is a benchmark's own file, where the number of an answer is its place from 0
+            on; elsewhere a number that is also an option's text is refused.
     """
-    split = path.parent.name if path.parent.name in SPLITS else "val"
-    subject = path.name.split(".")[0].removesuffix(f"_{split}")
+    split = _split(path)
+    file_subject = path.name.split(".")[0].removesuffix(f"_{split}")
     listed = list(rows)
     first = _first_number([row for _, row in listed])
     for number, (place, row) in enumerate(listed):
         try:
-            item = read_item(row, first)
+            item = read_item(row, first, published)
+            subject = _subject(row) or file_subject
         except ValueError as error:
             where = f"{path.name}:{place}"
             quarantine.append({"where": where, "reason": str(error), "row": str(row)[:500]})
@@ -53,6 +61,23 @@ def read_items(
             "split": split,
             **item,
         }
+
+
+def _split(path: Path) -> str:
+    """Return the split that a file's folder or name tells, val where neither does."""
+    first_word = path.name.split("-")[0]
+    for word in (path.parent.name, first_word):
+        if word == "validation":
+            return "val"
+        if word in SPLITS:
+            return word
+    return "val"
+
+
+def _subject(row: Any) -> str:
+    """Return the subject that a row names, as the name of a file; empty where it names none."""
+    named = _first(_fields(row), SUBJECTS)
+    return re.sub(r"[^\w-]+", "_", named.strip()) if isinstance(named, str) else ""
 
 
 def _first_number(rows: list[Any]) -> int | None:
@@ -98,12 +123,13 @@ def _fields(row: Any) -> dict[str, Any]:
     return {str(name).strip().lower(): value for name, value in row.items()}
 
 
-def read_item(row: Any, first: int | None = None) -> dict:
+def read_item(row: Any, first: int | None = None, published: bool = False) -> dict:
     """Return {question, choices, letters, answer} of a row.
 
     Args:
         row: As read.
         first: What numbers of answers count from in its file; None where that is not known.
+        published: A number is a place from 0 on, whatever else it might be.
 
     Raises:
         ValueError: It has no question, fewer than two or more than ten options, or no single answer
@@ -121,7 +147,7 @@ def read_item(row: Any, first: int | None = None) -> dict:
         "question": question.strip(),
         "choices": choices,
         "letters": list(LETTERS[: len(choices)]),
-        "answer": _answer(_first(fields, ANSWERS), choices, first),
+        "answer": _place(_first(fields, ANSWERS), choices, first, published),
     }
 
 
@@ -190,6 +216,21 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, list | dict):
         raise ValueError(f"one of its options is {value!r}, and a text is wanted")
     return str(value).strip()
+
+
+def _place(given: Any, choices: list[str], first: int | None, published: bool) -> int:
+    """Return the place of the right option.
+
+    Args:
+        given: The answer, as written.
+        choices: The options.
+        first: What numbers count from.
+        published: A number is a place from 0 on.
+    """
+    number = _number(given)
+    if published and number is not None and 0 <= number < len(choices):
+        return number
+    return _answer(given, choices, first)
 
 
 def _answer(given: Any, choices: list[str], first: int | None) -> int:
