@@ -2,8 +2,7 @@
 
 import sys
 
-from finlab.data import cards  # noqa: F401  (tells `run` how a data card is fingerprinted)
-from finlab.run.cli import main
+from finlab.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -158,6 +158,28 @@ def project(tmp_path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.fixture
+def ask(project, monkeypatch, capsys):
+    """Call the command in this process, as `ask("status", "pair")`, which is quicker.
+
+    Not for `finlab run`, whose kernels look for the project by the environment.
+    """
+    from finlab import paths
+    from finlab.commands.main import main
+
+    monkeypatch.setattr(paths, "ROOT", project.root)
+    monkeypatch.setattr(paths, "NOTEBOOKS", project.root / "notebooks")
+    monkeypatch.setattr(paths, "RECIPES", project.root / "notebooks/recipes")
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        capsys.readouterr()
+        status = main(list(arguments))
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+
+    return call
+
+
 # --- data and models -----------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def data() -> Path:

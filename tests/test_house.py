@@ -17,6 +17,7 @@ PACKAGE = paths.ROOT / "finlab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top of the house to the bottom; a room imports only from rooms below it.
 ROOMS = [
+    "commands",
     "show",
     "evaluate",
     "train",

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from finlab import paths
-from finlab.run import locks, recipe, runner
+from finlab.run import locks, progress, recipe, runner
 from finlab.run.step import data_fingerprints, read_manifest
 
 
@@ -111,7 +111,10 @@ def test_status_says_what_stands_in_a_run(project):
     project.finlab("run", "pair")
     done = project.finlab("status", str(project.run_dir), "--verify")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "first   finished\nsecond  finished\n"
+    assert [line.rsplit(" (")[0] for line in done.stdout.splitlines()] == [
+        "first   finished",
+        "second  finished",
+    ]
     number = project.run_dir / "first/artifact/number.txt"
     stat = number.stat()
     number.write_text("7")
@@ -121,7 +124,7 @@ def test_status_says_what_stands_in_a_run(project):
     assert done.returncode == 1
     assert "first   damaged: artifact/number.txt has another content" in done.stdout
     project.finlab("run", "pair", "--only", "first", "--set", "first.value=9")
-    done = project.finlab("status", str(project.run_dir))
+    done = project.finlab("status")  # the latest run
     assert "second  made from an earlier first" in done.stdout
     # A step left out of a copy, or deleted for its space, contradicts nothing.
     shutil.rmtree(project.run_dir / "first")
@@ -129,6 +132,72 @@ def test_status_says_what_stands_in_a_run(project):
     (project.run_dir / "second/manifest.json").unlink()
     assert "second  not finished" in project.finlab("status", str(project.run_dir)).stdout
     assert project.finlab("status", "nothing").returncode == 2
+
+
+def test_status_and_dry_run_say_why_a_step_is_stale_and_accept_keeps_it(project, ask):
+    project.finlab("run", "pair")
+    first = project.root / "notebooks/00_first.ipynb"
+    first.write_text(first.read_text().replace("time.sleep(pause)", "time.sleep(2 * pause)"))
+    done = ask("status", "pair")
+    assert done.returncode == 1
+    assert "first   finished, stale: the next run makes it again" in done.stdout
+    assert "because notebooks/00_first.ipynb has changed" in done.stdout
+    done = ask("run", "pair", "--set", "second.seed=5", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "first        runs  notebooks/00_first.ipynb has changed" in done.stdout
+    assert (
+        "second       runs  step first, which it reads, runs; parameter seed: 1 → 5" in done.stdout
+    )
+    before = manifest(project, "first")
+    done = project.finlab("run", "pair", "--accept", "first")
+    assert "first: accepted although notebooks/00_first.ipynb has changed" in done.stdout
+    assert "unchanged, kept" in done.stdout
+    assert manifest(project, "first")["key"] == before["key"]
+    assert manifest(project, "first")["accepted"]["why"]
+    done = ask("status", "pair")
+    assert done.returncode == 0, done.stdout
+    assert "first   finished, accepted although notebooks/00_first.ipynb has changed" in done.stdout
+    first.write_text(first.read_text().replace("2 * pause", "3 * pause"))
+    assert ask("status", "pair").returncode == 1  # it was accepted for that change alone
+    assert ask("run", "pair", "--accept", "third").returncode == 2
+
+
+def test_to_ends_a_run_early(project, ask):
+    done = project.finlab("run", "pair", "--to", "first")
+    assert done.returncode == 0, done.stderr
+    assert manifest(project, "first")
+    assert not (project.run_dir / "second").exists()
+    assert "second  not started" in ask("status", "pair").stdout
+    done = ask("run", "pair", "--from", "second", "--to", "first")
+    assert done.returncode == 2
+    assert "--to first comes before --from second" in done.stderr
+
+
+def test_runs_are_listed_compared_and_cleaned(project, ask):
+    assert "there is no run" in ask("runs").stdout
+    project.finlab("run", "pair")
+    project.finlab(
+        "run", "pair", "--set", "first.value=9", "--run-dir", str(project.root / "runs/other")
+    )
+    listed = ask("runs").stdout
+    assert "2 of 2" in listed
+    assert {"pair", "other"} < set(listed.split())
+    done = ask("compare", "pair", "other")
+    assert done.returncode == 0, done.stderr
+    assert "value" in done.stdout
+    assert "double" in done.stdout
+    done = ask("compare", "pair", "pair")
+    assert "no parameter differs" in done.stdout
+    assert "no result differs" in done.stdout
+    project.finlab("run", "pair", "--set", "first.value=4")
+    done = ask("clean", "pair")
+    assert "first.previous" in done.stdout
+    assert "add --yes to delete it" in done.stdout
+    assert (project.run_dir / "first.previous").exists()
+    assert "freed" in ask("clean", "pair", "--yes").stdout
+    assert not (project.run_dir / "first.previous").exists()
+    assert "nothing to free" in ask("clean", "pair").stdout
+    assert ask("status", "pair").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -310,11 +379,11 @@ def test_progress_comes_from_the_log(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 30, "total_steps": 120, "loss": 1.5, "seconds_left": 42.0}\n')
     assert (
-        runner.progress_text(log, 10) == "10 s · step 30/120 · loss 1.500 · 42 s left in training"
+        progress.progress_text(log, 10) == "10 s · step 30/120 · loss 1.500 · 42 s left in training"
     )
-    assert runner.progress_text(tmp_path / "none.jsonl", 3) == "3 s"
+    assert progress.progress_text(tmp_path / "none.jsonl", 3) == "3 s"
     os.utime(log, (0, 0))
-    assert runner.progress_text(log, 3) == "3 s", (
+    assert progress.progress_text(log, 3) == "3 s", (
         "the log of an earlier run says nothing about this one"
     )
 
@@ -336,7 +405,8 @@ def test_rows_longer_than_the_context_are_refused_before_anything_runs(tmp_path)
     ):
         step, _, name = override.partition("=")[0].partition(".")
         with pytest.raises(ValueError, match=f"step '{step}': {name} is 1,024 tokens"):
-            runner.execute(recipe.load("smoke", [override]), tmp_path / "run")
+            plan = recipe.load("smoke", [override])
+            runner.execute(plan, tmp_path / "run", plan.steps)
     assert not (tmp_path / "run" / "base").exists()
 
 

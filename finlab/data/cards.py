@@ -47,7 +47,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def fingerprint(card: Card) -> str:
     if "stand_in" in card.spec:
         raise ValueError(
             f"card {card.name}: its data are not public; the nearest that are public: "
-            f"{card.spec['stand_in']}: name that card in the recipe"
+            f"{card.spec['stand_in']}: name that card in the recipe, or run its twin, RECIPE-open"
         )
     listing = "" if "hub" in card.spec else files.fingerprint(card_files.found(card))
     return files.digest(card.licence, card.spec, listing)[:16]
@@ -285,17 +285,44 @@ def load(name: str) -> Source:
     return Source(card, rows, quarantined)
 
 
-def read_all(card_names: list[str], kind: str) -> list[Card]:
+def limited(card: Card, max_bytes: dict[str, float]) -> Card:
+    """Return a streamed card with another `max_bytes`, where one is given for it.
+
+    Args:
+        card: The card.
+        max_bytes: {card: bytes of rows after which its stream ends}.
+
+    Raises:
+        ValueError: The card is not streamed, so all of it is read.
+    """
+    limit = max_bytes.get(card.name)
+    if limit is None:
+        return card
+    if card.spec["format"] != "hub":
+        raise ValueError(
+            f"source_bytes names card {card.name}, which is not streamed from the hub and is read "
+            "whole: take it out"
+        )
+    return replace(card, spec=card.spec | {"max_bytes": limit})
+
+
+def read_all(
+    card_names: list[str], kind: str, max_bytes: dict[str, float] | None = None
+) -> list[Card]:
     """Read several cards of one kind.
 
     Args:
         card_names: Names of cards.
         kind: A name of schemas.SCHEMAS.
+        max_bytes: As for `limited`.
 
     Raises:
-        ValueError: One of them is wrong, or of another kind.
+        ValueError: One of them is wrong, or of another kind, or a limit is for none of them.
     """
-    found = [read(name) for name in card_names]
+    limits = max_bytes or {}
+    for name in set(limits) - set(card_names):
+        raise ValueError(f"source_bytes names card {name}, which this step does not read")
+    found = [limited(read(name), limits) for name in card_names]
     for card in found:
         if card.kind != kind:
             raise ValueError(

@@ -95,7 +95,9 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
     with locks.holding(folder, seconds=20):
         index = hub_state.read_index(folder)
         if not index["complete"]:
-            hub_errors.persist(card, lambda: hub_files.fetch(card, folder, report), report)
+            hub_errors.persist(
+                hub_errors.of_card(card), lambda: hub_files.fetch(card, folder, report), report
+            )
             index = hub_state.read_index(folder)
     return [folder / "files" / name for name in sorted(index["files"])]
 
@@ -142,7 +144,7 @@ def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]
             raise
 
     while not hub_state.read_index(folder)["complete"]:
-        yield hub_errors.persist(card, next_part, report)
+        yield hub_errors.persist(hub_errors.of_card(card), next_part, report)
 
 
 def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from finlab.data import hub_state
@@ -15,12 +16,48 @@ Report = Callable[[str], None]
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Repository:
+    """What is asked of the hub.
+
+    Attributes:
+        who: Who asks, for errors: a card or a model.
+        hub: Its id, owner/name.
+        revision: As asked for.
+        kind: `dataset` or `model`.
+        progress: Returns what grows while it is fetched.
+    """
+
+    who: str
+    hub: str
+    revision: str
+    kind: str
+    progress: Callable[[], Any]
+
+    @property
+    def page(self) -> str:
+        """Its page on the hub."""
+        folder = "datasets/" if self.kind == "dataset" else ""
+        return f"https://huggingface.co/{folder}{self.hub}"
+
+
+def of_card(card: Card) -> Repository:
+    """Return the repository of a hub card."""
+    return Repository(
+        f"card {card.name}",
+        card.spec["hub"],
+        card.spec.get("revision", "main"),
+        "dataset",
+        lambda: hub_state.progress(card),
+    )
+
+
 def quiet(line: str) -> None:
     """Report nothing."""
 
 
 @contextlib.contextmanager
-def _told_plainly(card: Card) -> Iterator[None]:
+def _told_plainly(wanted: Repository) -> Iterator[None]:
     """Turn what the hub's libraries raise into one sentence that says what to do.
 
     Raises:
@@ -29,36 +66,36 @@ def _told_plainly(card: Card) -> Iterator[None]:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
 
-    hub, revision = card.spec["hub"], card.spec.get("revision", "main")
+    hub, revision = wanted.hub, wanted.revision
     try:
         yield
     except errors.LocalEntryNotFoundError:
         raise  # the network's doing, see `_refuse_if_final`
     except errors.GatedRepoError:
-        raise ValueError(gated(card)) from None
+        raise ValueError(gated(wanted)) from None
     except errors.RevisionNotFoundError:
         raise ValueError(
-            f"card {card.name}: {hub} has no revision '{revision}' any more: correct `revision:`"
+            f"{wanted.who}: {hub} has no revision '{revision}' any more: correct `revision:`"
         ) from None
     except (errors.RepositoryNotFoundError, DatasetNotFoundError) as error:
         if isinstance(error, DatasetNotFoundError) and "gated" in str(error):
-            raise ValueError(gated(card)) from None
+            raise ValueError(gated(wanted)) from None
         raise ValueError(
-            f"card {card.name}: the hub has no dataset '{hub}', or it is private: correct `hub:`, "
-            "or set HF_TOKEN to the token of somebody who may read it"
+            f"{wanted.who}: the hub has no {wanted.kind} '{hub}', or it is private: correct its "
+            "id, or set HF_TOKEN to the token of somebody who may read it"
         ) from None
     except errors.EntryNotFoundError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"card {card.name}: {hub} lacks a file at revision '{revision}' ({reason})"
+            f"{wanted.who}: {hub} lacks a file at revision '{revision}' ({reason})"
         ) from None
 
 
-def gated(card: Card) -> str:
-    """Return what to do about a dataset that must be asked for."""
+def gated(wanted: Repository) -> str:
+    """Return what to do about a repository that must be asked for."""
     return (
-        f"card {card.name}: {card.spec['hub']} is gated: ask for access at "
-        f"https://huggingface.co/datasets/{card.spec['hub']}, then set HF_TOKEN to your token"
+        f"{wanted.who}: {wanted.hub} is gated: ask for access at {wanted.page}, "
+        "then set HF_TOKEN to your token"
     )
 
 
@@ -85,13 +122,13 @@ def _refuse_if_final(error: Exception) -> None:
         raise error
 
 
-def persist(card: Card, attempt: Callable[[], Result], report: Report) -> Result:
+def persist(wanted: Repository, attempt: Callable[[], Result], report: Report) -> Result:
     """Call a function until it succeeds, with a pause behind each failure of the network.
 
     What is no failure of the network becomes one sentence that says what to do.
 
     Args:
-        card: For errors.
+        wanted: What is asked for.
         attempt: Works as far as it comes. What it has kept when it raises is kept.
         report: Gets a line about each failure.
 
@@ -107,26 +144,27 @@ def persist(card: Card, attempt: Callable[[], Result], report: Report) -> Result
 
     if huggingface_hub.is_offline_mode():
         raise ConnectionError(
-            f"card {card.name}: HF_HUB_OFFLINE is set, and {card.spec['hub']} is not here yet: "
-            "read the card once on a machine with a network and bring its FINLAB_CACHE, or unset it"
+            f"{wanted.who}: HF_HUB_OFFLINE is set, and {wanted.hub} is not here yet: run "
+            "`finlab data RECIPE --fetch` on a machine with a network and bring its FINLAB_CACHE "
+            "and HF_HOME, or unset it"
         )
     failures = 0
     while True:
-        before = hub_state.progress(card)
+        before = wanted.progress()
         try:
-            with _told_plainly(card):
+            with _told_plainly(wanted):
                 return attempt()
         except _passing_errors() as error:
             _refuse_if_final(error)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
-        if hub_state.progress(card) > before:
+        if wanted.progress() > before:
             failures = 0
         if failures == len(WAITS):
             raise ConnectionError(
-                f"card {card.name}: the hub does not answer for {card.spec['hub']} ({reason}): "
+                f"{wanted.who}: the hub does not answer for {wanted.hub} ({reason}): "
                 "what came so far is kept; run the same command again later"
             )
-        report(f"{card.name}: {reason}; trying again in {WAITS[failures]} s")
+        report(f"{wanted.who}: {reason}; trying again in {WAITS[failures]} s")
         time.sleep(WAITS[failures])
         failures += 1
 
@@ -149,6 +187,6 @@ def pinned_revision(card: Card, index: dict[str, Any]) -> str:
         card.spec["hub"], revision=card.spec.get("revision", "main")
     )
     if info.gated and not huggingface_hub.get_token():
-        raise ValueError(gated(card))
+        raise ValueError(gated(of_card(card)))
     index["revision"] = info.sha
     return info.sha

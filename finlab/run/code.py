@@ -13,7 +13,7 @@ from pathlib import Path
 from finlab import files
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CHANGES_NO_RESULT = ("finlab.show", "finlab.run.report", "finlab.run.cli")
+CHANGES_NO_RESULT = ("finlab.show", "finlab.run.report", "finlab.commands")
 
 
 def module_file(name: str) -> Path | None:
@@ -110,19 +110,23 @@ def _files_beside(folder: Path) -> list[Path]:
     return [path for path in candidates if path.suffix in (".jinja", ".json", ".yaml")]
 
 
-def code_digest(source: str) -> str:
-    """Return a hash of the finlab code behind a notebook, and of the files beside that code.
+def code_parts(source: str) -> dict[str, str]:
+    """Return {module or file: hash} of the finlab code behind a notebook.
+
+    The templates, tasks and tables beside that code count too.
 
     Args:
         source: All code of the notebook.
     """
-    contents = {}
+    parts = {}
     folders = set()
     for name in reachable(imports(source)):
         path = module_file(name)
         folders.add(path.parent)
-        contents[name] = _without_docstrings(path.read_text(encoding="utf-8"))
+        parts[str(path.relative_to(PACKAGE.parent))] = _without_docstrings(
+            path.read_text(encoding="utf-8")
+        )
     for folder in folders:
         for path in _files_beside(folder):
-            contents[str(path.relative_to(PACKAGE))] = path.read_text(encoding="utf-8")
-    return files.digest(contents)
+            parts[str(path.relative_to(PACKAGE.parent))] = path.read_text(encoding="utf-8")
+    return {name: files.digest(content)[:16] for name, content in sorted(parts.items())}

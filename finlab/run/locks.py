@@ -96,6 +96,15 @@ def _lock_now(handle: TextIO, mode: int) -> bool:
     return True
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether another process works in a folder."""
+    path = folder / ".lock"
+    if path in _held or not path.exists():
+        return False
+    with open(path) as handle:
+        return not _lock_now(handle, fcntl.LOCK_SH)
+
+
 def release(folder: Path) -> None:
     """Release a folder that `hold` holds."""
     handle = _held.pop(folder / ".lock", None)

@@ -6,11 +6,7 @@ A step whose key has not changed is kept. A step that died resumes.
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import nbformat
 from finlab import files, paths
 from finlab.run import integrity, locks, recipe
 from finlab.run.parameters import SET_BY_RUNNER
+from finlab.run.progress import Progress
 from finlab.run.step import data_fingerprints, read_manifest, step_key, upstream_manifests
 
 BASE_NOTEBOOK = "00_base_model"
@@ -36,70 +33,6 @@ class StopFlag:
 
     def __bool__(self) -> bool:
         return self.signals > 0
-
-
-# --- progress ------------------------------------------------------------------------------------
-def _last_record(log: Path, since: float) -> dict[str, Any]:
-    """Return the last record of a log that was written to after `since`, else {}."""
-    try:
-        if log.stat().st_mtime < since:
-            return {}  # the log of an earlier run of this step
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            tail = file.read().decode("utf-8", "ignore")
-        return json.loads(tail.strip().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
-        return {}
-
-
-def progress_text(log: Path, seconds: float) -> str:
-    """Return a step's progress in words.
-
-    Args:
-        log: The step's log.jsonl, which may not exist yet.
-        seconds: How long the step has been running.
-    """
-    record = _last_record(log, time.time() - seconds)
-    text = f"{seconds:.0f} s"
-    if not record.get("total_steps"):
-        return text
-    text += f" · step {record['step']}/{record['total_steps']}"
-    if "loss" in record:
-        text += f" · loss {record['loss']:.3f}"
-    if "seconds_left" in record:
-        text += f" · {record['seconds_left']:.0f} s left in training"
-    return text
-
-
-class Progress(threading.Thread):
-    """Keep one line about the running step on a terminal, or print one each minute elsewhere."""
-
-    def __init__(self, head: str, log: Path):
-        super().__init__(daemon=True)
-        self.head = head
-        self.log = log
-        self.began = time.time()
-        self.ended = threading.Event()
-        self.live = sys.stdout.isatty()
-
-    def run(self) -> None:
-        """Print progress until `end` is called."""
-        last_printed = 0.0
-        while not self.ended.wait(1):
-            seconds = time.time() - self.began
-            line = f"{self.head} {progress_text(self.log, seconds)}"
-            if self.live:
-                print(f"\r\033[K{line}", end="", flush=True)
-            elif seconds - last_printed >= 60:
-                last_printed = seconds
-                print(line, flush=True)
-
-    def end(self, text: str) -> None:
-        """Stop, and print a last line."""
-        self.ended.set()
-        self.join()
-        start = "\r\033[K" if self.live else ""
-        print(f"{start}{self.head} {text}", flush=True)
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -224,18 +157,18 @@ def _was_stopped(error: BaseException, stop: StopFlag) -> bool:
 def execute(
     plan: recipe.Recipe,
     run_dir: Path,
-    first: str = "",
-    only: str = "",
+    chosen: list[recipe.Step],
     stop: StopFlag | None = None,
+    overrides: list[str] | None = None,
 ) -> None:
     """Run the steps of a recipe in order, and keep those whose key has not changed.
 
     Args:
         plan: The recipe.
         run_dir: The folder of the run.
-        first: The step to start at; empty for the first one.
-        only: The one step to run; empty for all.
+        chosen: Those of its steps that are to run, from `chosen_steps`.
         stop: Set from outside to stop after the running step.
+        overrides: The values that the command line replaced, which `finlab status` wants to know.
 
     Raises:
         ValueError: A step that must be finished is not, or data is missing. Nothing has run then.
@@ -244,11 +177,12 @@ def execute(
         KeyboardInterrupt: The run was stopped.
     """
     stop = StopFlag() if stop is None else stop
-    chosen = _chosen_steps(plan, first, only)
     _check_inputs(plan, chosen, run_dir)
     _check_context(plan, chosen, run_dir)
     names = [step.name for step in plan.steps]
     with locks.holding(run_dir):
+        begun = {"recipe": plan.name, "file": str(plan.path), "overrides": overrides or []}
+        files.write_json(run_dir / "run.json", begun)
         for step in chosen:
             place = f"[{names.index(step.name) + 1}/{len(names)}]"
             head = f"{place} {step.name:<10} {step.notebook:<24}"
@@ -303,16 +237,35 @@ def _context_of(folder: Path) -> int:
         return 0
 
 
-def _chosen_steps(plan: recipe.Recipe, first: str, only: str) -> list[recipe.Step]:
+def chosen_steps(
+    plan: recipe.Recipe, first: str = "", last: str = "", only: str = ""
+) -> list[recipe.Step]:
+    """Return the steps of a recipe that are to run.
+
+    Args:
+        plan: The recipe.
+        first: The step to start at; empty for the first one.
+        last: The step to end with; empty for the last one.
+        only: The one step to run; empty for all.
+
+    Raises:
+        ValueError: The recipe has no such step, or `last` comes before `first`.
+    """
     names = [step.name for step in plan.steps]
-    for option, value in (("--from", first), ("--only", only)):
+    for option, value in (("--from", first), ("--to", last), ("--only", only)):
         if value and value not in names:
             raise ValueError(
                 f"{option} {value}: the recipe has no such step; it has {', '.join(names)}"
             )
     if only:
         return [plan.steps[names.index(only)]]
-    return plan.steps[names.index(first) if first else 0 :]
+    begin = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    if end < begin:
+        raise ValueError(
+            f"--to {last} comes before --from {first}: the steps are {', '.join(names)}"
+        )
+    return plan.steps[begin : end + 1]
 
 
 def _check_inputs(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
@@ -381,7 +334,8 @@ def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
         draft.replace(output)
     keys = {name: found["key"] for name, found in upstream.items()}
     parameters = step.parameters | {"run_dir": str(run_dir)}
-    if manifest["key"] != step_key(step.notebook, parameters, keys):
+    key = step_key(step.notebook, parameters, keys)
+    if key not in (manifest["key"], manifest.get("accepted", {}).get("key")):
         return None
     found = integrity.damaged_step(run_dir / step.name, manifest)
     if found:

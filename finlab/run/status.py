@@ -1,47 +1,140 @@
-"""What stands in a run: which steps are finished, whole, and made from each other's results."""
+"""What stands in a run: which steps are finished, whole, stale or running, and what they take."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from finlab.run import integrity
+from finlab import files
+from finlab.run import integrity, locks, recipe, staleness
+from finlab.run.progress import progress_text
 from finlab.run.step import read_manifest
 
 FINISHED = "finished"
 NOT_FINISHED = "not finished: run it again"
+NOT_STARTED = "not started"
 
 
-def states(run_dir: Path, verify: bool = False) -> dict[str, str]:
-    """Return {step: its state}, in the order the steps were begun.
+@dataclass(frozen=True)
+class StepState:
+    """The state of a step.
+
+    Attributes:
+        name: The step's.
+        state: In words.
+        is_good: Whether it is finished, whole and made from what stands here.
+        reasons: Why the next run would make it again.
+        bytes: What its folder takes.
+    """
+
+    name: str
+    state: str
+    is_good: bool = False
+    reasons: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+
+def steps(run_dir: Path, verify: bool = False) -> list[StepState]:
+    """Return the state of each step, in the recipe's order where the run knows its recipe.
 
     Args:
         run_dir: The run's folder.
         verify: Hash every file, at about a second for each gigabyte. Else sizes are compared, and
             files whose time has changed are hashed.
     """
+    planned = _planned(run_dir)
+    names = list(planned)
     folders = [path.parent for path in run_dir.glob("*/key")]
-    found = {}
     for folder in sorted(folders, key=lambda folder: (folder / "key").stat().st_mtime):
-        if not folder.name.endswith(".previous"):
-            found[folder.name] = _state(run_dir, folder, verify)
-    return found
+        if folder.name not in names and not folder.name.endswith(".previous"):
+            names.append(folder.name)
+    if not folders:
+        return []
+    return [_step(run_dir, name, planned.get(name), verify) for name in names]
 
 
-def _state(run_dir: Path, folder: Path, verify: bool) -> str:
+def _planned(run_dir: Path) -> dict[str, recipe.Step]:
+    """Return {name: step} of the recipe of a run; empty where it is not known."""
+    try:
+        begun = files.read_json(run_dir / "run.json")
+        plan = recipe.load(begun["file"], begun["overrides"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {step.name: step for step in plan.steps}
+
+
+def _step(run_dir: Path, name: str, planned: recipe.Step | None, verify: bool) -> StepState:
     """Return the state of a step.
 
     Args:
         run_dir: The run.
-        folder: The step's.
+        name: The step's.
+        planned: As its recipe has it now; None where that is not known.
         verify: Hash every file.
     """
+    folder = run_dir / name
+    size = _size(folder)
+    if locks.is_held(folder):
+        log = folder / "log.jsonl"
+        seconds = time.time() - (folder / "key").stat().st_mtime if log.exists() else 0
+        return StepState(name, f"running, {progress_text(log, seconds)}", bytes=size)
     manifest = read_manifest(folder)
     if manifest is None:
-        return NOT_FINISHED
+        begun = (folder / "key").exists()
+        return StepState(name, NOT_FINISHED if begun else NOT_STARTED, bytes=size)
     damage = integrity.damaged_step(folder, manifest, thorough=verify)
     if damage:
-        return f"damaged: {damage}; the next run makes it again"
+        return StepState(name, f"damaged: {damage}; the next run makes it again", bytes=size)
     earlier = integrity.outdated(run_dir, manifest, read_manifest)
     if earlier:
-        return f"made from an earlier {earlier} than stands here"
-    return FINISHED
+        return StepState(name, f"made from an earlier {earlier} than stands here", bytes=size)
+    step = planned or recipe.Step(name, manifest["notebook"], manifest["parameters"])
+    try:
+        reasons = staleness.why(step, run_dir) or []
+    except ValueError as error:  # its data or its notebook are gone
+        reasons = [str(error)]
+    state = _finished_text(manifest)
+    if reasons:
+        return StepState(name, f"{state}, stale: the next run makes it again", False, reasons, size)
+    return StepState(name, state, True, bytes=size)
+
+
+def _finished_text(manifest: dict[str, Any]) -> str:
+    """Return that a step is finished, and whether its result was accepted although stale."""
+    if "accepted" not in manifest:
+        return FINISHED
+    return f"{FINISHED}, accepted although {'; '.join(manifest['accepted']['why'])}"
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    """Return a line about a run: its recipe, how far it is, when it ended, what it took.
+
+    Args:
+        run_dir: The run's folder.
+    """
+    manifests = []
+    for folder in run_dir.glob("*/"):
+        manifest = read_manifest(folder)
+        if manifest and not folder.name.endswith(".previous"):
+            manifests.append(manifest)
+    planned = _planned(run_dir)
+    try:
+        name = files.read_json(run_dir / "run.json")["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        name = "?"
+    finished = [manifest["finished"] for manifest in manifests]
+    return {
+        "run": run_dir.name,
+        "recipe": name,
+        "finished steps": f"{len(manifests)} of {len(planned) or '?'}",
+        "last": max(finished, default="–")[:16].replace("T", " "),
+        "seconds": round(sum(manifest["seconds"] for manifest in manifests)),
+        "size": files.size_text(_size(run_dir)),
+    }

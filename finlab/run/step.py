@@ -113,17 +113,22 @@ def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]
         parameters: All parameter values. The folder of the run does not count.
         upstream: {step: key} of the steps that it reads.
     """
-    cells = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
     values = {name: value for name, value in parameters.items() if name != "run_dir"}
     return files.digest(
-        notebook,
-        sources,
-        values,
-        upstream,
-        code.code_digest("\n".join(sources)),
-        data_fingerprints(parameters),
+        notebook, code_behind(notebook), values, upstream, data_fingerprints(parameters)
     )
+
+
+def code_behind(notebook: str) -> dict[str, str]:
+    """Return {file: hash} of a notebook's own cells and of the code of finlab behind them.
+
+    Args:
+        notebook: The notebook's name.
+    """
+    cells = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    own = {f"notebooks/{notebook}.ipynb": files.digest(sources)[:16]}
+    return own | code.code_parts("\n".join(sources))
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -256,6 +261,7 @@ class Run:
             "step": self.step,
             "parameters": self.parameters,
             "inputs": {"steps": keys, "data": data_fingerprints(self.parameters)},
+            "code": code_behind(self.notebook),
             "versions": environment.versions(),
             "python": platform.python_version(),
             "git_commit": environment.git_commit(),

@@ -1,0 +1,1 @@
+"""The `finlab` command, a module for each group of its words."""

@@ -1,0 +1,77 @@
+"""`finlab data`: what a recipe reads, where it comes from, and getting it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from finlab import paths
+from finlab.commands.run import add_recipe
+from finlab.commands.tables import table
+from finlab.data import catalogue
+from finlab.data.catalogue import Entry
+from finlab.files import size_text
+from finlab.run import recipe
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the words of this module to the parser."""
+    data = commands.add_parser("data", help="list what a recipe reads, and fetch what is missing")
+    add_recipe(data)
+    data.add_argument(
+        "--fetch", action="store_true", help="get what is missing from the hub; goes on where cut"
+    )
+    data.set_defaults(function=_data)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    """Print the catalogue of a recipe; with --fetch, get what is missing first."""
+    plan = recipe.load(arguments.recipe, arguments.overrides)
+    entries = catalogue.of_recipe(plan)
+    if arguments.fetch:
+        catalogue.fetch(entries, lambda line: print(line, flush=True))
+        entries = catalogue.of_recipe(plan)
+    print(table([_shown(entry) for entry in entries]))
+    _print_sums(entries)
+    for line in catalogue.restrictions(entries):
+        print(f"licence: {line}")
+    lacking = [entry for entry in entries if entry.state != "there"]
+    for entry in lacking:
+        if entry.why:
+            print(f"{entry.name}: {entry.why}")
+    return int(arguments.fetch and bool(lacking))
+
+
+def _shown(entry: Entry) -> dict:
+    """Return an entry as a row that fits a terminal.
+
+    Args:
+        entry: The entry.
+    """
+    row = catalogue.row(entry)
+    place = row["from"]
+    row["from"] = place if len(place) <= 64 else f"{place[:61]}..."
+    return row
+
+
+def _print_sums(entries: list[Entry]) -> None:
+    """Print how much is to come, and what the disk has.
+
+    Args:
+        entries: What the recipe reads.
+    """
+    to_come = [entry for entry in entries if entry.can_be_fetched]
+    if not to_come:
+        return
+    size = sum(entry.bytes for entry in to_come if entry.state == "missing")
+    unknown = sum(not entry.bytes for entry in to_come)
+    folder = paths.cache()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(Path(folder)).free
+    more = f", and {unknown} of unknown size" if unknown else ""
+    print(
+        f"{len(to_come)} to fetch: {size_text(size)}{more}; the disk of {paths.cache()} has "
+        f"{size_text(free)} free (FINLAB_CACHE names another)"
+    )

@@ -1,0 +1,71 @@
+"""The `finlab` command: its parser, and how it ends.
+
+Every command is a function in a module of this room. It gets the parsed arguments and returns the
+exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.metadata
+import sys
+
+from finlab.commands import data, plan, run, runs, slurm
+
+GROUPS = (run, runs, data, plan, slurm)  # in the order of `finlab --help`
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="finlab", description="Plan, run and keep recipes of notebooks."
+    )
+    version = importlib.metadata.version("finlab-workbook")
+    parser.add_argument("--version", action="version", version=f"finlab {version}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for group in GROUPS:
+        group.add(commands)
+    return parser
+
+
+def _describe_os_error(error: OSError) -> str:
+    """Return what to do about an error of files or of the network.
+
+    Args:
+        error: The error.
+    """
+    if error.errno == errno.ENOSPC:
+        place = error.filename or "the run folder"
+        return (
+            f"{error.strerror}: the disk is full at {place}: "
+            "free some space and run the command again"
+        )
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}: {error.filename}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the `finlab` command.
+
+    Args:
+        arguments: The words after `finlab`; None takes them from the command line.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for bad input, 130 when stopped.
+    """
+    command = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(command)
+    parsed.words = command
+    try:
+        return parsed.function(parsed)
+    except ValueError as error:
+        print(f"finlab: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"finlab: {_describe_os_error(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("finlab: stopped", file=sys.stderr)
+        return 130

@@ -1,0 +1,132 @@
+"""The token budget of a corpus step before it runs: by cell, what is there and what is asked.
+
+    rows = budget.cells(step.parameters, catalogue.of_recipe(plan))
+    budget.check(step.parameters, entries)      # ValueError where the cards cannot meet it
+
+Sizes are those of the cards, often estimated from bytes, and cleaning has not taken its part yet.
+So only what misses by more than MARGIN is refused here; the draw itself is exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from finlab.data import mixture, supply
+from finlab.data.catalogue import Entry
+from finlab.data.supply import Supply
+
+CORPUS_NOTEBOOK = "01_corpus_stats"
+MARGIN = 2.0  # how far an estimate of tokens may be off
+
+
+def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, Any]]:
+    """Return a row for each cell of the mixture: tokens there, tokens asked, epochs.
+
+    Args:
+        parameters: Of a corpus step.
+        entries: What the recipe reads.
+
+    Returns:
+        Rows {cell, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
+    """
+    texts = _text_entries(parameters, entries)
+    asked = _asked(parameters, texts)
+    there: Counter = Counter()
+    names: dict[str, list[str]] = {}
+    for entry in texts:
+        there[_cell(entry)] += entry.tokens
+        names.setdefault(_cell(entry), []).append(entry.name)
+    rows = []
+    for cell in (mixture.label(each) for each in mixture.CELLS):
+        if not asked[cell] and not there[cell]:
+            continue
+        row = {
+            "cell": cell,
+            "cards": ", ".join(names.get(cell, [])) or "none",
+            "there": there[cell],
+            "asked": asked[cell],
+            "epochs": asked[cell] / there[cell] if there[cell] else None,
+            "allowed": parameters["max_epochs"] or None,
+        }
+        rows.append(row)
+    return rows
+
+
+def check(parameters: dict[str, Any], entries: list[Entry]) -> None:
+    """Refuse a mixture that the cards miss by far.
+
+    Args:
+        parameters: Of a corpus step.
+        entries: What the recipe reads.
+
+    Raises:
+        ValueError: The supply is too small; the error says what would be feasible.
+    """
+    texts = _text_entries(parameters, entries)
+    if any(not entry.tokens for entry in texts):
+        return  # nobody knows how much a card holds, so nothing can be said
+    sizes, homes, caps = {}, {}, {}
+    for entry in texts:
+        epochs = parameters["source_epochs"].get(entry.name, parameters["max_epochs"])
+        sizes[entry.name] = int(entry.tokens)
+        homes[entry.name] = _cell(entry)
+        caps[entry.name] = (epochs or float("inf")) * entry.tokens
+    weights = parameters["source_weights"] or sizes
+    shared = {name: weights.get(name, 0.0) for name in sizes}
+    generous = {name: cap * MARGIN for name, cap in caps.items()}
+    plan = _plan(parameters, texts)
+    try:
+        supply.targets(plan, Supply(sizes, homes, shared, generous))
+    except ValueError:
+        # The same again without the margin, for a sentence with the true figures.
+        supply.targets(plan, Supply(sizes, homes, shared, caps))
+        raise
+
+
+def _text_entries(parameters: dict[str, Any], entries: list[Entry]) -> list[Entry]:
+    """Return the entries of a corpus step's texts.
+
+    Args:
+        parameters: Of the step.
+        entries: What the recipe reads.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    return [by_name[name] for name in parameters["text_cards"]]
+
+
+def _cell(entry: Entry) -> str:
+    return mixture.label((entry.card.domain, entry.card.language))
+
+
+def _plan(parameters: dict[str, Any], texts: list[Entry]) -> list[dict]:
+    """Return the phases of a corpus step, as its notebook makes them.
+
+    Args:
+        parameters: Of the step.
+        texts: Its texts.
+    """
+    if parameters["general_shares"]:
+        return mixture.phases(
+            parameters["tokens"],
+            parameters["general_shares"],
+            parameters["zh_shares"],
+            parameters["ramp_phases"],
+        )
+    weights = parameters["source_weights"] or {entry.name: entry.tokens for entry in texts}
+    homes = {entry.name: _cell(entry) for entry in texts}
+    return mixture.by_weight(parameters["tokens"], weights, homes)
+
+
+def _asked(parameters: dict[str, Any], texts: list[Entry]) -> Counter:
+    """Return {cell: tokens asked}.
+
+    Args:
+        parameters: Of a corpus step.
+        texts: Its texts.
+    """
+    asked: Counter = Counter()
+    for phase in _plan(parameters, texts):
+        for cell, share in phase["shares"].items():
+            asked[cell] += share * phase["tokens"]
+    return asked

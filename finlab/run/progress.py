@@ -1,0 +1,73 @@
+"""One line about the step that runs: seconds, training steps, loss, time left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def _last_record(log: Path, since: float) -> dict[str, Any]:
+    """Return the last record of a log that was written to after `since`, else {}."""
+    try:
+        if log.stat().st_mtime < since:
+            return {}  # the log of an earlier run of this step
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            tail = file.read().decode("utf-8", "ignore")
+        return json.loads(tail.strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def progress_text(log: Path, seconds: float) -> str:
+    """Return a step's progress in words.
+
+    Args:
+        log: The step's log.jsonl, which may not exist yet.
+        seconds: How long the step has been running.
+    """
+    record = _last_record(log, time.time() - seconds)
+    text = f"{seconds:.0f} s"
+    if not record.get("total_steps"):
+        return text
+    text += f" · step {record['step']}/{record['total_steps']}"
+    if "loss" in record:
+        text += f" · loss {record['loss']:.3f}"
+    if "seconds_left" in record:
+        text += f" · {record['seconds_left']:.0f} s left in training"
+    return text
+
+
+class Progress(threading.Thread):
+    """Keep one line about the running step on a terminal, or print one each minute elsewhere."""
+
+    def __init__(self, head: str, log: Path):
+        super().__init__(daemon=True)
+        self.head = head
+        self.log = log
+        self.began = time.time()
+        self.ended = threading.Event()
+        self.live = sys.stdout.isatty()
+
+    def run(self) -> None:
+        """Print progress until `end` is called."""
+        last_printed = 0.0
+        while not self.ended.wait(1):
+            seconds = time.time() - self.began
+            line = f"{self.head} {progress_text(self.log, seconds)}"
+            if self.live:
+                print(f"\r\033[K{line}", end="", flush=True)
+            elif seconds - last_printed >= 60:
+                last_printed = seconds
+                print(line, flush=True)
+
+    def end(self, text: str) -> None:
+        """Stop, and print a last line."""
+        self.ended.set()
+        self.join()
+        start = "\r\033[K" if self.live else ""
+        print(f"{start}{self.head} {text}", flush=True)

@@ -1,0 +1,73 @@
+"""What a run holds that none of its steps needs any more."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from finlab.run import locks
+from finlab.run.step import read_manifest
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A file or folder that can go.
+
+    Attributes:
+        path: It.
+        what: Why it is there.
+        bytes: What it takes.
+    """
+
+    path: Path
+    what: str
+    bytes: int
+
+
+def spare(run_dir: Path, checkpoints: bool = False) -> list[Spare]:
+    """Return what can go: replaced results, checkpoints of finished steps, drafts, caches.
+
+    Args:
+        run_dir: The run's folder.
+        checkpoints: The checkpoints of unfinished steps too; those steps then begin anew.
+    """
+    found: list[Spare] = []
+    for path in sorted(run_dir.glob("*.previous")):
+        found.append(_spare(path, "the result that a later one replaced"))
+    for path in sorted(run_dir.glob("*/checkpoints")):
+        if path.parent.name.endswith(".previous"):
+            continue
+        if read_manifest(path.parent) is not None:
+            found.append(_spare(path, "checkpoints of a finished step"))
+        elif checkpoints:
+            found.append(_spare(path, "checkpoints of an unfinished step, which begins anew"))
+    for path in sorted(run_dir.glob(".*.ipynb")):
+        found.append(_spare(path, "the draft of an executed notebook"))
+    for name in (".references", ".scores"):
+        if (run_dir / name).is_dir():
+            found.append(_spare(run_dir / name, "scores that would be computed again"))
+    return found
+
+
+def _spare(path: Path, what: str) -> Spare:
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return Spare(path, what, sum(each.stat().st_size for each in files))
+
+
+def delete(run_dir: Path, found: list[Spare]) -> None:
+    """Delete what can go.
+
+    Args:
+        run_dir: The run's folder, in which nobody may work meanwhile.
+        found: From `spare`.
+
+    Raises:
+        Busy: A run works in the folder.
+    """
+    with locks.holding(run_dir):
+        for each in found:
+            if each.path.is_dir():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink()
