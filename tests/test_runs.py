@@ -134,35 +134,14 @@ def test_status_says_what_stands_in_a_run(project):
     assert project.finlab("status", "nothing").returncode == 2
 
 
-def test_status_and_dry_run_say_why_a_step_is_stale_and_accept_keeps_it(project, ask):
-    project.finlab("run", "pair")
-    first = project.root / "notebooks/00_first.ipynb"
-    first.write_text(first.read_text().replace("time.sleep(pause)", "time.sleep(2 * pause)"))
-    done = ask("status", "pair")
-    assert done.returncode == 1
-    assert "first   finished, stale: the next run makes it again" in done.stdout
-    assert "because notebooks/00_first.ipynb has changed" in done.stdout
-    done = ask("run", "pair", "--set", "second.seed=5", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "first        runs  notebooks/00_first.ipynb has changed" in done.stdout
-    assert (
-        "second       runs  step first, which it reads, runs; parameter seed: 1 → 5" in done.stdout
-    )
-    before = manifest(project, "first")
-    done = project.finlab("run", "pair", "--accept", "first")
-    assert "first: accepted although notebooks/00_first.ipynb has changed" in done.stdout
-    assert "unchanged, kept" in done.stdout
-    assert manifest(project, "first")["key"] == before["key"]
-    assert manifest(project, "first")["accepted"]["why"]
-    done = ask("status", "pair")
-    assert done.returncode == 0, done.stdout
-    assert "first   finished, accepted although notebooks/00_first.ipynb has changed" in done.stdout
-    first.write_text(first.read_text().replace("2 * pause", "3 * pause"))
-    assert ask("status", "pair").returncode == 1  # it was accepted for that change alone
-    assert ask("run", "pair", "--accept", "third").returncode == 2
+def report_text(project):
+    return (project.run_dir / "report.html").read_text(encoding="utf-8")
 
 
-def test_to_ends_a_run_early(project, ask):
+def test_a_run_is_watched_accepted_compared_and_cleaned(project, ask):
+    """One story, since each kernel takes seconds to start."""
+    assert "there is no run" in ask("runs").stdout
+    # --to ends it early.
     done = project.finlab("run", "pair", "--to", "first")
     assert done.returncode == 0, done.stderr
     assert manifest(project, "first")
@@ -171,33 +150,65 @@ def test_to_ends_a_run_early(project, ask):
     done = ask("run", "pair", "--from", "second", "--to", "first")
     assert done.returncode == 2
     assert "--to first comes before --from second" in done.stderr
-
-
-def test_runs_are_listed_compared_and_cleaned(project, ask):
-    assert "there is no run" in ask("runs").stdout
-    project.finlab("run", "pair")
-    project.finlab(
-        "run", "pair", "--set", "first.value=9", "--run-dir", str(project.root / "runs/other")
-    )
-    listed = ask("runs").stdout
-    assert "2 of 2" in listed
-    assert {"pair", "other"} < set(listed.split())
+    # A changed cell makes a step stale, and says so.
+    first = project.root / "notebooks/00_first.ipynb"
+    first.write_text(first.read_text().replace("time.sleep(pause)", "time.sleep(2 * pause)"))
+    done = ask("status", "pair")
+    assert done.returncode == 1
+    assert "first   finished, stale: the next run makes it again" in done.stdout
+    assert "because notebooks/00_first.ipynb has changed" in done.stdout
+    done = ask("run", "pair", "--set", "first.seed=5", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "first        runs  parameter seed: 1 → 5; notebooks/00_first.ipynb has" in done.stdout
+    assert "second       runs  it is not finished" in done.stdout
+    # Accepted, it is kept, and the mark stays.
+    before = manifest(project, "first")
+    done = project.finlab("run", "pair", "--accept", "first")
+    assert "first: accepted although notebooks/00_first.ipynb has changed" in done.stdout
+    assert "unchanged, kept" in done.stdout
+    assert manifest(project, "first")["key"] == before["key"]
+    assert "accepted although notebooks/00_first.ipynb has changed" in report_text(project)
+    done = ask("status", "pair")
+    assert done.returncode == 0, done.stdout
+    assert "first   finished, accepted although notebooks/00_first.ipynb has changed" in done.stdout
+    text = first.read_text()
+    first.write_text(text.replace("2 * pause", "3 * pause"))
+    assert ask("status", "pair").returncode == 1  # it was accepted for that change alone
+    first.write_text(text)
+    assert ask("run", "pair", "--accept", "third").returncode == 2
+    # Compared with a copy in which one value was another.
+    other = project.root / "runs/other"
+    shutil.copytree(project.run_dir, other)
+    for name, change in (("manifest", {"parameters": {"value": 9}}), ("metrics", {"value": 9})):
+        path = other / f"first/{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert {"pair", "other"} < {line.split()[0] for line in ask("runs").stdout.splitlines()}
     done = ask("compare", "pair", "other")
     assert done.returncode == 0, done.stderr
-    assert "value" in done.stdout
-    assert "double" in done.stdout
+    assert "first  value" in done.stdout
     done = ask("compare", "pair", "pair")
     assert "no parameter differs" in done.stdout
     assert "no result differs" in done.stdout
-    project.finlab("run", "pair", "--set", "first.value=4")
+    assert ask("status", "pair").returncode == 0
+
+
+def test_clean_says_what_would_go_and_deletes_it_when_told(project, ask):
+    previous = project.run_dir / "first.previous"
+    checkpoint = project.run_dir / "second/checkpoints"
+    for folder in (previous, checkpoint):
+        folder.mkdir(parents=True)
+        (folder / "big").write_text("12345")
     done = ask("clean", "pair")
     assert "first.previous" in done.stdout
+    assert "checkpoints" not in done.stdout  # a killed step goes on from them
     assert "add --yes to delete it" in done.stdout
-    assert (project.run_dir / "first.previous").exists()
+    assert previous.exists()
     assert "freed" in ask("clean", "pair", "--yes").stdout
-    assert not (project.run_dir / "first.previous").exists()
+    assert not previous.exists()
+    assert checkpoint.exists()
+    assert "freed" in ask("clean", "pair", "--yes", "--checkpoints").stdout
+    assert not checkpoint.exists()
     assert "nothing to free" in ask("clean", "pair").stdout
-    assert ask("status", "pair").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -211,11 +211,6 @@ class Spec(BaseModel):
         return self
 
 
-def forbids_commercial_use(licence: str) -> bool:
-    """Tell whether a licence, in the hub's words, forbids commercial use."""
-    return "-nc" in licence.lower()
-
-
 def check_licence(front: dict[str, Any], path: Path) -> str:
     """Return the licence that a card states.
 

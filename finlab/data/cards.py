@@ -370,5 +370,5 @@ def quarantined_rows(sources: dict[str, Source], bad_rows: str = "quarantine") -
     return found
 
 
-# A step's key knows a card by this fingerprint, and refuses a wrong card before anything runs.
-step.use_card_fingerprints(lambda name: fingerprint(read(name)))
+# A step's key knows a card by its fingerprint, and refuses a wrong card before anything runs.
+step.use_cards(lambda name: fingerprint(read(name)), lambda name: read(name).licence)

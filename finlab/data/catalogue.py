@@ -15,9 +15,10 @@ from typing import Any
 
 from finlab import paths
 from finlab.data import card_files, cards, hub, hub_models, hub_state
-from finlab.data.card_schema import Card, forbids_commercial_use
+from finlab.data.card_schema import Card
 from finlab.data.hub_errors import Report
 from finlab.files import size_text
+from finlab.run.model_card import forbids_commercial_use
 from finlab.run.recipe import Recipe
 
 # Tokens in a byte of text, measured on the sets at hand with Chinese-LLaMA-2's 55,296 tokens:

@@ -178,14 +178,17 @@ def finished_steps(run_dir: Path) -> list[tuple[dict, Metrics, Path]]:
 
 
 def history(run_dir: Path, manifest: dict[str, Any]) -> str:
-    """Return a note where a step was made from an earlier result of another one, or nothing.
+    """Return a note on a step made from an earlier result, or kept although stale; or nothing.
 
     Args:
         run_dir: The run.
         manifest: Of the step.
     """
     earlier = integrity.outdated(Path(run_dir), manifest, read_manifest)
-    return f"made from an earlier {earlier} than stands here" if earlier else ""
+    if earlier:
+        return f"made from an earlier {earlier} than stands here"
+    accepted = manifest.get("accepted")
+    return f"accepted although {'; '.join(accepted['why'])}" if accepted else ""
 
 
 def rows(run_dir: Path) -> list[tuple[str, str, str]]:

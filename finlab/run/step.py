@@ -29,17 +29,18 @@ from typing import Any
 import nbformat
 
 from finlab import files, paths
-from finlab.run import code, environment, integrity, locks, recipe
+from finlab.run import code, environment, integrity, locks, model_card, recipe
 from finlab.run.parameters import SET_BY_RUNNER, check, declared_parameters
 
-# Set by finlab.data.cards: `run` knows data cards by their fingerprint alone.
+# Set by finlab.data.cards: `run` knows data cards by their fingerprint and their licence alone.
 _card_fingerprint: Callable[[str], str] | None = None
+_card_licence: Callable[[str], str] | None = None
 
 
-def use_card_fingerprints(function: Callable[[str], str]) -> None:
-    """Say how a data card, given by name, is checked and fingerprinted."""
-    global _card_fingerprint
-    _card_fingerprint = function
+def use_cards(fingerprint: Callable[[str], str], licence: Callable[[str], str]) -> None:
+    """Say how a data card, given by name, is fingerprinted, and what its licence is."""
+    global _card_fingerprint, _card_licence
+    _card_fingerprint, _card_licence = fingerprint, licence
 
 
 # --- the key -------------------------------------------------------------------------------------
@@ -245,13 +246,29 @@ class Run:
             The metrics.
         """
         files.write_json(self.folder / "metrics.json", metrics)
-        manifest = self._manifest(metrics)
+        licences = self._licences()
+        model_card.write(self.artifact, self.step, self._base(), licences)
+        manifest = self._manifest(metrics) | {"licences": licences, "base": self._base()}
         files.write_json(self.folder / "manifest.json", manifest, sync=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         locks.release(self.folder)
         for name in self.upstream:
             locks.release(self.folder.parent / name)
         return metrics
+
+    def _licences(self) -> dict[str, str]:
+        """Return {card: licence} of all data that this step and those behind it train on."""
+        found = {}
+        for manifest in self.upstream.values():
+            found |= manifest.get("licences", {})
+        for card in model_card.trained_cards(self.parameters):
+            found[card] = _card_licence(card)
+        return found
+
+    def _base(self) -> str:
+        """Return the folder or hub id of the base that this step's models come from."""
+        named = [manifest.get("base", "") for manifest in self.upstream.values()]
+        return self.parameters.get("base") or next(filter(None, named), "")
 
     def _manifest(self, metrics: dict[str, Any]) -> dict[str, Any]:
         keys = {name: manifest["key"] for name, manifest in self.upstream.items()}
