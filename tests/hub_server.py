@@ -292,7 +292,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "downloads": 0,
                     "likes": 0,
                     "lastModified": "2026-01-01T00:00:00.000Z",
-                    "siblings": [{"rfilename": entry["path"]} for entry in entries],
+                    "siblings": [
+                        {"rfilename": each["path"], "size": each["size"]} for each in entries
+                    ],
                 }
             )
         else:

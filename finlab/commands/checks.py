@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import psutil
+
 from finlab.commands.tables import table
 from finlab.data import budget, catalogue
 from finlab.data.catalogue import Entry
+from finlab.files import size_text
 from finlab.run import recipe
 
 
@@ -12,12 +18,13 @@ def _corpus_steps(steps: list[recipe.Step]) -> list[recipe.Step]:
     return [step for step in steps if step.notebook == budget.CORPUS_NOTEBOOK]
 
 
-def require_feasible(plan: recipe.Recipe, chosen: list[recipe.Step]) -> None:
-    """Refuse steps that cannot end well: too few tokens, or too little memory.
+def require_feasible(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
+    """Refuse steps that cannot end well: too few tokens, too little memory or disk.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
+        run_dir: Where they will leave what they make.
 
     Raises:
         ValueError: Why, and what would do.
@@ -30,14 +37,65 @@ def require_feasible(plan: recipe.Recipe, chosen: list[recipe.Step]) -> None:
             raise ValueError(
                 f"step '{step.name}': {error} (--force runs it all the same)"
             ) from None
+    _require_machine(plan, chosen, entries, run_dir)
 
 
-def print_all(plan: recipe.Recipe, chosen: list[recipe.Step]) -> int:
+def _require_machine(
+    plan: recipe.Recipe, chosen: list[recipe.Step], entries: list[Entry], run_dir: Path
+) -> None:
+    """Refuse a base that this machine cannot hold, and training that does not fit its GPUs.
+
+    Args:
+        plan: The recipe.
+        chosen: The steps that will run.
+        entries: What the recipe reads.
+        run_dir: Where they will leave what they make.
+    """
+    from finlab.train import planning, shapes
+
+    try:
+        shape, _ = planning.base_shape(plan)
+    except ValueError:
+        return  # the tiny base, or one whose shape is known only once it is here
+    here = shapes.of_this_machine()
+    if here is None:
+        weights, memory = 2 * shape.parameters, psutil.virtual_memory().total
+        if chosen and weights > memory:
+            raise ValueError(
+                f"the base has {size_text(weights)} of weights, and this machine has no GPU and "
+                f"{size_text(memory)} of memory: take a machine that holds it, see "
+                f"`finlab plan {plan.name}` (--force runs it all the same)"
+            )
+        return
+    gpu, count = here
+    found = planning.of_recipe(plan, gpu, count, entries=entries)
+    names = {step.name for step in chosen}
+    for name, sentence in planning.misfits(found).items():
+        if name in names:
+            raise ValueError(f"{sentence} (--force runs it all the same)")
+    made = sum(size for what, size in found.disk.items() if what != "data and base")
+    free = shutil.disk_usage(existing(run_dir)).free
+    if chosen and made > free:
+        raise ValueError(
+            f"the run will take about {size_text(made)}, and the disk of {run_dir} has "
+            f"{size_text(free)} free: choose another by --run-dir (--force runs it all the same)"
+        )
+
+
+def existing(folder: Path) -> Path:
+    """Return a folder, or the nearest above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> int:
     """Print what the checks find; return 2 where a run would be refused, else 0.
 
     Args:
         plan: The recipe.
         chosen: The steps that would run.
+        run_dir: Where they would leave what they make.
     """
     entries = catalogue.of_recipe(plan)
     for step in _corpus_steps(chosen):
@@ -46,7 +104,7 @@ def print_all(plan: recipe.Recipe, chosen: list[recipe.Step]) -> int:
     _print_missing(entries)
     refused = 0
     try:
-        require_feasible(plan, chosen)
+        require_feasible(plan, chosen, run_dir)
     except ValueError as error:
         print(f"\nwould be refused: {error}")
         refused = 2

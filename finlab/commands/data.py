@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 
 from finlab import paths
+from finlab.commands.checks import existing
 from finlab.commands.run import add_recipe
 from finlab.commands.tables import table
 from finlab.data import catalogue
@@ -66,10 +66,7 @@ def _print_sums(entries: list[Entry]) -> None:
         return
     size = sum(entry.bytes for entry in to_come if entry.state == "missing")
     unknown = sum(not entry.bytes for entry in to_come)
-    folder = paths.cache()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(Path(folder)).free
+    free = shutil.disk_usage(existing(paths.cache())).free
     more = f", and {unknown} of unknown size" if unknown else ""
     print(
         f"{len(to_come)} to fetch: {size_text(size)}{more}; the disk of {paths.cache()} has "

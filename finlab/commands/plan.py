@@ -4,6 +4,68 @@ from __future__ import annotations
 
 import argparse
 
+from finlab.commands.run import add_recipe
+from finlab.commands.tables import table
+from finlab.run import recipe
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the words of this module to the parser."""
+    plan = commands.add_parser(
+        "plan", help="say what a recipe needs on some GPUs: memory, hours, money, disk"
+    )
+    add_recipe(plan)
+    plan.add_argument("--gpu", default="A100-80G", help="the kind of GPU (default A100-80G)")
+    plan.add_argument("--count", type=int, default=1, help="how many (default 1)")
+    plan.add_argument("--price", type=float, default=0.0, help="of a GPU-hour, in any currency")
+    plan.add_argument(
+        "--efficiency",
+        type=float,
+        default=0.0,
+        help="the share of the GPU's speed that is reached, as notebook 09 measures it (hfu)",
+    )
+    plan.add_argument(
+        "--published", action="store_true", help="show the cost model beside published figures"
+    )
+    plan.set_defaults(function=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """Print the plan of a recipe; return 2 where it does not fit."""
+    from finlab.train import planning, published_costs, shapes
+
+    if arguments.count < 1:
+        raise ValueError(f"--count {arguments.count}: write 1 or more GPUs")
+    if not arguments.price >= 0:
+        raise ValueError(f"--price {arguments.price}: write what a GPU-hour costs, 0 or more")
+    if not 0 <= arguments.efficiency <= 1:
+        raise ValueError(f"--efficiency {arguments.efficiency}: write a share between 0 and 1")
+    gpu = shapes.gpu(arguments.gpu)
+    plan = recipe.load(arguments.recipe, arguments.overrides)
+    found = planning.of_recipe(plan, gpu, arguments.count, arguments.efficiency or None)
+    size = found.shape.parameters / 1e9
+    print(f"{plan.name}: {size:.1f} billion parameters on {arguments.count} × {gpu.name}\n")
+    print(table(planning.step_rows(found, arguments.price), 1))
+    print()
+    print(table(planning.disk_rows(found), 1))
+    print(
+        f"\n{found.hours:,.1f} hours of training, {found.hours * found.count:,.0f} GPU-hours"
+        + (
+            f", {found.hours * found.count * arguments.price:,.0f} in all"
+            if arguments.price
+            else ""
+        )
+        + f"; stops to be expected: {found.failures:.2g}"
+    )
+    print("not counted: cleaning, quantising, exams; figures are within a fifth of published ones")
+    for step in found.steps:
+        words = planning.fastest(found, step)
+        if words:
+            print(f"faster, and fits: {step.name}: {', '.join(words)}")
+    if arguments.published:
+        print()
+        print(table(published_costs.comparison(), 1))
+    sentences = planning.misfits(found)
+    for sentence in sentences.values():
+        print(f"does not fit: {sentence}")
+    return 2 if sentences else 0

@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _dry_run(plan, chosen, run_dir, arguments.all)
     if not arguments.force:
         waiting = [each for each in chosen if step.read_manifest(run_dir / each.name) is None]
-        checks.require_feasible(plan, waiting)
+        checks.require_feasible(plan, waiting, run_dir)
     for name in arguments.accept:
         _accept(plan, name, run_dir)
     resume = shlex.join(["finlab", *arguments.words])
@@ -157,7 +157,7 @@ def _dry_run(
     for each in staleness.forecast(chosen, run_dir):
         does = "runs" if each.runs else "kept"
         print(f"  {each.step:<12} {does}  {'; '.join(each.reasons[:3])}".rstrip())
-    return checks.print_all(plan, chosen)
+    return checks.print_all(plan, chosen, run_dir)
 
 
 def _pass_on_sigterm(stop: StopFlag) -> None:

@@ -1,4 +1,4 @@
-"""The token budget of a corpus step before it runs: by cell, what is there and what is asked.
+"""The token budget of a corpus step before it runs: by cell, what is there and asked.
 
     rows = budget.cells(step.parameters, catalogue.of_recipe(plan))
     budget.check(step.parameters, entries)      # ValueError where the cards cannot meet it

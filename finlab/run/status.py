@@ -1,4 +1,4 @@
-"""What stands in a run: which steps are finished, whole, stale or running, and what they take."""
+"""What stands in a run: steps finished, whole, stale or running, and what they take."""
 
 from __future__ import annotations
 

@@ -1,0 +1,348 @@
+"""The plan of a recipe: tokens, memory, hours, disk and failures, before a GPU is rented.
+
+    found = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
+    for step in found.steps: ...
+
+Only training steps are planned. Cleaning, quantising and exams take hours on one machine, not days,
+and depend on its disks and CPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from finlab.data import catalogue
+from finlab.data.catalogue import Entry
+from finlab.run.recipe import Recipe, Step
+from finlab.train import costs, shapes
+from finlab.train.costs import Memory, Setup
+from finlab.train.shapes import Gpu, ModelShape
+
+BASE, CORPUS, TOKENIZER = "00_base_model", "01_corpus_stats", "02_tokenizer_extension"
+PRETRAIN, SFT, DPO = "03_lora_pretraining", "04_two_stage_sft", "05_dpo"
+# The reference reads every pair once more, forward alone: a third of forward and backward.
+DPO_READS = 4 / 3
+# Llama 3's training: 419 unexpected stops in 54 days of 16,384 H100 (its paper, table 5).
+GPU_HOURS_PER_FAILURE = 54 * 24 * 16384 / 419
+GPUS_PER_MACHINE = 8
+KEPT_CHECKPOINTS = 2
+ROW_BYTES = 8  # a token of a packed row on disk: its id and its label
+TOKEN_BYTES = 4  # a token of an encoded document on disk
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a training step needs.
+
+    Attributes:
+        name: The step's.
+        tokens: That it trains on, repetition included.
+        setup: How it trains.
+        memory: Of one GPU.
+        gpus: How many it uses: one where it starts no processes.
+        rate: Tokens/s of one GPU.
+        checkpoint_bytes: Of one checkpoint.
+        model_bytes: Of the model that it leaves.
+    """
+
+    name: str
+    tokens: float
+    setup: Setup
+    memory: Memory
+    gpus: int
+    rate: float
+    checkpoint_bytes: float
+    model_bytes: float
+
+    @property
+    def hours(self) -> float:
+        """How long it takes."""
+        machines = -(-self.gpus // GPUS_PER_MACHINE)
+        scaling = costs.SCALING if machines > 1 else 1.0
+        return self.tokens / (self.rate * self.gpus * scaling) / 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe needs on some GPUs.
+
+    Attributes:
+        shape: The base's, its vocabulary grown as the recipe says.
+        gpu: The kind of GPU.
+        count: How many.
+        steps: Its training steps.
+        disk: {what: bytes}.
+    """
+
+    shape: ModelShape
+    gpu: Gpu
+    count: int
+    steps: list[StepPlan] = field(default_factory=list)
+    disk: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def hours(self) -> float:
+        """Of all training steps, one after another."""
+        return sum(step.hours for step in self.steps)
+
+    @property
+    def failures(self) -> float:
+        """How many stops by a fault of the machines are to be expected."""
+        return self.hours * self.count / GPU_HOURS_PER_FAILURE
+
+
+def of_recipe(
+    plan: Recipe,
+    gpu: Gpu,
+    count: int,
+    efficiency: float | None = None,
+    entries: list[Entry] | None = None,
+) -> Plan:
+    """Return the plan of a recipe.
+
+    Args:
+        plan: The recipe.
+        gpu: The kind of GPU.
+        count: How many.
+        efficiency: The share of their FLOP/s that is reached, as notebook 09 measures it; None
+            takes what others have published.
+        entries: What the recipe reads; None looks.
+
+    Raises:
+        ValueError: The shape of the base is not known, or nothing is trained.
+    """
+    entries = catalogue.of_recipe(plan) if entries is None else entries
+    shape, new_rows = base_shape(plan)
+    found = Plan(shape, gpu, count)
+    for step in plan.steps:
+        for name, tokens in _trained_tokens(step, plan, entries):
+            setup = setup_of(step.parameters, new_rows)
+            gpus = _gpus(step.parameters, count)
+            memory = costs.memory(shape, setup, gpus)
+            rate = costs.tokens_per_second(shape, setup, gpu, efficiency)
+            sizes = _saved_bytes(shape, setup)
+            found.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes))
+    if not found.steps:
+        raise ValueError(f"{plan.name} trains nothing on a base of its own, so nothing is planned")
+    found.disk.update(_disk(found, entries))
+    return found
+
+
+def base_shape(plan: Recipe) -> tuple[ModelShape, int]:
+    """Return the shape of a recipe's base with its vocabulary grown, and how many rows are new.
+
+    Args:
+        plan: The recipe.
+
+    Raises:
+        ValueError: It has no base of its own, or one whose shape is not known.
+    """
+    base = next((each.parameters for each in plan.steps if each.notebook == BASE), {})
+    name = base.get("base", "")
+    if not name:
+        raise ValueError(
+            f"{plan.name} trains the tiny base of finlab, which needs no plan: name a base, "
+            "as in --set base.base=Qwen/Qwen3-8B"
+        )
+    shape = shapes.of_model(name)
+    if shape is None:
+        raise ValueError(
+            f"the shape of '{name}' is not known here: fetch the model "
+            f"(`finlab data {plan.name} --fetch`), or add a line to finlab/train/shapes.yaml"
+        )
+    grown = next((each.parameters for each in plan.steps if each.notebook == TOKENIZER), {})
+    new_rows = grown.get("max_new", 0) + len(grown.get("special_tokens", []))
+    return shapes.of_model(name, shape.vocabulary + new_rows), new_rows
+
+
+def setup_of(parameters: dict[str, Any], new_rows: int) -> Setup:
+    """Return how a training step trains.
+
+    Args:
+        parameters: The step's.
+        new_rows: Rows that the tokenizer step has added.
+    """
+    form = parameters.get("quantize_base", "none")
+    if parameters.get("load_in_8bit"):
+        form = "int8"
+    # A preference step has pairs: two answers in rows of max_length.
+    rows = parameters.get("batch_rows") or 2 * parameters.get("batch_pairs", 1)
+    return Setup(
+        lora_rank=parameters["lora_rank"],
+        lora_targets=tuple(parameters["lora_targets"]),
+        train_embeddings=parameters.get("train_embeddings", "none"),
+        new_rows=new_rows,
+        row_length=parameters.get("row_length") or parameters["max_length"],
+        batch_rows=rows,
+        gradient_checkpointing=parameters["gradient_checkpointing"],
+        quantize_base=form,
+        launch=parameters.get("launch", ""),
+        weight_bytes=2 if parameters["dtype"] == "bfloat16" else 4,
+        fused=parameters.get("liger", False),
+        embeddings_only=parameters.get("embeddings_only", False),
+        # TRL's DPO holds the logits of both answers.
+        whole_logits="batch_pairs" in parameters,
+    )
+
+
+def _gpus(parameters: dict[str, Any], count: int) -> int:
+    """Return how many GPUs a step uses: one process has one."""
+    return count if parameters.get("launch") else 1
+
+
+def _trained_tokens(step: Step, plan: Recipe, entries: list[Entry]) -> list[tuple[str, float]]:
+    """Return (name, tokens trained on) of a step, for each stage of its training.
+
+    Args:
+        step: The step.
+        plan: Its recipe.
+        entries: What the recipe reads.
+    """
+    values = step.parameters
+    tokens = {entry.name: entry.tokens for entry in entries}
+    if step.notebook == PRETRAIN:
+        corpus = next(each.parameters for each in plan.steps if each.name == values["corpus_from"])
+        phases = corpus["ramp_phases"] or max(
+            len(corpus["general_shares"]), len(corpus["zh_shares"]), 1
+        )
+        read = len(values["phases"]) or phases
+        return [(step.name, corpus["tokens"] * read / phases / (1 - values["own_share"]))]
+    if step.notebook == SFT:
+        found = []
+        for number, name in enumerate(("stage1_cards", "stage2_cards")):
+            held = sum(tokens[card] for card in values[name])
+            if held:
+                mixed = held * values["epochs"][number] / (1 - values["text_share"])
+                found.append((f"{step.name}/stage{number + 1}", mixed))
+        return found
+    if step.notebook == DPO:
+        held = sum(tokens[card] for card in values["preference_cards"])
+        return [(step.name, held * values["epochs"] * DPO_READS)]
+    return []
+
+
+def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:
+    """Return the bytes of a checkpoint, and of the model that a step leaves.
+
+    Args:
+        shape: The model's.
+        setup: How it is trained.
+    """
+    alone = costs.memory(shape, setup)
+    model = float(setup.weight_bytes * shape.parameters)
+    if not setup.lora_rank:
+        return model + alone.optimizer, model
+    # Weights of the adapter as they are trained, and Adam's two moments of each.
+    return alone.gradients + alone.optimizer, model + alone.gradients
+
+
+def _disk(found: Plan, entries: list[Entry]) -> dict[str, float]:
+    """Return {what: bytes} of the disk that a run takes.
+
+    Args:
+        found: The plan.
+        entries: What the recipe reads.
+    """
+    fetched = float(sum(entry.bytes for entry in entries))
+    if not any(entry.kind == "model" and entry.bytes for entry in entries):
+        fetched += 2 * found.shape.parameters
+    texts = sum(entry.tokens for entry in entries if entry.kind == "text")
+    return {
+        "data and base": fetched,
+        # The corpus step keeps what it read, cleaned and marked, packed by Parquet to about half.
+        "corpus": texts / catalogue.TOKENS_PER_BYTE * 1.5,
+        "encoded and packed": max(step.tokens for step in found.steps) * (ROW_BYTES + TOKEN_BYTES),
+        "checkpoints": max(step.checkpoint_bytes for step in found.steps) * KEPT_CHECKPOINTS,
+        "models": sum(step.model_bytes for step in found.steps) + 2 * found.shape.parameters,
+    }
+
+
+# --- what does not fit ---------------------------------------------------------------------------
+def misfits(found: Plan) -> dict[str, str]:
+    """Return {step: a sentence} of the steps that do not fit, with the nearest that does.
+
+    Args:
+        found: The plan.
+    """
+    sentences: dict[str, str] = {}
+    for step in found.steps:
+        if step.memory.total <= found.gpu.bytes:
+            continue
+        need, have = step.memory.total / 1e9, found.gpu.bytes / 1e9
+        name = step.name.split("/")[0]
+        sentence = f"step '{step.name}' takes {need:.0f} GB of a GPU of {have:.0f} GB"
+        nearest = costs.nearest_fit(found.shape, step.setup, found.gpu, found.count)
+        if nearest is None:
+            sentence += f": no setting fits {found.count} × {found.gpu.name}; take more of them"
+        else:
+            words = " ".join(f"--set {name}.{change}" for change in nearest[1])
+            sentence += f"; the nearest that fits: {words}"
+        sentences.setdefault(name, sentence)
+    return sentences
+
+
+def fastest(found: Plan, step: StepPlan) -> list[str]:
+    """Return the changes that make a step fastest on its GPUs, in its parameters' names.
+
+    Recomputation costs a third of the time, so a smaller micro-batch without it is faster, as long
+    as it has the 2,048 tokens that keep matrix products bound by arithmetic.
+
+    Args:
+        found: The plan.
+        step: One of its steps.
+    """
+    best, words = step.rate, []
+    for rows in (16, 8, 4, 2, 1):
+        for fused in (False, True):
+            setup = replace(step.setup, batch_rows=rows, gradient_checkpointing=False, fused=fused)
+            if setup.micro_tokens < 2048 or setup.micro_tokens > step.setup.micro_tokens:
+                continue
+            if costs.memory(found.shape, setup, step.gpus).total > found.gpu.bytes:
+                continue
+            ratio = costs.flops_per_token(found.shape, step.setup, hardware=True)
+            rate = step.rate * ratio / costs.flops_per_token(found.shape, setup, hardware=True)
+            if rate > best * 1.01:
+                best = rate
+                factor = step.setup.batch_rows // rows
+                words = ["gradient_checkpointing=false", f"batch_rows={rows}"]
+                words += [f"gradient_accumulation × {factor}"] if factor > 1 else []
+                words += ["liger=true"] if fused else []
+    return words
+
+
+# --- as tables -----------------------------------------------------------------------------------
+def step_rows(found: Plan, price: float = 0.0) -> list[dict[str, Any]]:
+    """Return a row for each training step of a plan.
+
+    Args:
+        found: The plan.
+        price: Of a GPU-hour; all GPUs are paid for while a step uses one.
+    """
+    rows = []
+    for step in found.steps:
+        row = {
+            "step": step.name,
+            "tokens": catalogue.number_text(step.tokens),
+            "GPUs": step.gpus,
+            "GB each": step.memory.total / 1e9,
+            "of": found.gpu.bytes / 1e9,
+            "tokens/s each": step.rate,
+            "hours": step.hours,
+            "GPU-hours": step.hours * found.count,
+        }
+        if price:
+            row["cost"] = step.hours * found.count * price
+        row["checkpoint GB"] = step.checkpoint_bytes / 1e9
+        rows.append(row)
+    return rows
+
+
+def disk_rows(found: Plan) -> list[dict[str, Any]]:
+    """Return a row for each thing on the disk, and one for their sum.
+
+    Args:
+        found: The plan.
+    """
+    rows = [{"disk": what, "GB": size / 1e9} for what, size in found.disk.items()]
+    return [*rows, {"disk": "all", "GB": sum(found.disk.values()) / 1e9}]

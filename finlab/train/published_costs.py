@@ -1,0 +1,54 @@
+"""The cost model beside figures that others have published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finlab import yaml_text
+from finlab.train import costs, shapes
+from finlab.train.costs import Setup
+
+FILE = Path(__file__).with_name("costs_published.yaml")
+FP8_SPEED = 2.0  # of bf16's FLOP/s, on Hopper
+CONTEXT = 2048  # tokens that an answering model holds, where its figure does not say
+
+
+def comparison() -> list[dict[str, Any]]:
+    """Return a row for each published figure.
+
+    Returns:
+        Rows {what, source, unit, published, model, error %}.
+    """
+    rows = []
+    for entry in yaml_text.parse(yaml_text.read_text(FILE), FILE.name):
+        value = _predicted(entry)
+        rows.append(
+            {
+                "what": entry["what"],
+                "source": entry["source"],
+                "unit": "tokens/s" if entry["kind"] == "speed" else "GB",
+                "published": float(entry["value"]),
+                "model": value,
+                "error %": 100 * (value / entry["value"] - 1),
+            }
+        )
+    return rows
+
+
+def _predicted(entry: dict[str, Any]) -> float:
+    """Return what the cost model says of a published figure.
+
+    Args:
+        entry: A record of the file.
+    """
+    shape = shapes.of_model(entry["model"])
+    if entry["kind"] == "answering":
+        return costs.inference_bytes(shape, entry["form"], CONTEXT) / 1e9
+    values = dict(entry["setup"])
+    values["lora_targets"] = tuple(values.get("lora_targets", costs.ALL_TARGETS))
+    setup = Setup(**values)
+    if entry["kind"] == "memory":
+        return costs.memory(shape, setup).total / 1e9
+    rate = costs.tokens_per_second(shape, setup, shapes.gpu(entry["gpu"]))
+    return rate * (FP8_SPEED if entry.get("fp8") else 1.0)
