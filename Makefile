@@ -1,4 +1,5 @@
 # Two commands do everything on a machine with Python 3.11 and make:
+#   make install     set up, run nothing
 #   make run         set up, run the smoke recipe, print the results and where the report is
 #   make test        set up, run the tests
 # Each starts at once when nothing has changed.
@@ -14,7 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
 
-.PHONY: run test test-slow test-one bench lab format clean
+.PHONY: install run test test-slow test-one bench lab format clean
+
+install: $(VENV)/.run
 
 run: $(VENV)/.run
 	$(BIN)/finlab run smoke

@@ -1,16 +1,24 @@
-"""Drawing documents source by source, without repeating any before all have been read."""
+"""Drawing documents source by source, without repeating any before all have been read.
+
+Everything is done on columns: a source's shuffled order is an array of numbers, and what a budget
+of tokens buys is found in the running sum of their sizes.
+"""
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from finlab.data.supply import Supply, label
+import numpy
+
+from finlab.data.columns import Documents
+from finlab.data.supply import Supply
 
 # A cell that misses its tokens by more than this share of the phase is made up for.
 CELL_TOLERANCE = 0.0025
 LOOK_AHEAD = 200  # documents among which the last one of a phase is chosen
+BLOCK = 4_000_000  # documents whose sizes are summed up at once
+NOTHING = numpy.empty(0, numpy.int32)
 
 
 def require_known(named: Iterable[str], sources: Iterable[str]) -> None:
@@ -27,19 +35,82 @@ def require_known(named: Iterable[str], sources: Iterable[str]) -> None:
         )
 
 
+class Queue:
+    """The documents of one source in a shuffled order, which begins anew when it is used up."""
+
+    def __init__(self, numbers: numpy.ndarray, tokens: numpy.ndarray, rng: numpy.random.Generator):
+        self.numbers = numbers
+        self.tokens = tokens  # of all documents
+        self.rng = rng
+        self.order = NOTHING
+        self.place = 0  # of the next document in the order
+        self.longest = int(tokens[numbers].max())
+
+    def take(self, budget: float) -> numpy.ndarray:
+        """Return the next documents, which come as near to a budget as they can.
+
+        Args:
+            budget: In tokens.
+
+        Returns:
+            Their numbers, int32.
+        """
+        taken = []
+        while budget > 0:
+            if self.place == len(self.order):
+                self.order, self.place = self.rng.permutation(self.numbers), 0
+            block = self.order[self.place : self.place + BLOCK]
+            sums = self.tokens[block].cumsum(dtype=numpy.int64)
+            count = int(numpy.searchsorted(sums, budget, side="right"))
+            if count == 0:
+                if not self._bring_best(budget):
+                    break
+                count = 1
+                sums = self.tokens[self.order[self.place : self.place + 1]].astype(numpy.int64)
+            taken.append(self.order[self.place : self.place + count].copy())
+            budget -= int(sums[count - 1])
+            self.place += count
+        return numpy.concatenate(taken) if taken else NOTHING
+
+    def _bring_best(self, budget: float) -> bool:
+        """Bring the document that fits best among the next to the head of the order.
+
+        Args:
+            budget: In tokens.
+
+        Returns:
+            False where even it would miss the budget by more than taking none does.
+        """
+        ahead = self.order[self.place : self.place + LOOK_AHEAD]
+        misses = numpy.abs(self.tokens[ahead] - budget)
+        best = int(misses.argmin())
+        if misses[best] >= budget:
+            return False
+        ahead[[0, best]] = ahead[[best, 0]]  # a view, so the order itself changes
+        return True
+
+    def give_back(self, taken: numpy.ndarray) -> None:
+        """Put documents back to where they were taken from.
+
+        Args:
+            taken: What `take` returned last.
+        """
+        self.order = numpy.concatenate([taken, self.order[self.place :]])
+        self.place = 0
+
+
 class Drawer:
     """Draws documents source by source, and remembers how far it has read each.
 
     A source is read whole, in an order drawn by seed, before any of its documents comes again.
     """
 
-    def __init__(self, documents: list[dict], rng: random.Random):
+    def __init__(self, documents: Documents, rng: numpy.random.Generator):
         self.documents = documents
         self.rng = rng
-        self.numbers: dict[str, list[int]] = defaultdict(list)
-        for number, document in enumerate(documents):
-            self.numbers[document["source"]].append(number)
-        self.queues: dict[str, list[int]] = defaultdict(list)
+        self.queues: dict[str, Queue] = {}
+        for code, source in enumerate(documents.sources):
+            self.queues[source] = Queue(documents.numbers(code), documents.tokens, rng)
         self.used: Counter = Counter()  # tokens read of each source
         self.due: Counter = Counter()  # tokens wanted of each source so far
 
@@ -58,11 +129,8 @@ class Drawer:
             source_epochs: {source: how often it may be read}, for single ones.
             knowledge: Sources that are read before the others of their cell.
         """
-        tokens, cells = {}, {}
-        for source, numbers in self.numbers.items():
-            tokens[source] = sum(self.documents[number]["tokens"] for number in numbers)
-            document = self.documents[numbers[-1]]
-            cells[source] = label((document["domain"], document["language"]))
+        tokens = {source: self._tokens(queue.numbers) for source, queue in self.queues.items()}
+        cells = dict(zip(self.documents.sources, self.documents.cells, strict=True))
         # A knowledge source may have lost all its text, so it need not be there.
         require_known([*(weights or ()), *(source_epochs or ())], tokens)
         shared, caps = {}, {}
@@ -72,7 +140,7 @@ class Drawer:
             caps[source] = (epochs or float("inf")) * size
         return Supply(tokens, cells, shared, caps, set(knowledge))
 
-    def draw_phase(self, target: Counter, supply: Supply) -> tuple[list[int], Counter]:
+    def draw_phase(self, target: Counter, supply: Supply) -> tuple[numpy.ndarray, Counter]:
         """Return the documents of one phase, shuffled.
 
         What a source missed its target by in one phase is made up in the next.
@@ -82,35 +150,34 @@ class Drawer:
             supply: From `supply`.
 
         Returns:
-            (places of documents, {source: tokens drawn}).
+            (numbers of documents int32, {source: tokens drawn}).
         """
         before = Counter(self.used)
-        taken: dict[str, list[int]] = {}
+        taken: dict[str, numpy.ndarray] = {}
         for source in sorted(target):
             self.due[source] += target[source]
-            taken[source] = self._take(source, self.due[source] - self.used[source])
+            taken[source] = self.queues[source].take(self.due[source] - self.used[source])
             self.used[source] += self._tokens(taken[source])
         self._make_up(taken, CELL_TOLERANCE * sum(target.values()), supply)
-        chosen: list[int] = []
         spent: Counter = Counter()
-        for source, numbers in taken.items():
-            chosen += numbers
+        for source in taken:
             spent[source] = self.used[source] - before[source]
+        chosen = numpy.concatenate([NOTHING, *taken.values()])
         self.rng.shuffle(chosen)
         return chosen, spent
 
-    def _tokens(self, numbers: list[int]) -> int:
+    def _tokens(self, numbers: numpy.ndarray) -> int:
         """Return the tokens of documents."""
-        return sum(self.documents[number]["tokens"] for number in numbers)
+        return int(self.documents.tokens[numbers].sum(dtype=numpy.int64))
 
-    def _make_up(self, taken: dict[str, list[int]], tolerance: float, supply: Supply) -> None:
+    def _make_up(self, taken: dict[str, numpy.ndarray], tolerance: float, supply: Supply) -> None:
         """Let the source with the shortest documents of a cell make up for what the others missed.
 
         A source of long documents misses its tokens by half a document. Where that is much of a
         phase, the finest source of the cell draws again, for what the cell lacks as a whole.
 
         Args:
-            taken: {source: places of its documents in this phase}, which is changed.
+            taken: {source: its documents in this phase}, which is changed.
             tolerance: Tokens that a cell may miss without it.
             supply: The cells of the sources, and what may be read of each.
         """
@@ -121,57 +188,10 @@ class Drawer:
             missed = sum(self.due[source] - self.used[source] for source in sources)
             if abs(missed) <= tolerance or len(sources) == 1:
                 continue
-            finest = min(sources, key=self._longest)
+            finest = min(sources, key=lambda source: self.queues[source].longest)
+            queue = self.queues[finest]
             self.used[finest] -= self._tokens(taken[finest])
-            # Its documents go back to where they were taken from.
-            self.queues[finest] += reversed(taken[finest])
+            queue.give_back(taken[finest])
             wanted = sum(self.due[source] - self.used[source] for source in sources)
-            allowed = supply.caps[finest] - self.used[finest]
-            taken[finest] = self._take(finest, min(wanted, allowed))
+            taken[finest] = queue.take(min(wanted, supply.caps[finest] - self.used[finest]))
             self.used[finest] += self._tokens(taken[finest])
-
-    def _longest(self, source: str) -> int:
-        """Return the tokens of a source's longest document."""
-        return max(self.documents[number]["tokens"] for number in self.numbers[source])
-
-    def _take(self, source: str, budget: float) -> list[int]:
-        """Take documents of a source that come as near to a budget as they can.
-
-        Args:
-            source: Its name.
-            budget: In tokens.
-
-        Returns:
-            Their places.
-        """
-        queue, numbers = self.queues[source], self.numbers[source]
-        taken: list[int] = []
-        while budget > 0:
-            if not queue:
-                queue += self.rng.sample(numbers, len(numbers))
-            if self.documents[queue[-1]]["tokens"] > budget and not self._bring_best(queue, budget):
-                break
-            number = queue.pop()
-            taken.append(number)
-            budget -= self.documents[number]["tokens"]
-        return taken
-
-    def _bring_best(self, queue: list[int], budget: float) -> bool:
-        """Move the document that fits best among the next to the end of the queue.
-
-        Args:
-            queue: Places of documents, the next at the end.
-            budget: In tokens.
-
-        Returns:
-            False where even it would miss the budget by more than taking none does.
-        """
-
-        def miss(place: int) -> float:
-            return abs(budget - self.documents[queue[place]]["tokens"])
-
-        best = min(range(max(0, len(queue) - LOOK_AHEAD), len(queue)), key=miss)
-        if miss(best) >= budget:
-            return False
-        queue.append(queue.pop(best))
-        return True

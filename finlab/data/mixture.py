@@ -9,11 +9,13 @@ phase by phase.
 
 from __future__ import annotations
 
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
+from finlab.data.columns import Documents
 from finlab.data.drawer import Drawer, require_known
 from finlab.data.supply import Cell, Supply, label, targets
 
@@ -86,12 +88,10 @@ def _share_at(shares: list[float], phase: int, count: int, ramp: bool) -> float:
     return shares[left] + (place - left) * (shares[left + 1] - shares[left])
 
 
-def sizes(documents: list[dict]) -> dict[str, float]:
-    """Return {source: tokens} of documents {source, tokens}."""
-    held: Counter = Counter()
-    for document in documents:
-        held[document["source"]] += document["tokens"]
-    return {source: float(tokens) for source, tokens in held.items()}
+def sizes(documents: Documents) -> dict[str, float]:
+    """Return {source: tokens} of documents."""
+    held = numpy.bincount(documents.codes, documents.tokens, len(documents.sources))
+    return dict(zip(documents.sources, held.tolist(), strict=True))
 
 
 def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> list[dict]:
@@ -153,7 +153,7 @@ def make_room(plan: list[dict], cell: Cell, share: float) -> list[dict]:
 
 # --- drawing -------------------------------------------------------------------------------------
 def draw(
-    documents: list[dict],
+    documents: Documents,
     plan: list[dict],
     seed: int,
     max_epochs: float = 0,
@@ -161,14 +161,14 @@ def draw(
     source_epochs: dict[str, float] | None = None,
     knowledge: Iterable[str] = (),
     tolerance: float = 0.005,
-) -> tuple[list[list[int]], list[dict]]:
+) -> tuple[list[numpy.ndarray], list[dict]]:
     """Draw documents for each phase of a plan.
 
     Each source is read in its own shuffled order. It goes on where the last phase stopped and is
     shuffled anew when it is used up, so the seed alone fixes the order.
 
     Args:
-        documents: {source, domain, language, tokens}. About 200 bytes each in memory.
+        documents: From `columns`.
         plan: From `phases` or `by_weight`.
         seed: Fixes the order.
         max_epochs: How often a source may be read; 0 for no limit.
@@ -178,14 +178,14 @@ def draw(
         tolerance: How far a cell may miss its share.
 
     Returns:
-        Document numbers in order, by phase; and a record a phase, {tokens, requested, realised,
-        epochs, sources}: shares of tokens by cell, and by source the tokens of the phase and how
-        often the source has been read so far.
+        Document numbers in order, int32, by phase; and a record a phase, {tokens, requested,
+        realised, epochs, sources}: shares of tokens by cell, and by source the tokens of the phase
+        and how often the source has been read so far.
 
     Raises:
         ValueError: The supply is too small, or whole documents cannot meet a share.
     """
-    drawer = Drawer(documents, random.Random(seed))
+    drawer = Drawer(documents, numpy.random.default_rng(seed))
     supply = drawer.supply(max_epochs, weights, source_epochs, knowledge)
     orders, records = [], []
     for number, (phase, target) in enumerate(zip(plan, targets(plan, supply), strict=True), 1):
@@ -228,7 +228,7 @@ def _check_shares(
     number: int,
     record: dict[str, Any],
     phase: dict[str, Any],
-    documents: list[dict],
+    documents: Documents,
     supply: Supply,
     tolerance: float,
 ) -> None:
@@ -246,10 +246,11 @@ def _check_shares(
     worst = max(realised, key=lambda cell: abs(realised[cell] - requested[cell]))
     if abs(realised[worst] - requested[worst]) <= tolerance:
         return
-    sizes = [each["tokens"] for each in documents if supply.cells[each["source"]] == worst]
+    codes = [code for code, cell in enumerate(documents.cells) if cell == worst]
+    longest = documents.tokens[numpy.isin(documents.codes, codes)].max(initial=0)
     raise ValueError(
         f"phase {number} of {phase['tokens']:,} tokens cannot meet {requested[worst]:.1%} of "
-        f"{worst}: whole documents make {realised[worst]:.1%} (the longest has {max(sizes):,} "
+        f"{worst}: whole documents make {realised[worst]:.1%} (the longest has {longest:,} "
         "tokens); raise tokens or use fewer phases"
     )
 
@@ -277,31 +278,33 @@ def phase_table(realised: list[dict]) -> list[dict]:
     return rows
 
 
-def account(documents: list[dict], orders: list[list[int]]) -> list[dict]:
+def account(documents: Documents, orders: list[numpy.ndarray]) -> list[dict]:
     """Return the ledger of a mixture: `read`, less `not drawn`, plus `read again`, is `drawn`.
 
     Args:
-        documents: {source, tokens}.
+        documents: From `columns`.
         orders: Document numbers by phase, from `draw`.
 
     Returns:
         Rows {source, reason, documents, tokens}; `read again` is negative.
     """
-    times = Counter(number for order in orders for number in order)
-    sums: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
-    for number, document in enumerate(documents):
-        drawn = times[number]
+    times = numpy.zeros(len(documents), numpy.int32)
+    for order in orders:
+        times += numpy.bincount(order, minlength=len(documents)).astype(numpy.int32)
+    rows = []
+    for code, source in enumerate(documents.sources):
+        numbers = documents.numbers(code)
+        drawn, tokens = times[numbers], documents.tokens[numbers]
         counts = {
-            "read": 1,
-            "not drawn": int(drawn == 0),
-            "read again": min(0, 1 - drawn),
+            "read": numpy.ones_like(drawn),
+            "not drawn": (drawn == 0).astype(numpy.int32),
+            "read again": numpy.minimum(0, 1 - drawn),
             "drawn": drawn,
         }
         for reason, count in counts.items():
-            tokens = count * document["tokens"]
-            sums[document["source"]][reason].update(documents=abs(count), tokens=tokens)
-    rows = []
-    for source, reasons in sorted(sums.items()):
-        for reason, amounts in reasons.items():
+            amounts = {
+                "documents": int(numpy.abs(count).sum(dtype=numpy.int64)),
+                "tokens": int((count.astype(numpy.int64) * tokens).sum()),
+            }
             rows.append({"source": source, "reason": reason, **amounts})
     return rows

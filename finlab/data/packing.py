@@ -12,61 +12,83 @@ Documents are told apart by `seq_lengths`. A row of three documents of 4, 2 and 
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from finlab.data import bins
+
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 Piece = tuple[int, int, int]  # a document's number, where the piece begins in it, its tokens
-Plan = list[list[Piece]]  # the pieces of each row, the longest first
 Tokens = Sequence[Sequence[int]]  # token ids by document; a datasets column will do
 WRITE_ROWS = 1000  # rows that are written at once
 
 
 # --- the plan ------------------------------------------------------------------------------------
-def bins(sizes: Sequence[int], length: int) -> list[list[int]]:
-    """Group items so that the sizes of each group sum to at most `length`.
+@dataclass
+class Plan:
+    """Which piece of which document stands in which row.
 
-    Best fit decreasing: the largest item first, each into the fullest group that still takes it.
-    Room left is a whole number, so the open groups with one room are a stack, and the rooms that
-    exist are the bits of one integer: the smallest room that fits is its lowest bit from the size
-    on. Time is linear in the items, times length / 64.
-
-    Returns:
-        Groups of item numbers.
+    Attributes:
+        documents: The document of each piece, int32, row by row, the longest piece first.
+        starts: Where each piece begins in its document, int32.
+        sizes: The tokens of each piece, int32.
+        bounds: Where the pieces of each row begin, int64; one more at the end.
     """
-    groups: list[list[int]] = []
-    open_groups: list[list[int]] = [[] for _ in range(length + 1)]  # by room left
-    rooms = 0
-    largest_first = numpy.argsort(-numpy.asarray(sizes, dtype=numpy.int64), kind="stable")
-    for item in largest_first.tolist():
-        size = int(sizes[item])
-        fitting = rooms >> size
-        if fitting:
-            lowest_bit = fitting & -fitting
-            room = size + lowest_bit.bit_length() - 1
-            group = open_groups[room].pop()
-            if not open_groups[room]:
-                rooms ^= 1 << room
-            groups[group].append(item)
-        else:
-            room, group = length, len(groups)
-            groups.append([item])
-        left = room - size
-        if left > 0:
-            open_groups[left].append(group)
-            rooms |= 1 << left
-    return groups
+
+    documents: numpy.ndarray
+    starts: numpy.ndarray
+    sizes: numpy.ndarray
+    bounds: numpy.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def row(self, number: int) -> list[Piece]:
+        """Return the pieces of a row: (document, start, tokens).
+
+        Args:
+            number: The row's.
+        """
+        span = slice(self.bounds[number], self.bounds[number + 1])
+        columns = (self.documents, self.starts, self.sizes)
+        return list(zip(*(column[span].tolist() for column in columns), strict=True))
+
+    def __iter__(self) -> Iterator[list[Piece]]:
+        return (self.row(number) for number in range(len(self)))
+
+    def chosen(self, rows: numpy.ndarray) -> Plan:
+        """Return some rows, in a given order.
+
+        Args:
+            rows: Their numbers.
+        """
+        counts = numpy.diff(self.bounds)[rows]
+        bounds = numpy.concatenate([[0], counts.cumsum()])
+        # The place of each piece: where its row began, and on from there.
+        places = numpy.repeat(self.bounds[rows] - bounds[:-1], counts) + numpy.arange(bounds[-1])
+        return Plan(self.documents[places], self.starts[places], self.sizes[places], bounds)
+
+    def save(self, folder: Path) -> None:
+        """Write the plan, a file for each column."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, column in vars(self).items():
+            numpy.save(folder / f"{name}.npy", column)
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Return a plan that `save` wrote, memory-mapped."""
+        names = ("documents", "starts", "sizes", "bounds")
+        return cls(*(numpy.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
 def pack(
-    sizes: Sequence[int],
+    sizes: Sequence[int] | numpy.ndarray,
     length: int,
     seed: int = 0,
     buckets: Sequence[int] = (),
@@ -91,22 +113,47 @@ def pack(
     Returns:
         The pieces of each row. Rows that fill no whole step of their bucket stand at the ends.
     """
-    pieces: list[Piece] = []
-    for number, size in enumerate(sizes):
-        for start in range(0, size, length):
-            pieces.append((number, start, min(length, size - start)))
-    groups = bins([size for _, _, size in pieces], length)
-    rows = [[pieces[item] for item in group] for group in groups]
-    rng = random.Random(seed)
-    rng.shuffle(rows)
+    documents, starts, pieces = _cut_to(numpy.asarray(sizes, numpy.int32), length)
+    order, bin_of, count = bins.assign(pieces, length)
+    rng = numpy.random.default_rng(seed)
+    # Bins get their places among the rows before the pieces are sorted by them, which is one sort
+    # for both.
+    row_of = rng.permutation(count).astype(numpy.int32)[bin_of]
+    bounds = numpy.concatenate([[0], numpy.bincount(row_of, minlength=count).cumsum()])
+    digits = bins.digits(row_of)
+    del bin_of, row_of  # of hundreds of millions of pieces each
+    order = order[bins.sort_by(digits)]
+    plan = Plan(documents[order], starts[order], pieces[order], bounds)
     if not buckets:
-        return rows
-    return _order_by_bucket(rows, buckets, step_rows, begin, rng)
+        return plan
+    return plan.chosen(_order_by_bucket(plan, buckets, step_rows, begin, rng))
+
+
+def _cut_to(
+    sizes: numpy.ndarray, length: int
+) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Cut documents into pieces of at most `length` tokens.
+
+    Args:
+        sizes: The tokens of each document, int32.
+        length: Of a row.
+
+    Returns:
+        (document, start, tokens) of each piece, all int32; empty documents have none.
+    """
+    counts = -(-sizes // length)
+    documents = numpy.repeat(numpy.arange(len(sizes), dtype=numpy.int32), counts)
+    if len(sizes) and counts.max() <= 1:
+        whole = sizes if len(documents) == len(sizes) else sizes[sizes > 0]
+        return documents, numpy.zeros(len(documents), numpy.int32), whole
+    first = numpy.repeat(counts.cumsum(dtype=numpy.int64) - counts, counts)
+    starts = ((numpy.arange(len(documents)) - first) * length).astype(numpy.int32)
+    return documents, starts, numpy.minimum(length, sizes[documents] - starts)
 
 
 def pack_phases(
-    sizes: Sequence[int],
-    phases: list[list[int]],
+    sizes: numpy.ndarray,
+    phases: list[numpy.ndarray],
     length: int,
     seed: int = 0,
     buckets: Sequence[int] = (),
@@ -119,61 +166,77 @@ def pack_phases(
         phases: The numbers of the documents of each phase, in order.
         length, seed, buckets, step_rows: As for `pack`.
     """
-    plan: Plan = []
+    plans: list[Plan] = []
+    begin = 0
     for number, phase in enumerate(phases):
-        phase_sizes = [sizes[document] for document in phase]
-        begin = len(plan)
-        rows = pack(phase_sizes, length, seed + number, buckets, step_rows, begin)
-        for row in rows:
-            # The rows of a phase count its own documents.
-            plan.append([(phase[place], start, size) for place, start, size in row])
-    return plan
+        plan = pack(sizes[phase], length, seed + number, buckets, step_rows, begin)
+        # The rows of a phase count its own documents.
+        plan.documents = phase[plan.documents]
+        plans.append(plan)
+        begin += len(plan)
+    return plans[0] if len(plans) == 1 else _joined(plans)
+
+
+def _joined(plans: list[Plan]) -> Plan:
+    """Return plans one after another."""
+    bounds = [numpy.zeros(1, numpy.int64)]
+    for plan in plans:
+        bounds.append(plan.bounds[1:] + bounds[-1][-1])
+    return Plan(
+        numpy.concatenate([plan.documents for plan in plans]),
+        numpy.concatenate([plan.starts for plan in plans]),
+        numpy.concatenate([plan.sizes for plan in plans]),
+        numpy.concatenate(bounds),
+    )
 
 
 def _order_by_bucket(
-    rows: Plan, buckets: Sequence[int], step_rows: int, begin: int, rng: random.Random
-) -> Plan:
+    plan: Plan,
+    buckets: Sequence[int],
+    step_rows: int,
+    begin: int,
+    rng: numpy.random.Generator,
+) -> numpy.ndarray:
     """Order rows so that the rows of a step fold to one length.
 
     Args:
-        rows: The plan.
+        plan: The rows.
         buckets: Lengths in tokens.
         step_rows: Rows of an optimiser step.
         begin: The number of rows before these; the step that they leave open is completed first.
         rng: Draws the order of the steps.
-    """
-    by_bucket: dict[int, Plan] = defaultdict(list)
-    for row in rows:
-        by_bucket[bucket(row, buckets)].append(row)
-    steps: list[Plan] = []
-    rest: Plan = []
-    for limit in sorted(by_bucket):
-        same = by_bucket[limit]
-        whole = len(same) - len(same) % step_rows
-        for start in range(0, whole, step_rows):
-            steps.append(same[start : start + step_rows])
-        rest += same[whole:]
-    rng.shuffle(steps)
-    ordered = [row for step in steps for row in step]
-    # The rows that complete the step which an earlier phase began.
-    head = min(-begin % step_rows, len(rows))
-    while len(rest) < head:
-        rest.append(ordered.pop())
-    return rest[:head] + ordered + rest[head:]
-
-
-def bucket(row: list[Piece], buckets: Sequence[int]) -> int:
-    """Return the bucket of a row.
-
-    Args:
-        row: Its pieces.
-        buckets: Lengths in tokens.
 
     Returns:
-        The smallest that holds the row's longest document, 0 where none does.
+        Their numbers, in order.
     """
-    longest = max(size for _, _, size in row)
-    return min((limit for limit in buckets if limit >= longest), default=0)
+    bucket_of = row_buckets(plan, buckets)
+    steps, rest = [], []
+    for limit in numpy.unique(bucket_of):
+        same = numpy.flatnonzero(bucket_of == limit)
+        whole = len(same) - len(same) % step_rows
+        steps.append(same[:whole].reshape(-1, step_rows))
+        rest.append(same[whole:])
+    ordered = rng.permutation(numpy.concatenate(steps)).reshape(-1)
+    left = numpy.concatenate(rest)
+    # The rows that complete the step which an earlier phase began.
+    head = min(-begin % step_rows, len(plan))
+    if len(left) < head:
+        missing = head - len(left)
+        left = numpy.concatenate([left, ordered[-missing:]])
+        ordered = ordered[:-missing]
+    return numpy.concatenate([left[:head], ordered, left[head:]])
+
+
+def row_buckets(plan: Plan, buckets: Sequence[int]) -> numpy.ndarray:
+    """Return the bucket of each row: the smallest that holds its longest document, 0 for none.
+
+    Args:
+        plan: The rows.
+        buckets: Lengths in tokens.
+    """
+    limits = numpy.array([*sorted(buckets), 0])
+    longest = plan.sizes[plan.bounds[:-1]]  # the first piece of a row is its longest
+    return limits[numpy.searchsorted(limits[:-1], longest)]
 
 
 def packing_efficiency(plan: Plan, length: int) -> float:
@@ -183,8 +246,7 @@ def packing_efficiency(plan: Plan, length: int) -> float:
         plan: The rows.
         length: Of a row, in tokens.
     """
-    tokens = sum(size for row in plan for _, _, size in row)
-    return tokens / max(len(plan) * length, 1)
+    return int(plan.sizes.sum(dtype=numpy.int64)) / max(len(plan) * length, 1)
 
 
 # --- rows on disk --------------------------------------------------------------------------------
@@ -224,12 +286,14 @@ def write_rows(
         listed = list(names) or sorted(set(sources))
         source_numbers = {name: number for number, name in enumerate(listed)}
         columns["sources"] = List(ClassLabel(names=listed))
+    bucket_of = numpy.empty(0, numpy.int32)
     if buckets:
         columns["bucket"] = Value("int32")
+        bucket_of = row_buckets(plan, buckets)
 
     def row_batches() -> Iterator[dict[str, list]]:
         for first in range(0, len(plan), WRITE_ROWS):
-            part = plan[first : first + WRITE_ROWS]
+            part = [plan.row(number) for number in range(first, min(first + WRITE_ROWS, len(plan)))]
             batch = {"input_ids": [_cut(tokens, row) for row in part]}
             batch["labels"] = batch["input_ids"]
             if labels is not None:
@@ -240,7 +304,7 @@ def write_rows(
                     [source_numbers[sources[number]] for number, _, _ in row] for row in part
                 ]
             if buckets:
-                batch["bucket"] = [bucket(row, buckets) for row in part]
+                batch["bucket"] = bucket_of[first : first + len(part)]
             yield batch
 
     return write_arrow(path, Features(columns), row_batches())

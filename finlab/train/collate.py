@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from finlab.data import packing
+from finlab.data import bins, planned
 from finlab.data.templates import IGNORE
 from finlab.models import attention
 from finlab.train.extensions import Extension
@@ -59,7 +59,7 @@ def _fold(rows: list[Row], length: int) -> list[Row]:
                 document["sources"] = [row["sources"][number]]
             documents.append(document)
     folded = []
-    for group in packing.bins([each["seq_lengths"][0] for each in documents], length):
+    for group in bins.groups([each["seq_lengths"][0] for each in documents], length):
         row = {}
         for name in documents[0]:
             row[name] = list(itertools.chain(*(documents[item][name] for item in group)))
@@ -209,10 +209,14 @@ def fill_up(rows: Dataset, multiple: int) -> Dataset:
     silent = {
         "input_ids": [0, 0],
         "labels": [IGNORE, IGNORE],
+        "documents": [planned.SILENT],
+        "starts": [0],
         "seq_lengths": [2],
         "sources": [0],
         "bucket": 0,
     }
     row = {name: silent[name] for name in rows.column_names}
     more = Dataset.from_list([row] * missing, features=rows.features)
-    return concatenate_datasets([rows, more])
+    # Joining forgets how rows are fetched.
+    form = rows.format
+    return concatenate_datasets([rows, more]).with_format(form["type"], **form["format_kwargs"])

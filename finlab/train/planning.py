@@ -207,7 +207,8 @@ def _trained_tokens(step: Step, plan: Recipe, entries: list[Entry]) -> list[tupl
             len(corpus["general_shares"]), len(corpus["zh_shares"]), 1
         )
         read = len(values["phases"]) or phases
-        return [(step.name, corpus["tokens"] * read / phases / (1 - values["own_share"]))]
+        wanted = corpus["tokens"] or sum(tokens[card] for card in corpus["text_cards"])
+        return [(step.name, wanted * read / phases / (1 - values["own_share"]))]
     if step.notebook == SFT:
         found = []
         for number, name in enumerate(("stage1_cards", "stage2_cards")):

@@ -1,0 +1,112 @@
+"""Rows that are gathered as training asks for them: on disk lies the plan, not the rows.
+
+    rows = planned.rows(folder / "rows.arrow", plan, tokens, documents)
+    rows[7]     # {input_ids, labels, seq_lengths, sources}, from the encoded documents
+
+The plan takes twelve bytes a document; packed rows would take eight bytes a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import pyarrow
+
+from finlab.data import packing
+from finlab.data.columns import Documents
+from finlab.data.packing import Plan
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WRITE_ROWS = 100_000  # rows of a plan that are written at once
+SILENT = -1  # the number of a document that is not there: two tokens that teach nothing
+IGNORE = -100
+
+
+def rows(
+    path: Path, plan: Plan, tokens: Dataset, documents: Documents, buckets: Sequence[int] = ()
+) -> Dataset:
+    """Write the plan of rows to an Arrow file, and return the rows.
+
+    Args:
+        path: The file.
+        plan: From `packing.pack_phases`.
+        tokens: The encoded documents {input_ids}, by number.
+        documents: The same as columns; training reports the loss of each of their sources.
+        buckets: Those given to `pack_phases`; a row then carries the length of its bucket.
+
+    Returns:
+        A memory-mapped data set of rows {input_ids, labels, seq_lengths, sources}, and `bucket`.
+    """
+    from datasets import ClassLabel, Features, List, Value
+
+    columns: dict[str, Any] = {
+        "documents": List(Value("int32")),
+        "starts": List(Value("int32")),
+        "seq_lengths": List(Value("int32")),
+        "sources": List(ClassLabel(names=documents.sources)),
+    }
+    if buckets:
+        columns["bucket"] = Value("int32")
+        bucket_of = packing.row_buckets(plan, buckets).astype(numpy.int32)
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for first in range(0, len(plan), WRITE_ROWS):
+            bounds = plan.bounds[first : first + WRITE_ROWS + 1]
+            span = slice(bounds[0], bounds[-1])
+            offsets = pyarrow.array((bounds - bounds[0]).astype(numpy.int32))
+
+            def listed(values: numpy.ndarray, offsets: pyarrow.Array = offsets) -> pyarrow.Array:
+                return pyarrow.ListArray.from_arrays(offsets, pyarrow.array(values))
+
+            numbers = plan.documents[span]
+            batch = {
+                "documents": listed(numbers),
+                "starts": listed(plan.starts[span]),
+                "seq_lengths": listed(plan.sizes[span]),
+                "sources": listed(documents.codes[numbers].astype(numpy.int64)),
+            }
+            if buckets:
+                batch["bucket"] = bucket_of[first : first + len(bounds) - 1]
+            yield batch
+
+    written = packing.write_arrow(path, Features(columns), batches())
+    return written.with_transform(Gather(tokens))
+
+
+class Gather:
+    """Fetches the tokens of rows, a batch at a time.
+
+    Attributes:
+        tokens: The encoded documents, as Arrow.
+    """
+
+    def __init__(self, tokens: Dataset):
+        self.tokens = tokens.select_columns(["input_ids"]).with_format("arrow")
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        """Return rows {input_ids, labels, seq_lengths, sources, bucket} of a plan's rows."""
+        if "documents" not in batch:
+            return batch  # a few columns were asked for by name
+        found: dict[str, list] = {"input_ids": [], "labels": []}
+        for numbers, starts, sizes in zip(
+            batch["documents"], batch["starts"], batch["seq_lengths"], strict=True
+        ):
+            silent = list(numbers) == [SILENT]
+            ids = [0] * sum(sizes) if silent else self._row(numbers, starts, sizes)
+            found["input_ids"].append(ids)
+            found["labels"].append([IGNORE] * len(ids) if silent else ids)
+        kept = ("seq_lengths", "sources", "bucket")
+        return found | {name: batch[name] for name in kept if name in batch}
+
+    def _row(self, numbers: list[int], starts: list[int], sizes: list[int]) -> list[int]:
+        """Return the tokens of a row's pieces, one after another."""
+        documents = self.tokens[list(numbers)]["input_ids"]
+        row: list[int] = []
+        for place, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            row += documents[place].values[start : start + size].to_pylist()
+        return row

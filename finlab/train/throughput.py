@@ -1,0 +1,160 @@
+"""Measured speed: models with random weights, random documents of real lengths, timed training.
+
+Weights and tokens decide nothing about speed, so none need be fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from finlab.train.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Of the real finance and general texts in tokens: half are shorter than 400, the mean is 700.
+MEDIAN_TOKENS, SPREAD = 400.0, 1.05
+SHORTEST = 8
+PAD, BEGIN, END = 0, 1, 2
+
+
+def cut(shape: ModelShape, layers: int, vocabulary: int) -> ModelShape:
+    """Return a shape with fewer blocks and a smaller vocabulary.
+
+    Args:
+        shape: The whole one.
+        layers: Blocks to keep; 0 keeps all.
+        vocabulary: Rows to keep; 0 keeps all.
+    """
+    return replace(
+        shape,
+        layers=min(layers or shape.layers, shape.layers),
+        vocabulary=min(vocabulary or shape.vocabulary, shape.vocabulary),
+    )
+
+
+def config_of(shape: ModelShape, context: int) -> LlamaConfig:
+    """Return the config of a Llama of a shape.
+
+    Args:
+        shape: The shape.
+        context: In tokens.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_width,
+        max_position_embeddings=context,
+        tie_word_embeddings=shape.tied,
+        pad_token_id=PAD,
+        bos_token_id=BEGIN,
+        eos_token_id=END,
+    )
+
+
+def random_model(config: LlamaConfig, dtype: str, attention: str) -> PreTrainedModel:
+    """Return a model with random weights, on the GPU where there is one.
+
+    Args:
+        config: Of the model.
+        dtype: Of the weights.
+        attention: The implementation, as transformers names it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    return model
+
+
+def words(vocabulary: int) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that only says which tokens pad, begin and end.
+
+    Args:
+        vocabulary: Its size.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = {"<pad>": PAD, "<s>": BEGIN, "</s>": END}
+    pieces |= {f"w{number}": number for number in range(len(pieces), vocabulary)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(pieces, unk_token="<pad>")),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+
+
+def random_documents(tokens: int, vocabulary: int, longest: int, seed: int) -> list[list[int]]:
+    """Return documents of random tokens, whose lengths are spread as those of the real texts.
+
+    Args:
+        tokens: In all, about.
+        vocabulary: Tokens are below it.
+        longest: Longer documents are cut, since padded batches cannot split them.
+        seed: Fixes them.
+    """
+    rng = numpy.random.default_rng(seed)
+    found: list[list[int]] = []
+    while tokens > 0:
+        size = int(numpy.clip(MEDIAN_TOKENS * rng.lognormal(0, SPREAD), SHORTEST, longest))
+        found.append([BEGIN, *rng.integers(END + 1, vocabulary, size - 2).tolist(), END])
+        tokens -= size
+    return found
+
+
+def time_by_kind(step: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Return where the time of one training step goes, by the kind of operation.
+
+    Args:
+        step: Runs a step.
+
+    Returns:
+        Rows {kind, seconds, share}, the largest first.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiled:
+        step()
+    sums: dict[str, float] = {}
+    for event in profiled.key_averages():
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        kind = _kind(event.key)
+        sums[kind] = sums.get(kind, 0.0) + spent / 1e6
+    total = sum(sums.values()) or 1.0
+    ordered = sorted(sums.items(), key=lambda pair: -pair[1])
+    return [{"kind": kind, "seconds": spent, "share": spent / total} for kind, spent in ordered]
+
+
+def _kind(operation: str) -> str:
+    """Return the kind of an operation of PyTorch."""
+    name = operation.lower()
+    for kind, marks in (
+        ("attention", ("attention", "flash", "fmha")),
+        ("matrix products", ("mm", "gemm", "linear", "matmul", "cutlass", "nvjet")),
+        ("optimizer", ("adam", "foreach", "optimizer")),
+        ("embedding and loss", ("embedding", "nll", "softmax", "cross_entropy")),
+        ("copies and casts", ("copy", "_to_", "contiguous", "cat", "memcpy")),
+    ):
+        if any(mark in name for mark in marks):
+            return kind
+    return "element by element"
