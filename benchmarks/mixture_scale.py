@@ -95,6 +95,7 @@ def main() -> None:
             "device": environment.device(),
             "versions": environment.versions(),
             "git_commit": environment.git_commit(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **found,
         }
         path = paths.NOTEBOOKS / "results" / "mixture.json"

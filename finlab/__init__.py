@@ -3,12 +3,13 @@
 Import modules by their room, as in `from finlab.data import cards, corpus`. A room imports only
 from rooms further down this list:
 
+    commands      the finlab command
     show          plots and tables
     evaluate      likelihood, exams, judges, statistics
     train         fit, what it checks first, what it logs, how it resumes
     models        load, grow, adapt, merge, quantise
     data          cards, cleaning, corpus, mixture, dialogues
-    run           recipes, steps, the runner, the report, the command
+    run           recipes, steps, the runner, the report
     closed_world  the fictional market of the smoke run
     files, paths  what all of them stand on
 """
@@ -24,6 +25,12 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+
+# tokenicer, which gptqmodel brings along, moves the hub's cache to /tmp where these are not set: for
+# every process that is started later, which would fetch the models there again.
+_CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+os.environ.setdefault("HF_HOME", os.path.join(_CACHE, "huggingface"))
+os.environ.setdefault("HF_HUB_CACHE", os.path.join(os.environ["HF_HOME"], "hub"))
 
 # One process drives one GPU, and TRL refuses more without a launcher. `finlab.train.launch` takes
 # the limit away again for the processes it starts.

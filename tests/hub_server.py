@@ -89,6 +89,8 @@ class Hub:
             "HF_HUB_OFFLINE": "0",
             "HF_DATASETS_OFFLINE": "0",
             "HF_HOME": str(cache / "hf"),
+            # gptqmodel moves it when PEFT asks for it, for all processes that are started later.
+            "HF_HUB_CACHE": str(cache / "hf" / "hub"),
             "HF_HUB_DOWNLOAD_TIMEOUT": "1",
             "HF_HUB_ETAG_TIMEOUT": "1",
             "HF_HUB_DISABLE_XET": "1",

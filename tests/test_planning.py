@@ -139,5 +139,5 @@ def test_a_machine_too_small_is_refused_before_anything_is_loaded(tmp_path, caps
     assert not folder.exists()
     plan = recipe.load("zhilu-13b-open")
     monkeypatch.setattr(shapes, "of_this_machine", lambda: (shapes.gpu("H200"), 8))
-    with pytest.raises(ValueError, match="the run will take about 4"):
+    with pytest.raises(ValueError, match="the run will take about 3"):
         checks.require_feasible(plan, plan.steps, folder)

@@ -37,8 +37,13 @@ def _data(arguments: argparse.Namespace) -> int:
     for line in catalogue.restrictions(entries):
         print(f"licence: {line}")
     lacking = [entry for entry in entries if entry.state != "there"]
+    unset = []
+    if paths.real_data() is None:
+        unset = [entry.name for entry in lacking if entry.place == "FINLAB_DATA"]
+    if unset:
+        print(f"FINLAB_DATA is not set, below which {', '.join(unset)} lie: export it")
     for entry in lacking:
-        if entry.why:
+        if entry.why and entry.name not in unset:
             print(f"{entry.name}: {entry.why}")
     return int(arguments.fetch and bool(lacking))
 

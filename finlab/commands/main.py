@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.metadata
+import os
 import sys
 
 from finlab.commands import data, plan, run, runs, slurm
@@ -63,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"finlab: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"finlab: {_describe_os_error(error)}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import daft
@@ -168,23 +168,23 @@ def _pairs(signatures: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarr
         keyed = signatures.select(*columns, *figures, col("keys").get(band).alias("key"))
         counts = keyed.groupby("key", *by).agg(col("number").count().alias("size"))
         several = counts.where(col("size") > 1)
-        table = keyed.join(several, on=["key", *by]).to_pydict()
-        numbers = numpy.array(table["number"], numpy.int64)
+        # Columns of Arrow: a list of Python's numbers takes five times as much.
+        table = keyed.join(several, on=["key", *by]).to_arrow()
+        numbers = table["number"].to_numpy().astype(numpy.int64)
         if not len(numbers):
             continue
-        names = [table["key"], *(table[name] for name in by)]
-        bucket = _group_numbers(names)
+        bucket = _group_numbers([table[name].to_numpy() for name in ("key", *by)])
         found.append(_neighbours(bucket, numbers, numbers, WINDOW))
-        large = numpy.array(table["size"]) > WINDOW + 1
+        large = table["size"].to_numpy() > WINDOW + 1
         for place in range(2):
-            order = numpy.array(table[f"figures_{place}"], numpy.uint64)
+            order = table[f"figures_{place}"].to_numpy()
             found.append(_neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW))
     return numpy.unique(numpy.concatenate(found), axis=0)
 
 
-def _group_numbers(columns: list[list]) -> numpy.ndarray:
+def _group_numbers(columns: list[numpy.ndarray]) -> numpy.ndarray:
     """Return a number for each distinct row of columns, int64 [rows]."""
-    matrix = numpy.stack([numpy.asarray(column).astype(numpy.uint64) for column in columns], 1)
+    matrix = numpy.stack([column.astype(numpy.uint64) for column in columns], 1)
     return numpy.unique(matrix, axis=0, return_inverse=True)[1].ravel()
 
 
@@ -211,6 +211,27 @@ def _neighbours(
     return numpy.concatenate(found)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """The characters of documents.
+
+    Attributes:
+        numbers: The documents', sorted.
+        lengths: Of each.
+    """
+
+    numbers: numpy.ndarray
+    lengths: numpy.ndarray
+
+    def of(self, numbers: numpy.ndarray) -> numpy.ndarray:
+        """Return the characters of some documents.
+
+        Args:
+            numbers: Theirs.
+        """
+        return self.lengths[numpy.searchsorted(self.numbers, numbers)]
+
+
 # --- verification and clusters -------------------------------------------------------------------
 def _verified(
     frame: daft.DataFrame,
@@ -218,7 +239,7 @@ def _verified(
     threshold: float,
     ngram: int,
     keep_other_figures: bool = True,
-    chunk: int = 20_000,
+    chunk: int = 100_000,
 ) -> numpy.ndarray:
     """Return the pairs whose exact Jaccard similarity reaches the threshold, and that agree.
 
@@ -228,7 +249,7 @@ def _verified(
         threshold: From 0 to 1.
         ngram: In characters.
         keep_other_figures: Leave out pairs that contradict each other.
-        chunk: Texts are fetched for so many pairs at a time.
+        chunk: Texts are fetched for so many pairs at a time, each time in one pass over the frame.
 
     Returns:
         Those of `pairs` that reach it.
@@ -265,12 +286,12 @@ def _verified(
     return numpy.array(sorted(found), numpy.int64).reshape(-1, 2)
 
 
-def _clusters(pairs: numpy.ndarray, lengths: dict[int, int]) -> list[list[int]]:
+def _clusters(pairs: numpy.ndarray, lengths: Lengths) -> list[list[int]]:
     """Return the connected components of pairs.
 
     Args:
         pairs: Documents' numbers, int64 [pairs, 2].
-        lengths: {number: characters}.
+        lengths: Of all documents.
 
     Returns:
         Numbers, the longest document of each cluster first, the earliest among equally long ones.
@@ -285,13 +306,10 @@ def _clusters(pairs: numpy.ndarray, lengths: dict[int, int]) -> list[list[int]]:
     edges = (numpy.ones(len(pairs)), (left, right))
     graph = coo_matrix(edges, shape=(len(numbers), len(numbers)))
     _, labels = connected_components(graph, directed=False)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, label in zip(numbers.tolist(), labels, strict=True):
-        groups[label].append(number)
-    clusters = []
-    for members in groups.values():
-        clusters.append(sorted(members, key=lambda number: (-lengths[number], number)))
-    return clusters
+    # By component, the longest document first, the earliest among equally long ones.
+    order = numpy.lexsort((numbers, -lengths.of(numbers), labels))
+    bounds = numpy.flatnonzero(numpy.diff(labels[order])) + 1
+    return [part.tolist() for part in numpy.split(numbers[order], bounds)]
 
 
 def _without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> list[list[int]]:
@@ -356,7 +374,7 @@ def duplicates(
     table = signatures.select("number", "length", "digest").sort("number").to_pandas()
     copies = table.number[table.digest.duplicated()].tolist()
     reasons = dict.fromkeys(copies, "exact duplicate")
-    lengths = dict(zip(table.number.tolist(), table.length.tolist(), strict=True))
+    lengths = Lengths(table.number.to_numpy(), table.length.to_numpy())
     clusters: list[list[int]] = []
     passes = (
         (["source"], "near duplicate in its source"),

@@ -27,8 +27,9 @@ DPO_READS = 4 / 3
 GPU_HOURS_PER_FAILURE = 54 * 24 * 16384 / 419
 GPUS_PER_MACHINE = 8
 KEPT_CHECKPOINTS = 2
-ROW_BYTES = 8  # a token of a packed row on disk: its id and its label
-TOKEN_BYTES = 4  # a token of an encoded document on disk
+TRAINED = ("dialogue", "preference", "text")  # kinds of cards that are trained on
+ROW_BYTES = 8  # a token of a packed dialogue on disk: its id and its label
+TOKEN_BYTES = 4  # a token of an encoded document on disk; its rows are gathered from there
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,11 @@ def of_recipe(
             sizes = _saved_bytes(shape, setup)
             found.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes))
     if not found.steps:
-        raise ValueError(f"{plan.name} trains nothing on a base of its own, so nothing is planned")
+        unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
+        raise ValueError(
+            f"{plan.name}: nobody knows how much {', '.join(unknown) or 'its data'} hold, so nothing "
+            "can be planned: get the data first, or write `bytes:` into the cards"
+        )
     found.disk.update(_disk(found, entries))
     return found
 
@@ -249,11 +254,13 @@ def _disk(found: Plan, entries: list[Entry]) -> dict[str, float]:
     if not any(entry.kind == "model" and entry.bytes for entry in entries):
         fetched += 2 * found.shape.parameters
     texts = sum(entry.tokens for entry in entries if entry.kind == "text")
+    talks = sum(entry.tokens for entry in entries if entry.kind == "dialogue")
     return {
         "data and base": fetched,
         # The corpus step keeps what it read, cleaned and marked, packed by Parquet to about half.
         "corpus": texts / catalogue.TOKENS_PER_BYTE * 1.5,
-        "encoded and packed": max(step.tokens for step in found.steps) * (ROW_BYTES + TOKEN_BYTES),
+        "encoded text": texts * TOKEN_BYTES,
+        "packed dialogues": talks * ROW_BYTES,
         "checkpoints": max(step.checkpoint_bytes for step in found.steps) * KEPT_CHECKPOINTS,
         "models": sum(step.model_bytes for step in found.steps) + 2 * found.shape.parameters,
     }
