@@ -32,7 +32,7 @@ SENTENCES = [
 def texts(count: int, first: int = 0) -> list[str]:
     found = []
     for number in range(first, first + count):
-        parts = [SENTENCES[(number + place) % 4] for place in range(6)]
+        parts = [SENTENCES[(number + place) % 4] for place in range(24)]
         found.append(f"第{number}篇报道：{''.join(parts)}共{number * 7}亿元。")
     return found
 
@@ -93,9 +93,9 @@ def shop(tmp_path):
     hub = Hub(tmp_path / "hub")
     hub.add("Qwen/Qwen3-8B", tiny_base(tmp_path / "base"), kind="models")
     wiki = {}
-    for language in ("zh", "en"):
+    for language, first in (("zh", 100_000), ("en", 200_000)):
         wiki[f"20231101.{language}/train.jsonl"] = lines(
-            [{"id": str(n), "text": text} for n, text in enumerate(texts(60, 1000))]
+            [{"id": str(n), "text": text} for n, text in enumerate(texts(60, first))]
         )
     names = "\n".join(
         f"- config_name: 20231101.{each}\n  data_files: 20231101.{each}/*.jsonl"
@@ -113,7 +113,7 @@ def shop(tmp_path):
     hub.add("SUFE-AIFLM-Lab/FinEval", {"FinEval.zip": exam("fineval")})
     own = tmp_path / "home" / "data" / "mine"
     own.mkdir(parents=True)
-    (own / "a.jsonl").write_bytes(lines([{"text": text} for text in texts(1500)]))
+    (own / "a.jsonl").write_bytes(lines([{"text": text} for text in texts(3000)]))
     yield hub
     hub.close()
 
