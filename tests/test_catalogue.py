@@ -151,6 +151,7 @@ def shop(tmp_path):
         )
 
     run.hub = hub
+    run.python = lambda code: hub.python(code, tmp_path / "cache", HF_HUB_OFFLINE="1")
     yield run
     hub.close()
 
@@ -171,6 +172,8 @@ def test_data_is_listed_fetched_and_found_again(shop):
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if " base" in line}
     assert all("there" in lines[name] for name in ("lab/tiny", "news", "files"))
     asked = len(shop.hub.seen)
+    code = "import huggingface_hub; print(huggingface_hub.try_to_load_from_cache('lab/tiny', 'config.json'))"
+    assert shop.python(code).stdout.strip().endswith("config.json"), "found without a network"
     done = shop("data", "mine", "--fetch", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert len(shop.hub.seen) == asked, "nothing is fetched twice"

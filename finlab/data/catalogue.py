@@ -117,6 +117,9 @@ def _card_entry(card: Card) -> Entry:
     state, size, why = _state(card)
     entry = Entry(card.name, card.kind, _place(card), card.licence, state, size, why=why, card=card)
     entry.tokens, entry.counted = tokens_of(card, size)
+    if state == "there" and card.spec["format"] == "hub":
+        # All rows are here, so their own size counts, and not what the card says of the set.
+        entry.tokens, entry.counted = size * TOKENS_PER_BYTE, False
     return entry
 
 

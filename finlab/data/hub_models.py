@@ -111,7 +111,8 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
         )
     for file in missing:
         report(f"{wanted.who}: {file.rfilename}, {files.size_text(file.size or 0)}")
-        huggingface_hub.hf_hub_download(wanted.hub, file.rfilename, revision=info.sha)
+        # By its branch and not its commit: only then the model is found without a network.
+        huggingface_hub.hf_hub_download(wanted.hub, file.rfilename, revision=wanted.revision)
 
 
 def _chosen(present: list[RepoFile]) -> list[RepoFile]:
