@@ -26,8 +26,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 
-# tokenicer, which gptqmodel brings along, moves the hub's cache to /tmp where these are not set: for
-# every process that is started later, which would fetch the models there again.
+# tokenicer, which gptqmodel brings along, moves the hub's cache to /tmp where these are not set.
+# That holds for every process that is started later, which would fetch the models there again.
 _CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 os.environ.setdefault("HF_HOME", os.path.join(_CACHE, "huggingface"))
 os.environ.setdefault("HF_HUB_CACHE", os.path.join(os.environ["HF_HOME"], "hub"))

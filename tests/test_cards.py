@@ -166,7 +166,9 @@ def test_real_cards_load_whole(data):
         "cornucopia_fin_data.json:12",
     ]
     for name in cards.names():
-        assert len(cards.load(name).rows), name
+        # Cards of the hub need a network, and `mine` is for a person's own text.
+        if "files" in cards.read(name).spec and name != "mine":
+            assert len(cards.load(name).rows), name
 
 
 def texts(folder, front, files):

@@ -662,14 +662,14 @@ def test_a_loss_that_is_not_finite_names_step_and_sources(tiny, tmp_path, rows_f
 
     with pytest.raises(
         FloatingPointError,
-        match=r"not finite at step 6, in b \(the batch holds a, b, c\).*the last good checkpoint is .*checkpoint-4",
+        match=r"not finite at step 6, in b \(the batch holds a, b\).*the last good checkpoint is .*checkpoint-4",
     ):
         fit_packed(
             SFTTrainer,
             log=tmp_path / "log.jsonl",
             model=loading.load(tiny),
             args=settings(tmp_path / "out", save_steps=2),
-            train_dataset=rows_for(tokenizer),
+            train_dataset=rows_for(tokenizer, length=128),
             peft_config=LORA,
             processing_class=tokenizer,
             callbacks=[AtStep(5, poison)],

@@ -127,8 +127,8 @@ def of_recipe(
     if not found.steps:
         unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
         raise ValueError(
-            f"{plan.name}: nobody knows how much {', '.join(unknown) or 'its data'} hold, so nothing "
-            "can be planned: get the data first, or write `bytes:` into the cards"
+            f"{plan.name}: nobody knows how much {', '.join(unknown) or 'its data'} hold, "
+            "so nothing can be planned: get the data first, or write `bytes:` into the cards"
         )
     found.disk.update(_disk(found, entries))
     return found
