@@ -30,7 +30,7 @@ import torch
 
 from finlab import files, paths
 from finlab.models import adapters, loading
-from finlab.run import runner
+from finlab.run import progress
 from finlab.train import job_file, log, resume
 from finlab.train.preflight import Refused
 
@@ -177,7 +177,7 @@ def run_job(
     began = time.time()
 
     def show_progress() -> None:
-        text = runner.progress_text(settings["log"], time.time() - began)
+        text = progress.progress_text(settings["log"], time.time() - began)
         log.show_progress(f"{launch} · {text}", display)
 
     with resume.graceful_stop(folder / "stop"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import datasets
 import psutil
 import pytest
 import torch
@@ -18,7 +19,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from finlab import paths
-from finlab.data import packing, templates
+from finlab.data import columns, packing, planned, templates
 from finlab.models import loading, merging, tokenization
 from finlab.train import fit, resume
 from finlab.train.collate import PackedRows
@@ -51,12 +52,18 @@ def job(tiny, folder, way, name, processes=2, learn="full", **more):
     """
     tokenizer = tokenization.load(tiny)
     tokens = tokenization.encode(tokenizer, TEXTS)
-    rows = packing.write_rows(
-        folder / f"{name}.arrow",
-        packing.pack(list(map(len, tokens)), 48),
-        tokens,
-        sources=[("a", "b", "c")[number % 3] for number in range(len(tokens))],
+    encoded = datasets.Dataset.from_dict(
+        {
+            "source": [("a", "b", "c")[number % 3] for number in range(len(tokens))],
+            "domain": ["finance"] * len(tokens),
+            "language": ["zh"] * len(tokens),
+            "tokens": list(map(len, tokens)),
+            "input_ids": tokens,
+        }
     )
+    documents = columns.from_dataset(encoded)
+    plan = packing.pack(documents.tokens, 48)
+    rows = planned.rows(folder / f"{name}.arrow", plan, encoded, documents)
     rows = rows.select(
         range(len(rows) - 1 + len(rows) % 2)
     )  # odd: no two processes can share them evenly
