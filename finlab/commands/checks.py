@@ -18,18 +18,24 @@ def _corpus_steps(steps: list[recipe.Step]) -> list[recipe.Step]:
     return [step for step in steps if step.notebook == budget.CORPUS_NOTEBOOK]
 
 
-def require_feasible(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
+def require_feasible(
+    plan: recipe.Recipe,
+    chosen: list[recipe.Step],
+    run_dir: Path,
+    entries: list[Entry] | None = None,
+) -> None:
     """Refuse steps that cannot end well: too few tokens, too little memory or disk.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
         run_dir: Where they will leave what they make.
+        entries: What the recipe reads; None looks.
 
     Raises:
         ValueError: Why, and what would do.
     """
-    entries = catalogue.of_recipe(plan)
+    entries = catalogue.of_recipe(plan) if entries is None else entries
     for step in _corpus_steps(chosen):
         try:
             budget.check(step.parameters, entries)
@@ -104,7 +110,7 @@ def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> 
     _print_missing(entries)
     refused = 0
     try:
-        require_feasible(plan, chosen, run_dir)
+        require_feasible(plan, chosen, run_dir, entries)
     except ValueError as error:
         print(f"\nwould be refused: {error}")
         refused = 2
@@ -137,9 +143,6 @@ def token_table(rows: list[dict]) -> str:
     shown = []
     for row in rows:
         numbers = {name: catalogue.number_text(row[name]) for name in ("there", "asked")}
-        shown.append({"cell": row["cell"], **numbers, "epochs": row["epochs"], **_limits(row)})
+        limits = {name: row[name] for name in ("epochs", "allowed", "cards")}
+        shown.append({"cell": row["cell"], **numbers, **limits})
     return table(shown, digits=2)
-
-
-def _limits(row: dict) -> dict:
-    return {"allowed": row["allowed"], "cards": row["cards"]}

@@ -18,13 +18,13 @@ import pyarrow
 from finlab.data import packing
 from finlab.data.columns import Documents
 from finlab.data.packing import Plan
+from finlab.data.templates import IGNORE
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WRITE_ROWS = 100_000  # rows of a plan that are written at once
 SILENT = -1  # the number of a document that is not there: two tokens that teach nothing
-IGNORE = -100
 
 
 def rows(

@@ -19,7 +19,7 @@ from finlab.train import costs, shapes
 from finlab.train.costs import Memory, Setup
 from finlab.train.shapes import Gpu, ModelShape
 
-BASE, CORPUS, TOKENIZER = "00_base_model", "01_corpus_stats", "02_tokenizer_extension"
+BASE, TOKENIZER = "00_base_model", "02_tokenizer_extension"
 PRETRAIN, SFT, DPO = "03_lora_pretraining", "04_two_stage_sft", "05_dpo"
 # The reference reads every pair once more, forward alone: a third of forward and backward.
 DPO_READS = 4 / 3
