@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,8 @@ def fetch(card: Card, folder: Path, report: Report) -> None:
     missing = [file for file in wanted if file.path not in index["files"]]
     index["wanted_bytes"] = sum(file.size for file in wanted)
     hub_state.write_index(folder, index)
-    _require_space(card, folder, missing)
+    to_come = sum(file.size for file in missing)
+    require_space(f"card {card.name}", folder, to_come, "FINLAB_CACHE")
     for file in missing:
         report(f"{card.name}: {file.path}, {size_text(file.size)}")
         path = huggingface_hub.hf_hub_download(
@@ -80,20 +80,21 @@ def _repository_files(card: Card, revision: str) -> list[RepoFile]:
     return found
 
 
-def _require_space(card: Card, folder: Path, missing: Iterable[RepoFile]) -> None:
+def require_space(who: str, folder: Path, size: int, variable: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Args:
-        card: For the error.
+        who: Who asks, for the error.
         folder: On the disk in question.
-        missing: The files to come.
+        size: Bytes to come.
+        variable: Of the environment, which names a folder on another disk.
     """
-    needed = int(SPARE * sum(file.size for file in missing))
+    needed = int(SPARE * size)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f"card {card.name}: {size_text(needed)} are to come, and the disk of {folder} has "
-            f"{size_text(free)} free: free some, or set FINLAB_CACHE to a folder on another disk"
+            f"{who}: {size_text(needed)} are to come, and the disk of {folder} has "
+            f"{size_text(free)} free: free some, or set {variable} to a folder on another disk"
         )
 
 

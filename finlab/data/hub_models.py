@@ -9,14 +9,13 @@ transformers reads the same cache, so what is fetched here is loaded there witho
 from __future__ import annotations
 
 import fnmatch
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finlab import files
 from finlab.data import hub_errors
 from finlab.data.hub_errors import Report, Repository
-from finlab.data.hub_files import SPARE
+from finlab.data.hub_files import require_space
 from finlab.data.hub_state import Held
 
 if TYPE_CHECKING:
@@ -101,14 +100,9 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
         raise ValueError(f"{wanted.who}: the hub's repository holds no config.json: correct its id")
     snapshot = folder / "snapshots" / info.sha
     missing = [file for file in chosen if not (snapshot / file.rfilename).exists()]
-    needed = int(SPARE * sum(file.size or 0 for file in missing))
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(
-            f"{wanted.who}: {files.size_text(needed)} are to come, and the disk of {folder} has "
-            f"{files.size_text(free)} free: free some, or set HF_HOME to a folder on another disk"
-        )
+    to_come = sum(file.size or 0 for file in missing)
+    require_space(wanted.who, folder, to_come, "HF_HOME")
     for file in missing:
         report(f"{wanted.who}: {file.rfilename}, {files.size_text(file.size or 0)}")
         # By its branch and not its commit: only then the model is found without a network.
