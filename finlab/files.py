@@ -120,14 +120,17 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
-    """Write records as JSON lines, by rename.
+    """Write records as JSON lines, one after another, by rename.
 
     Args:
         path: The file.
         records: What JSON can hold.
     """
-    lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    return write_text(path, "".join(f"{line}\n" for line in lines))
+    draft = path.with_name(f"{path.name}.draft")
+    with open(draft, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return draft.rename(path)
 
 
 def append_jsonl(path: Path, record: Any) -> None:

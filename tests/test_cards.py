@@ -315,8 +315,8 @@ def test_labels_rules_and_statistics(folder):
 
 
 def test_bad_rows_are_set_aside_or_refused():
-    sources = {"cw_sharegpt": cards.load("cw_sharegpt")}
-    found = cards.quarantined_rows(sources)
+    quarantined = {"cw_sharegpt": cards.load("cw_sharegpt").quarantined}
+    found = cards.quarantined_rows(quarantined)
     assert [row["where"].rpartition(":")[2] for row in found] == [
         "178",
         "179",
@@ -328,7 +328,7 @@ def test_bad_rows_are_set_aside_or_refused():
         ValueError,
         match=r"4 rows cannot be read \(dialogues/sharegpt.jsonl:178: turn 2 \(gpt\) is empty.*set bad_rows to quarantine",
     ):
-        cards.quarantined_rows(sources, "refuse")
+        cards.quarantined_rows(quarantined, "refuse")
     with pytest.raises(ValueError, match="bad_rows is 'ignore'"):
         cards.quarantined_rows({}, "ignore")
 

@@ -487,16 +487,19 @@ def test_screen_keeps_the_checked_copy_and_finds_exams():
 
 
 def test_fates_close_and_samples_hold_their_tokens(tmp_path):
-    rows = [
-        {"status": "learnt", "read": 9, "tokens": 6},
-        {"status": "learnt", "read": 4, "tokens": 4},
-        {"status": "too long", "read": 7, "tokens": 7},
+    account = accounts.Account([9, 4, 7])
+    account.tokens[0] = 6
+    account.mark([0, 1], accounts.LEARNT)
+    account.mark([1, 2], "too long")
+    lines = accounts.status_ledger({"s": account})
+    assert [(line["what"], line["rows"], line["tokens"]) for line in lines] == [
+        ("read", 3, 20),
+        ("shortened, and below", 1, 3),
+        ("learnt", 2, 10),
+        ("too long", 1, 7),
     ]
-    assert [
-        (line["what"], line["rows"], line["tokens"]) for line in accounts.status_ledger({"s": rows})
-    ] == [("read", 3, 20), ("shortened, and below", 1, 3), ("learnt", 2, 10), ("too long", 1, 7)]
     with pytest.raises(ValueError, match="1 rows of s have no status"):
-        accounts.status_ledger({"s": [*rows, {"status": "", "read": 1, "tokens": 1}]})
+        accounts.status_ledger({"s": accounts.Account([1])})
 
     import pandas
 

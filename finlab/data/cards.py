@@ -344,11 +344,13 @@ def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
     return {card.name: load(card.name) for card in read_all(card_names, kind)}
 
 
-def quarantined_rows(sources: dict[str, Source], bad_rows: str = "quarantine") -> list[dict]:
-    """Return what could not be read of several sources, {card, where, reason, row}.
+def quarantined_rows(
+    quarantined: dict[str, list[dict]], bad_rows: str = "quarantine"
+) -> list[dict]:
+    """Return what could not be read of several cards, {card, where, reason, row}.
 
     Args:
-        sources: Loaded cards by name.
+        quarantined: What `stream` set aside, by card.
         bad_rows: `quarantine` sets such rows aside; `refuse` stops on them.
 
     Raises:
@@ -359,8 +361,8 @@ def quarantined_rows(sources: dict[str, Source], bad_rows: str = "quarantine") -
             f"bad_rows is '{bad_rows}': write quarantine (set aside and count) or refuse"
         )
     found = []
-    for name, source in sources.items():
-        found += [{"card": name, **row} for row in source.quarantined]
+    for name, rows in quarantined.items():
+        found += [{"card": name, **row} for row in rows]
     if found and bad_rows == "refuse":
         first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:3])
         raise ValueError(

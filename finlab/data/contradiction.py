@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from decimal import Decimal
 
 from rapidfuzz.distance import Indel
@@ -47,13 +46,12 @@ def contradicts(first: str, second: str) -> bool:
     for a, b in places:
         if _facts_differ(left[a], right[b]) or _turned_round(left[a], right[b]):
             return True
-        if _names_differ((one, left, a), (other, right, b)):
-            return True
     for a, b in _joined(places):
         said, theirs = _characters(left[a]), _characters(right[b])
         if max(len(said), len(theirs)) <= LIST and opposites.terms(said, theirs):
             return True
-    return False
+    # Last, since to recognise a name takes a model.
+    return any(_names_differ((one, left, a), (other, right, b)) for a, b in places)
 
 
 def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
@@ -83,9 +81,10 @@ def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slic
         left: The tokens of one text.
         right: The tokens of the other.
     """
-    codes: dict[str, int] = {}
-    one = [codes.setdefault(token.key, len(codes)) for token in left]
-    other = [codes.setdefault(token.key, len(codes)) for token in right]
+    codes: dict[tuple, int] = {}
+    # Kind, text and unit: what equal tokens share.
+    one = [codes.setdefault(token[:3], len(codes)) for token in left]
+    other = [codes.setdefault(token[:3], len(codes)) for token in right]
     blocks: list[list[int]] = []
     for operation in Indel.opcodes(one, other):
         if operation.tag == "equal":
@@ -220,7 +219,7 @@ def _in_words(values: list[Token], said: list[Token], others: list[Token]) -> li
     turned = []
     for token in values:
         minus = f"-{token.text}"
-        turned.append(replace(token, text=minus) if minus in negative else token)
+        turned.append(token._replace(text=minus) if minus in negative else token)
     return turned
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import daft
@@ -21,6 +20,7 @@ from daft import DataType, col
 
 from finlab import files
 from finlab.data import frames
+from finlab.data.clusters import Signed, clusters_of, without_contradictions
 from finlab.data.contradiction import contradicts
 
 WHITE_SPACE = re.compile(r"\s+")
@@ -211,28 +211,7 @@ def _neighbours(
     return numpy.concatenate(found)
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """The characters of documents.
-
-    Attributes:
-        numbers: The documents', sorted.
-        lengths: Of each.
-    """
-
-    numbers: numpy.ndarray
-    lengths: numpy.ndarray
-
-    def of(self, numbers: numpy.ndarray) -> numpy.ndarray:
-        """Return the characters of some documents.
-
-        Args:
-            numbers: Theirs.
-        """
-        return self.lengths[numpy.searchsorted(self.numbers, numbers)]
-
-
-# --- verification and clusters -------------------------------------------------------------------
+# --- verification --------------------------------------------------------------------------------
 def _verified(
     frame: daft.DataFrame,
     pairs: numpy.ndarray,
@@ -286,59 +265,6 @@ def _verified(
     return numpy.array(sorted(found), numpy.int64).reshape(-1, 2)
 
 
-def _clusters(pairs: numpy.ndarray, lengths: Lengths) -> list[list[int]]:
-    """Return the connected components of pairs.
-
-    Args:
-        pairs: Documents' numbers, int64 [pairs, 2].
-        lengths: Of all documents.
-
-    Returns:
-        Numbers, the longest document of each cluster first, the earliest among equally long ones.
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    if not len(pairs):
-        return []
-    numbers, places = numpy.unique(pairs, return_inverse=True)
-    left, right = places.reshape(-1, 2).T
-    edges = (numpy.ones(len(pairs)), (left, right))
-    graph = coo_matrix(edges, shape=(len(numbers), len(numbers)))
-    _, labels = connected_components(graph, directed=False)
-    # By component, the longest document first, the earliest among equally long ones.
-    order = numpy.lexsort((numbers, -lengths.of(numbers), labels))
-    bounds = numpy.flatnonzero(numpy.diff(labels[order])) + 1
-    return [part.tolist() for part in numpy.split(numbers[order], bounds)]
-
-
-def _without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> list[list[int]]:
-    """Return clusters in which no member contradicts the one that stays.
-
-    Where a short copy agrees with two documents that contradict each other, they are one component.
-
-    Args:
-        frame: The documents.
-        clusters: Their numbers, the longest document of each first.
-    """
-    large = [members for members in clusters if len(members) > 2]
-    wanted = [number for members in large for number in members]
-    if not wanted:
-        return clusters
-    texts = dict(zip(*frames.pick(frame, wanted, "text").values(), strict=True))
-    result = [members for members in clusters if len(members) <= 2]
-    for members in large:
-        rest = members
-        while len(rest) > 1:
-            kept, others = rest[0], rest[1:]
-            against = [each for each in others if contradicts(texts[kept], texts[each])]
-            agreeing = [each for each in others if each not in set(against)]
-            if agreeing:
-                result.append([kept, *agreeing])
-            rest = against
-    return sorted(result)
-
-
 def duplicates(
     frame: daft.DataFrame,
     threshold: float = 0.85,
@@ -371,24 +297,29 @@ def duplicates(
     """
     signatures = _signatures(frame, ngram, bands, rows, seed)
     signatures = frames.save(signatures, workspace) if workspace else signatures.collect()
-    table = signatures.select("number", "length", "digest").sort("number").to_pandas()
+    table = signatures.select("number", "source", "length", "digest").sort("number").to_pandas()
     copies = table.number[table.digest.duplicated()].tolist()
     reasons = dict.fromkeys(copies, "exact duplicate")
-    lengths = Lengths(table.number.to_numpy(), table.length.to_numpy())
+    signed = Signed(table.number.to_numpy(), table.length.to_numpy(), table.source.to_numpy())
+    del table
     clusters: list[list[int]] = []
     passes = (
         (["source"], "near duplicate in its source"),
         ([], "near duplicate across sources"),
     )
     for by, reason in passes:
+        if not by and (signed.sources == signed.sources[:1]).all():
+            continue  # one source
         gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
         left = signatures.join(gone, on="number", how="anti")
         pairs = _pairs(left, by, bands)
+        if not by:
+            pairs = signed.across(pairs)  # those of one source have been judged
         if threshold or keep_other_figures:
             pairs = _verified(frame, pairs, threshold, ngram, keep_other_figures)
-        clusters_found = _clusters(pairs, lengths)
+        clusters_found = clusters_of(pairs, signed)
         if keep_other_figures:
-            clusters_found = _without_contradictions(frame, clusters_found)
+            clusters_found = without_contradictions(frame, clusters_found)
         for members in clusters_found:
             reasons |= dict.fromkeys(members[1:], reason)
             clusters.append(members)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 # --- tokens --------------------------------------------------------------------------------------
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
@@ -74,8 +74,7 @@ SAME_UNIT = {
 }
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a text.
 
     Attributes:
@@ -145,11 +144,17 @@ def tokens(text: str) -> list[Token]:
     found: list[Token] = []
     end = 0
     for match in TOKEN.finditer(text):
-        if match.start() < end:
+        start = match.start()
+        if start < end:
             continue  # a unit, which belongs to the figure before it
-        if match["figure"]:
+        kind = match.lastgroup
+        if kind == "char":  # most are
+            end = start + 1
+            found.append(Token("char", text[start], "", start, end))
+            continue
+        if kind == "figure":
             token = _figure(text, match)
-        elif match["numeral"]:
+        elif kind == "numeral":
             token = _numeral(text, match)
         else:
             token = _other(match)
@@ -164,7 +169,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _other(match: re.Match) -> Token:
-    """Return the token of a match that is neither a figure nor a numeral."""
+    """Return the token of a match that is no figure, no numeral and no character."""
     start, end = match.span()
     if match["loss"]:
         value = -_plain(match["lost"]) * SCALES.get(match["lostscale"], 1)
@@ -179,7 +184,7 @@ def _other(match: re.Match) -> Token:
         return Token("code", digits, exchange.replace("ss", "sh"), start, end)
     if match["period"]:
         return Token("period", _period(match[0]), "", start, end)
-    kind = "code" if match["code"] else "word" if match["word"] else "char"
+    kind = "code" if match["code"] else "word"
     return Token(kind, match[0].lower(), "", start, end)
 
 

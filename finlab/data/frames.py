@@ -109,7 +109,7 @@ def read(
                 "see the quarantined rows, or take it out of the cards"
             )
         writer.close()
-    frame = daft.read_parquet(f"{_as_pattern(folder)}/*.parquet")
+    frame = open_folder(folder)
     new_columns = {
         "tokens": col("tokens_read"),
         "dropped": daft.lit(""),
@@ -183,6 +183,11 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     for path in before:
         path.unlink()
     return daft.read_parquet(f"{_as_pattern(folder)}/**/*.parquet", hive_partitioning=by_source)
+
+
+def open_folder(folder: Path) -> daft.DataFrame:
+    """Return the Parquet files of a folder as one frame."""
+    return daft.read_parquet(f"{_as_pattern(folder)}/*.parquet")
 
 
 def _as_pattern(folder: Path) -> str:

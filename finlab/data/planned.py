@@ -35,7 +35,8 @@ def rows(
     Args:
         path: The file.
         plan: From `packing.pack_phases`.
-        tokens: The encoded documents {input_ids}, by number.
+        tokens: The encoded documents {input_ids}, by number; of dialogues also `learnt`, which
+            tokens the loss covers.
         documents: The same as columns; training reports the loss of each of their sources.
         buckets: Those given to `pack_phases`; a row then carries the length of its bucket.
 
@@ -82,11 +83,13 @@ class Gather:
     """Fetches the tokens of rows, a batch at a time.
 
     Attributes:
+        names: The columns of a document that are read.
         tokens: The encoded documents, as Arrow.
     """
 
     def __init__(self, tokens: Dataset):
-        self.tokens = tokens.select_columns(["input_ids"]).with_format("arrow")
+        self.names = [name for name in ("input_ids", "learnt") if name in tokens.column_names]
+        self.tokens = tokens.select_columns(self.names).with_format("arrow")
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
         """Return rows {input_ids, labels, seq_lengths, sources, bucket} of a plan's rows."""
@@ -96,17 +99,27 @@ class Gather:
         for numbers, starts, sizes in zip(
             batch["documents"], batch["starts"], batch["seq_lengths"], strict=True
         ):
-            silent = list(numbers) == [SILENT]
-            ids = [0] * sum(sizes) if silent else self._row(numbers, starts, sizes)
+            if list(numbers) == [SILENT]:
+                ids = [0] * sum(sizes)
+                labels = [IGNORE] * len(ids)
+            else:
+                ids, labels = self._row(numbers, starts, sizes)
             found["input_ids"].append(ids)
-            found["labels"].append([IGNORE] * len(ids) if silent else ids)
+            found["labels"].append(labels)
         kept = ("seq_lengths", "sources", "bucket")
         return found | {name: batch[name] for name in kept if name in batch}
 
-    def _row(self, numbers: list[int], starts: list[int], sizes: list[int]) -> list[int]:
-        """Return the tokens of a row's pieces, one after another."""
-        documents = self.tokens[list(numbers)]["input_ids"]
-        row: list[int] = []
+    def _row(
+        self, numbers: list[int], starts: list[int], sizes: list[int]
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens of a row's pieces, one after another, and their labels."""
+        documents = self.tokens[list(numbers)]
+        row: dict[str, list] = {name: [] for name in self.names}
         for place, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            row += documents[place].values[start : start + size].to_pylist()
-        return row
+            for name in self.names:
+                row[name] += documents[name][place].values[start : start + size].to_pylist()
+        ids = row["input_ids"]
+        if "learnt" not in row:
+            return ids, ids
+        learnt = zip(ids, row["learnt"], strict=True)
+        return ids, [token if counts else IGNORE for token, counts in learnt]

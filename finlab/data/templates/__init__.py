@@ -328,7 +328,7 @@ def shorten(row: Row, max_length: int, end_id: int) -> Row | None:
     return {name: values[: ends[-1] + 1] for name, values in row.items()}
 
 
-def shares(rows: list[Row], end_id: int) -> dict[str, float]:
+def shares(rows: Iterable[Row], end_id: int) -> dict[str, float]:
     """Return how much of rows is learnt.
 
     Args:

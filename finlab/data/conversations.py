@@ -1,0 +1,227 @@
+"""Dialogues on their way from cards to a training stage: read, put out of sight, tokenised.
+
+    frame = conversations.read(cards_of_stage, folder / "read", quarantined)
+    stage = conversations.prepare(frame, tokenizer, folder / "stage1")   # see `stages`
+
+Reading goes row by row to disk, so ten million dialogues need no more memory than a few. Replacing
+personal data, rendering and tokenising are one pass in Daft, in this process, in several, or on a
+Ray cluster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import daft
+import numpy
+import pyarrow
+import pyarrow.dataset
+import pyarrow.parquet
+from daft import DataType, col
+
+from finlab.data import cards, dialogues, frames, packing, personal, templates
+from finlab.data.card_schema import Card
+from finlab.data.stages import Dialogues, Messages
+from finlab.data.templates import IGNORE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+READ = pyarrow.schema(
+    {
+        **{"number": pyarrow.int64(), "id": pyarrow.string(), "card": pyarrow.string()},
+        **{"kind": pyarrow.string(), "format": pyarrow.string(), "unanswered": pyarrow.int64()},
+        **{"messages": pyarrow.string(), "tokens_read": pyarrow.int64()},
+    }
+)
+PREPARED = {
+    "messages": DataType.string(),
+    "personal": DataType.list(DataType.string()),
+    "input_ids": DataType.list(DataType.int32()),
+    "learnt": DataType.list(DataType.bool()),
+    "answers": DataType.int64(),
+    "refused": DataType.string(),
+}
+BATCH = 10_000  # dialogues that are looked at at once
+FEW_CHARACTERS = 4_000_000  # below it, starting processes costs more than it saves
+
+
+# --- reading -------------------------------------------------------------------------------------
+def read(
+    cards_read: Sequence[Card],
+    folder: Path,
+    quarantined: dict[str, list[dict]],
+    safety_cards: Sequence[str] = (),
+) -> daft.DataFrame:
+    """Write the dialogues of cards to Parquet, some at a time, and return them as one frame.
+
+    Args:
+        cards_read: Dialogue cards.
+        folder: Where `<card>.parquet` is written for each.
+        quarantined: What cannot be read is added here by card, {where, reason, row}.
+        safety_cards: Those whose dialogues are of the kind safety; of others it is the domain.
+
+    Returns:
+        Rows {number, id, card, kind, format, unanswered, messages (JSON), tokens_read
+        (characters)}.
+
+    Raises:
+        ValueError: As `cards.stream` does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for card in cards_read:
+        stream = cards.stream(card, quarantined.setdefault(card.name, []))
+        path = folder / f"{card.name}.parquet"
+        with pyarrow.parquet.ParquetWriter(path, READ, compression="zstd") as writer:
+            for rows in frames.batches(stream, BATCH, lambda row: 1, BATCH):
+                kind = "safety" if card.name in safety_cards else ""
+                batch = []
+                for row in rows:
+                    batch.append(_as_read(row, number, card.name, kind or row["domain"]))
+                    number += 1
+                writer.write_table(pyarrow.Table.from_pylist(batch, schema=READ))
+    return frames.open_folder(folder)
+
+
+def _as_read(row: dict, number: int, card: str, kind: str) -> dict:
+    """Return a dialogue as a row of READ.
+
+    Args:
+        row: From `cards.stream`.
+        number: Its place in the stage.
+        card: The card's name.
+        kind: One of KINDS.
+    """
+    messages = json.dumps(row["messages"], ensure_ascii=False)
+    own = {name: row[name] for name in ("id", "format", "unanswered")}
+    place = {"number": number, "card": card, "kind": kind}
+    return {**own, **place, "messages": messages, "tokens_read": len(messages)}
+
+
+def overview(frame: daft.DataFrame) -> list[dict]:
+    """Return a row for each card: {card, format, dialogues, unanswered turns, first question}."""
+    sums = frame.groupby("card", "format").agg(
+        col("number").min().alias("first"),
+        col("number").count().alias("dialogues"),
+        col("unanswered").sum(),
+    )
+    found: dict[str, dict] = {}
+    for row in sums.sort("first").to_pylist():
+        line = found.setdefault(row["card"], {"card": row["card"], "format": ""})
+        if not line["format"]:
+            [messages] = frames.pick(frame, [row["first"]], "messages")["messages"]
+            question = json.loads(messages)[0]["content"][:60]
+            line |= {"dialogues": 0, "unanswered turns": 0, "first question": question}
+        line["format"] += ", " * bool(line["format"]) + row["format"]
+        line["dialogues"] += row["dialogues"]
+        line["unanswered turns"] += row["unanswered"]
+    return list(found.values())
+
+
+# --- preparing -----------------------------------------------------------------------------------
+def prepare(
+    frame: daft.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    task_prefixes: dict[str, str] | None = None,
+) -> Dialogues:
+    """Replace personal data, render and tokenise every dialogue, in one pass.
+
+    A dialogue that the template cannot hold keeps the reason, and counts no tokens.
+
+    Args:
+        frame: From `read`.
+        tokenizer: With a chat template.
+        folder: Where the dialogues lie afterwards.
+        task_prefixes: {card: what its first questions begin with}.
+
+    Raises:
+        ValueError: The template marks nothing as the assistant's, or does not end its answers with
+            the tokenizer's end token.
+    """
+    prefixes = task_prefixes or {}
+    # A wrong template is refused here, in one sentence, before the work is shared out.
+    templates.encode_each(tokenizer, [_example(frame)])
+    settings = frames.batch_settings(frame, few_tokens=FEW_CHARACTERS)
+
+    @daft.func.batch(return_dtype=DataType.struct(PREPARED), unnest=True, **settings)
+    def prepared(messages: daft.Series, card: daft.Series) -> daft.Series:
+        rows = []
+        for text, name in zip(messages.to_pylist(), card.to_pylist(), strict=True):
+            kinds: Counter = Counter()
+            said = personal.deidentify_messages(json.loads(text), kinds)
+            said = dialogues.with_prefix(said, prefixes.get(name, ""))
+            rows.append((said, sorted(kinds.elements())))
+        return daft.Series.from_arrow(_prepared(tokenizer, rows))
+
+    kept = frame.select("number", "id", "card", "kind", prepared(col("messages"), col("card")))
+    written = folder / "prepared"
+    frames.save(kept, written)
+    rows = _on_disk(written, folder / "dialogues.arrow")
+    return Dialogues(rows)
+
+
+def _example(frame: daft.DataFrame) -> Messages:
+    """Return one dialogue of a frame."""
+    [messages] = frame.select("messages").limit(1).to_pydict()["messages"]
+    return json.loads(messages)
+
+
+def _prepared(
+    tokenizer: PreTrainedTokenizerBase, rows: list[tuple[Messages, list[str]]]
+) -> pyarrow.StructArray:
+    """Return dialogues as an Arrow column of PREPARED.
+
+    Args:
+        tokenizer: With a chat template.
+        rows: (messages, kinds of personal data that were replaced).
+    """
+    encoded = templates.encode_each(tokenizer, [messages for messages, _ in rows])
+    empty = {"input_ids": numpy.empty(0, numpy.int32), "labels": numpy.empty(0, numpy.int32)}
+    values: dict[str, list] = {name: [] for name in PREPARED}
+    for (messages, kinds), (row, reason) in zip(rows, encoded, strict=True):
+        row = row or empty
+        values["messages"].append(json.dumps(messages, ensure_ascii=False))
+        values["personal"].append(kinds)
+        values["input_ids"].append(row["input_ids"])
+        values["learnt"].append(row["labels"] != IGNORE)
+        values["answers"].append(sum(turn["role"] == "assistant" for turn in messages))
+        values["refused"].append(reason)
+    arrays = [pyarrow.array(values[name], kind.to_arrow_dtype()) for name, kind in PREPARED.items()]
+    return pyarrow.StructArray.from_arrays(arrays, names=list(PREPARED))
+
+
+def _on_disk(folder: Path, path: Path) -> Dataset:
+    """Return the rows of a Parquet folder in their order, as a memory-mapped data set.
+
+    Args:
+        folder: Written by Daft, with `number`; its files have random names.
+        path: The Arrow file to write.
+    """
+    from datasets import Features, List, Value
+
+    features = Features(
+        {
+            **{"number": Value("int64"), "id": Value("string"), "card": Value("string")},
+            **{"kind": Value("string"), "messages": Value("string")},
+            **{"personal": List(Value("string")), "input_ids": List(Value("int32"))},
+            **{"learnt": List(Value("bool")), "answers": Value("int64")},
+            "refused": Value("string"),
+        }
+    )
+    schema = features.arrow_schema
+    stored = pyarrow.dataset.dataset(str(folder))
+
+    def batches() -> Iterator[pyarrow.Table]:
+        for batch in stored.to_batches(columns=schema.names, batch_size=BATCH):
+            yield pyarrow.Table.from_batches([batch]).cast(schema)
+
+    rows = packing.write_arrow(path, features, batches())
+    order = numpy.argsort(rows.with_format("numpy")["number"][:], kind="stable")
+    return rows.select(order).remove_columns("number")

@@ -1,0 +1,226 @@
+"""The dialogues of a training stage, once prepared: what is learnt of them, and packing.
+
+    stage = conversations.prepare(frame, tokenizer, folder)     # a Dialogues
+    stage.admit(screened, max_length, tokenizer.eos_token_id)
+    stage.account.still_in()   # the places that nothing has ruled out, a NumPy array
+    stage.messages(7)          # the dialogue as it is learnt: personal data replaced
+
+Text and tokens lie on disk. A dialogue takes some twenty bytes of memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import pyarrow
+import pyarrow.compute
+
+from finlab.data import dialogues, frames, packing, templates
+from finlab.data.accounts import KINDS, LEARNT, Account
+from finlab.data.columns import Documents
+from finlab.data.templates import IGNORE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Messages = list[dict]
+BATCH = 10_000  # dialogues that are looked at at once
+REPLAYED = "text"  # the kind of pretraining text beside KINDS
+
+
+class Dialogues:
+    """The dialogues of a stage.
+
+    Args:
+        rows: {id, card, kind, messages (JSON), personal, input_ids, learnt, answers, refused}.
+
+    Attributes:
+        rows: The same, on disk.
+        account: What became of each.
+        personal: How many personal data of each kind were replaced.
+    """
+
+    def __init__(self, rows: Dataset):
+        self.rows = rows
+        sizes = numpy.empty(len(rows), numpy.int32)
+        kinds = numpy.empty(len(rows), numpy.int8)
+        self.personal: Counter = Counter()
+        names = pyarrow.array(KINDS)
+        for first, table in self._tables(["kind", "input_ids", "personal"]):
+            span = slice(first, first + len(table))
+            sizes[span] = pyarrow.compute.list_value_length(table["input_ids"]).to_numpy()
+            kinds[span] = pyarrow.compute.index_in(table["kind"], names).to_numpy()
+            found = pyarrow.compute.list_flatten(table["personal"])
+            self.personal.update(found.to_pylist())
+        self.account = Account(sizes, kinds)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _tables(
+        self, names: list[str], places: numpy.ndarray | None = None
+    ) -> Iterator[tuple[int, pyarrow.Table]]:
+        """Yield the columns of rows, some rows at a time, with the place of the first of them.
+
+        Args:
+            names: Of the columns.
+            places: Of the rows; None for all, in order.
+        """
+        chosen = self.rows.select_columns(names).with_format("arrow")
+        wanted = range(len(self.rows)) if places is None else places
+        for first in range(0, len(wanted), BATCH):
+            yield first, chosen[wanted[first : first + BATCH]]
+
+    def messages(self, place: int) -> Messages:
+        """Return a dialogue as it is learnt."""
+        return json.loads(self.rows[int(place)]["messages"])
+
+    def split_texts(self) -> Iterator[str]:
+        """Yield what splits dialogues into learnt and held out: all messages of those still in."""
+        for _, table in self._tables(["messages"], self.account.still_in()):
+            yield from table["messages"].to_pylist()
+
+    def admit(
+        self,
+        screened: dict[int, str],
+        max_length: int,
+        end_id: int,
+        single_turn: bool = False,
+    ) -> None:
+        """Rule out what cannot be learnt, and shorten what is too long.
+
+        A dialogue that is too long keeps its first whole exchanges, never half an answer.
+
+        Args:
+            screened: {place: reason} of those to leave out, from `selection.screen`.
+            max_length: In tokens.
+            end_id: The token that ends an answer.
+            single_turn: Leave out dialogues of several exchanges.
+        """
+        account = self.account
+        if single_turn:
+            answers = self.rows.with_format("numpy")["answers"][:]
+            account.mark(numpy.flatnonzero(answers > 1), "several exchanges")
+        for place, reason in screened.items():
+            account.mark([place], reason)
+        for first, table in self._tables(["refused"]):
+            reasons = table["refused"].to_pylist()
+            for place in (place for place, reason in enumerate(reasons) if reason):
+                account.mark([first + place], reasons[place])
+        places = account.still_in()
+        places = places[account.read[places] > max_length]
+        for place, row in zip(places, self.labelled(places), strict=True):
+            shortened = templates.shorten(row, max_length, end_id)
+            if shortened is None:
+                account.mark([place], "longer than max_length")
+            else:
+                account.tokens[place] = len(shortened["input_ids"])
+
+    def labelled(self, places: numpy.ndarray) -> Iterator[templates.Row]:
+        """Yield dialogues as {input_ids, labels}, as far as they are learnt; int32 [tokens].
+
+        Args:
+            places: Theirs.
+        """
+        sizes = iter(self.account.tokens[places])
+        for _, table in self._tables(["input_ids", "learnt"], places):
+            for ids, learnt in zip(table["input_ids"], table["learnt"], strict=True):
+                span = slice(next(sizes))
+                row_ids = ids.values.to_numpy()[span]
+                mask = learnt.values.to_numpy(zero_copy_only=False)[span]
+                yield {"input_ids": row_ids, "labels": numpy.where(mask, row_ids, IGNORE)}
+
+    def learnt_shares(self) -> dict[str, dict[str, float]]:
+        """Return what is learnt of each kind, and how much of it refuses.
+
+        Returns:
+            {kind: {dialogues, by dialogues, by tokens}} for general, finance and safety, the last
+            two being shares; and `refusals` {dialogues, by dialogues}, told by their words in any
+            kind.
+        """
+        places = self.account.of(LEARNT)
+        tokens = self.account.tokens[places].astype(numpy.int64)
+        kinds = self.account.kinds[places]
+        shares = {}
+        for code, kind in enumerate(KINDS):
+            own = kinds == code
+            shares[kind] = {
+                "dialogues": int(own.sum()),
+                "by dialogues": float(own.sum() / len(places)),
+                "by tokens": float(tokens[own].sum() / tokens.sum()),
+            }
+        refusing = 0
+        for _, table in self._tables(["messages"], places):
+            said = map(json.loads, table["messages"].to_pylist())
+            refusing += sum(map(dialogues.refuses, said))
+        shares["refusals"] = {"dialogues": refusing, "by dialogues": refusing / len(places)}
+        return shares
+
+
+class Texts(Sequence[str]):
+    """All that is said in each dialogue, for `selection.screen`.
+
+    Args:
+        stage: The dialogues.
+    """
+
+    def __init__(self, stage: Dialogues):
+        self.stage = stage
+
+    def __len__(self) -> int:
+        return len(self.stage)
+
+    def __getitem__(self, place: int) -> str:
+        return _said(self.stage.rows[int(place)]["messages"])
+
+    def __iter__(self) -> Iterator[str]:
+        for _, table in self.stage._tables(["messages"]):
+            yield from map(_said, table["messages"].to_pylist())
+
+
+def _said(messages: str) -> str:
+    """Return all that is said in a dialogue, from its JSON."""
+    return "\n".join(turn["content"] for turn in json.loads(messages))
+
+
+# --- packing -------------------------------------------------------------------------------------
+def to_pack(
+    stage: Dialogues, places: numpy.ndarray, texts: Iterable[list[int]], path: Path
+) -> tuple[Dataset, Documents, numpy.ndarray]:
+    """Return what `packing.pack_phases` and `planned.rows` need of some dialogues and texts.
+
+    Args:
+        stage: The dialogues.
+        places: Those of them to pack.
+        texts: Token ids of pretraining text to learn beside them. Text has no question, so all of
+            it is learnt.
+        path: The Arrow file that the texts are written to.
+
+    Returns:
+        The tokens of all dialogues and texts {input_ids, learnt}; their sizes and kinds; and the
+        numbers of those to pack.
+    """
+    from datasets import Features, List, Value, concatenate_datasets
+
+    features = Features({"input_ids": List(Value("int32")), "learnt": List(Value("bool"))})
+
+    def batches() -> Iterator[dict[str, list]]:
+        for batch in frames.batches(texts, frames.READ_BATCH):
+            learnt = [numpy.ones(len(ids), bool) for ids in batch]
+            yield {"input_ids": batch, "learnt": learnt}
+
+    replayed = packing.write_arrow(path, features, batches())
+    tokens = concatenate_datasets([stage.rows.select_columns(list(features)), replayed])
+    lengths = [len(ids) for ids in replayed["input_ids"]]
+    sizes = numpy.concatenate([stage.account.tokens, numpy.array(lengths, numpy.int32)])
+    names = [*KINDS, REPLAYED]
+    codes = numpy.full(len(sizes), len(KINDS), numpy.int16)
+    codes[: len(stage)] = stage.account.kinds
+    numbers = numpy.concatenate([places, numpy.arange(len(stage), len(sizes))])
+    documents = Documents(sizes, codes, names, names)
+    return tokens, documents, numbers.astype(numpy.int32)
