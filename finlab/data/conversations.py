@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import daft
 import numpy
 import pyarrow
-import pyarrow.dataset
 import pyarrow.parquet
 from daft import DataType, col
 
-from finlab.data import cards, dialogues, frames, packing, personal, templates
+from finlab.data import arrow_files, cards, dialogues, frames, personal, templates
 from finlab.data.card_schema import Card
 from finlab.data.stages import Dialogues, Messages
 from finlab.data.templates import IGNORE
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Features
     from transformers import PreTrainedTokenizerBase
 
 READ = pyarrow.schema(
@@ -163,8 +162,22 @@ def prepare(
     kept = frame.select("number", "id", "card", "kind", prepared(col("messages"), col("card")))
     written = folder / "prepared"
     frames.save(kept, written)
-    rows = _on_disk(written, folder / "dialogues.arrow")
-    return Dialogues(rows)
+    return Dialogues(arrow_files.in_order(written, folder / "dialogues.arrow", _features()))
+
+
+def _features() -> Features:
+    """Return the types of a prepared dialogue's columns."""
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            **{"number": Value("int64"), "id": Value("string"), "card": Value("string")},
+            **{"kind": Value("string"), "messages": Value("string")},
+            **{"personal": List(Value("string")), "input_ids": List(Value("int32"))},
+            **{"learnt": List(Value("bool")), "answers": Value("int64")},
+            "refused": Value("string"),
+        }
+    )
 
 
 def _example(frame: daft.DataFrame) -> Messages:
@@ -195,33 +208,3 @@ def _prepared(
         values["refused"].append(reason)
     arrays = [pyarrow.array(values[name], kind.to_arrow_dtype()) for name, kind in PREPARED.items()]
     return pyarrow.StructArray.from_arrays(arrays, names=list(PREPARED))
-
-
-def _on_disk(folder: Path, path: Path) -> Dataset:
-    """Return the rows of a Parquet folder in their order, as a memory-mapped data set.
-
-    Args:
-        folder: Written by Daft, with `number`; its files have random names.
-        path: The Arrow file to write.
-    """
-    from datasets import Features, List, Value
-
-    features = Features(
-        {
-            **{"number": Value("int64"), "id": Value("string"), "card": Value("string")},
-            **{"kind": Value("string"), "messages": Value("string")},
-            **{"personal": List(Value("string")), "input_ids": List(Value("int32"))},
-            **{"learnt": List(Value("bool")), "answers": Value("int64")},
-            "refused": Value("string"),
-        }
-    )
-    schema = features.arrow_schema
-    stored = pyarrow.dataset.dataset(str(folder))
-
-    def batches() -> Iterator[pyarrow.Table]:
-        for batch in stored.to_batches(columns=schema.names, batch_size=BATCH):
-            yield pyarrow.Table.from_batches([batch]).cast(schema)
-
-    rows = packing.write_arrow(path, features, batches())
-    order = numpy.argsort(rows.with_format("numpy")["number"][:], kind="stable")
-    return rows.select(order).remove_columns("number")

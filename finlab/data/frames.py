@@ -185,6 +185,11 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     return daft.read_parquet(f"{_as_pattern(folder)}/**/*.parquet", hive_partitioning=by_source)
 
 
+def open_sources(folder: Path) -> daft.DataFrame:
+    """Return a folder that `save` wrote by source as one frame."""
+    return daft.read_parquet(f"{_as_pattern(folder)}/**/*.parquet", hive_partitioning=True)
+
+
 def open_folder(folder: Path) -> daft.DataFrame:
     """Return the Parquet files of a folder as one frame."""
     return daft.read_parquet(f"{_as_pattern(folder)}/*.parquet")

@@ -12,17 +12,17 @@ Documents are told apart by `seq_lengths`. A row of three documents of 4, 2 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from finlab.data import bins
+from finlab.data import arrow_files, bins
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 Piece = tuple[int, int, int]  # a document's number, where the piece begins in it, its tokens
 Tokens = Sequence[Sequence[int]]  # token ids by document; a datasets column will do
@@ -307,7 +307,7 @@ def write_rows(
                 batch["bucket"] = bucket_of[first : first + len(part)]
             yield batch
 
-    return write_arrow(path, Features(columns), row_batches())
+    return arrow_files.write(path, Features(columns), row_batches())
 
 
 def _cut(values: Tokens, row: list[Piece]) -> numpy.ndarray:
@@ -319,28 +319,6 @@ def _cut(values: Tokens, row: list[Piece]) -> numpy.ndarray:
     """
     parts = [values[number][start : start + size] for number, start, size in row]
     return numpy.concatenate(parts, dtype=numpy.int32, casting="unsafe")
-
-
-def write_arrow(path: Path, features: Features, batches: Iterable[dict[str, list]]) -> Dataset:
-    """Write batches to an Arrow file as they come.
-
-    Args:
-        path: The file, written by rename.
-        features: The columns' types.
-        batches: {column: values}.
-
-    Returns:
-        The dataset, memory-mapped.
-    """
-    import pyarrow
-    from datasets import Dataset
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = features.arrow_schema
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as sink:
-        for batch in batches:
-            sink.write_table(pyarrow.table(batch, schema=schema))
-    return Dataset.from_file(str(path))
 
 
 def packed(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pyarrow
 
-from finlab.data import packing
+from finlab.data import arrow_files, packing
 from finlab.data.columns import Documents
 from finlab.data.packing import Plan
 from finlab.data.templates import IGNORE
@@ -75,7 +75,7 @@ def rows(
                 batch["bucket"] = bucket_of[first : first + len(bounds) - 1]
             yield batch
 
-    written = packing.write_arrow(path, Features(columns), batches())
+    written = arrow_files.write(path, Features(columns), batches())
     return written.with_transform(Gather(tokens))
 
 

@@ -20,7 +20,7 @@ import numpy
 import pyarrow
 import pyarrow.compute
 
-from finlab.data import dialogues, frames, packing, templates
+from finlab.data import arrow_files, dialogues, frames, templates
 from finlab.data.accounts import KINDS, LEARNT, Account
 from finlab.data.columns import Documents
 from finlab.data.templates import IGNORE
@@ -214,7 +214,7 @@ def to_pack(
             learnt = [numpy.ones(len(ids), bool) for ids in batch]
             yield {"input_ids": batch, "learnt": learnt}
 
-    replayed = packing.write_arrow(path, features, batches())
+    replayed = arrow_files.write(path, features, batches())
     tokens = concatenate_datasets([stage.rows.select_columns(list(features)), replayed])
     lengths = [len(ids) for ids in replayed["input_ids"]]
     sizes = numpy.concatenate([stage.account.tokens, numpy.array(lengths, numpy.int32)])

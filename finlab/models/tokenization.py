@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finlab.data import control_tokens, frames, packing
+import daft
+import pyarrow
+from daft import DataType, col
+
+from finlab.data import arrow_files, control_tokens, frames
 from finlab.models import sentencepieces
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # texts encoded at a time
+INT64 = DataType.int64()
 
 
 def load(source: str | Path) -> PreTrainedTokenizerBase:
@@ -86,7 +90,9 @@ def documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Dataset:
-    """Encode the documents of a corpus step's Parquet folder, a batch at a time.
+    """Encode the documents of a corpus step's Parquet folder: one pass in Daft.
+
+    It runs in this process, in several, or on a Ray cluster; see `frames.choose_runner`.
 
     Args:
         tokenizer: The tokenizer.
@@ -97,32 +103,27 @@ def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Da
         A data set on disk in the documents' order: source, domain, language, tokens (a count) and
         input_ids (int32, with BOS and EOS).
     """
-    import numpy
-    import pyarrow.dataset
     from datasets import Features, List, Value
 
+    frame = frames.open_sources(folder).with_column("tokens_read", col("tokens"))
+    settings = frames.batch_settings(frame)
+
+    @daft.func.batch(return_dtype=DataType.list(DataType.int32()), **settings)
+    def ids_of(text: daft.Series) -> daft.Series:
+        ids = encode(tokenizer, text.to_pylist())
+        return daft.Series.from_arrow(pyarrow.array(ids, pyarrow.large_list(pyarrow.int32())))
+
+    ids = ids_of(col("text"))
+    tokens = frame.select("number", "source", "domain", "language", ids.alias("input_ids"))
+    counted = tokens.with_column("tokens", col("input_ids").list_count("all").cast(INT64))
+    written = cache / "documents"
+    frames.save(counted, written)
     columns = {
-        "number": Value("int64"),
-        "source": Value("string"),
-        "domain": Value("string"),
-        "language": Value("string"),
-        "tokens": Value("int64"),
+        **{"number": Value("int64"), "source": Value("string"), "domain": Value("string")},
+        **{"language": Value("string"), "tokens": Value("int64")},
         "input_ids": List(Value("int32")),
     }
-    dataset = pyarrow.dataset.dataset(str(folder), partitioning="hive")
-    names = ["number", "source", "domain", "language", "text"]
-
-    def batches() -> Iterator[dict[str, list]]:
-        for batch in dataset.to_batches(columns=names, batch_size=BATCH):
-            values = batch.to_pydict()
-            values["input_ids"] = encode(tokenizer, values.pop("text"))
-            values["tokens"] = [len(ids) for ids in values["input_ids"]]
-            yield values
-
-    rows = packing.write_arrow(cache / "tokens.arrow", Features(columns), batches())
-    # The files have random names, so the documents are put back into their order.
-    order = numpy.argsort(rows["number"][:], kind="stable")
-    return rows.select(order).remove_columns("number")
+    return arrow_files.in_order(written, cache / "tokens.arrow", Features(columns))
 
 
 def replay_documents(

@@ -1,0 +1,1 @@
+"""Knowledge augmentation: passages, an index, three tiers of sources, answers that cite."""

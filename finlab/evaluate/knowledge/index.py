@@ -1,0 +1,341 @@
+"""A knowledge base in one SQLite file: full-text search over character bigrams.
+
+    index = Index(folder / "laws.sqlite")
+    index.add(documents)
+    index.search("内幕交易的罚款是多少", count=5)     # [(passage, score)], the best first
+
+Overlapping bigrams of characters find Chinese text better than words of a dictionary (measured in
+benchmarks/README.md). Many processes may read while one writes. A document is added as a whole or
+not at all, so a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+from finlab import files
+from finlab.evaluate.knowledge.passages import Document, Passage, split
+
+Hit = tuple[Passage, float]  # (passage, score): higher is better
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+RUN = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
+COMMIT = 2000  # passages that are written in one transaction
+POSTINGS = 12_000  # passages that the bigrams of one query may name together
+FEWEST = 4  # bigrams of a query that are used however frequent they are
+SAMPLE = 20_000  # passages that tell how frequent a bigram is
+FREQUENT = 0.002  # share of passages; rarer bigrams need no figure
+GROWTH = 1.3  # a base that has grown so much is sampled again
+WAIT = 30.0  # seconds that a writer waits for another one
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents(
+    id TEXT PRIMARY KEY, title TEXT, date TEXT, digest TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS works ON documents(title, date);
+CREATE TABLE IF NOT EXISTS passages(
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE, document TEXT, section TEXT, start INT, end INT,
+    text TEXT, title TEXT, date TEXT, licence TEXT, source TEXT, url TEXT
+);
+CREATE INDEX IF NOT EXISTS of_document ON passages(document);
+CREATE VIRTUAL TABLE IF NOT EXISTS grams USING fts5(text, content='', tokenize='unicode61');
+CREATE TABLE IF NOT EXISTS frequencies(gram TEXT PRIMARY KEY, share REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+COLUMNS = ", ".join(field.name for field in fields(Passage))
+
+
+def grams(text: str) -> list[str]:
+    """Return the bigrams of each run of Chinese characters, and the words of other letters.
+
+    Args:
+        text: Any text; letter case does not count.
+    """
+    found = []
+    for match in RUN.finditer(text.lower()):
+        run = match[0]
+        if run[0] < "\u3400":
+            found.append(run)
+        elif len(run) == 1:
+            found.append(run)
+        else:
+            found += [run[place : place + 2] for place in range(len(run) - 1)]
+    return found
+
+
+class Index:
+    """A knowledge base on disk.
+
+    Args:
+        path: The SQLite file; it is made where there is none. A file that is broken is put aside
+            as `<name>.broken`, and an empty base takes its place.
+        cut: Cuts a document into passages.
+
+    Attributes:
+        path, cut: The same.
+        broken: Where a broken file was put; None where nothing was wrong.
+    """
+
+    def __init__(self, path: Path, cut: Callable[[Document], list[Passage]] = split):
+        self.path = Path(path)
+        self.cut = cut
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.broken: Path | None = None
+        try:
+            self._connection = self._open()
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise
+            self.broken = self.path.with_name(f"{self.path.name}.broken")
+            self.path.replace(self.broken)
+            for ending in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+            print(
+                f"{self.path} is no whole index ({error}): it was put aside as {self.broken.name}; "
+                "its documents are added again"
+            )
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, and make its tables where they are missing."""
+        connection = sqlite3.connect(self.path, timeout=WAIT, check_same_thread=False)
+        try:
+            # Readers go on while a writer works.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            [(state,)] = connection.execute("PRAGMA quick_check(1)")
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
+            with connection:
+                connection.executescript(SCHEMA)
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if "fts5" in str(error):
+                raise ImportError(
+                    "this Python's SQLite has no FTS5: use Python from python.org or conda, or "
+                    "keep the base in LanceDB (pip install -e '.[knowledge]')"
+                ) from None
+            raise
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __len__(self) -> int:
+        [(count,)] = self._connection.execute("SELECT count(*) FROM passages")
+        return count
+
+    # --- writing ---------------------------------------------------------------------------------
+    def add(self, documents: Iterable[Document]) -> Counter:
+        """Add documents. One that is there already with the same content is left as it is.
+
+        Args:
+            documents: Any number; memory holds a few at a time.
+
+        Returns:
+            How many were `added`, `replaced` (the same id with another content) and `unchanged`.
+
+        Raises:
+            ValueError: A document is empty or binary, or two have one id. What stood before it
+                has been added.
+        """
+        counts: Counter = Counter()
+        seen: set[int] = set()
+        pending: list[tuple[Document, str, list[Passage]]] = []
+        size = 0
+        try:
+            for document in documents:
+                own = files.hash64(document.id)
+                if own in seen:
+                    raise ValueError(
+                        f"two documents have the id {document.id}: give each its own, such as its "
+                        "path"
+                    )
+                seen.add(own)
+                digest = files.digest(astuple(document))
+                state = self._state(document.id, digest)
+                counts[state] += 1
+                if state == "unchanged":
+                    continue
+                pending.append((document, digest, self.cut(document)))
+                size += len(pending[-1][2])
+                if size >= COMMIT:
+                    self._write(pending)
+                    pending, size = [], 0
+        finally:
+            self._write(pending)
+        self._sample()
+        return counts
+
+    def _state(self, identity: str, digest: str) -> str:
+        """Return whether a document is to be `added` or `replaced`, or is `unchanged`."""
+        query = "SELECT digest FROM documents WHERE id = ?"
+        row = self._connection.execute(query, (identity,)).fetchone()
+        if row is None:
+            return "added"
+        return "unchanged" if row[0] == digest else "replaced"
+
+    def _write(self, pending: list[tuple[Document, str, list[Passage]]]) -> None:
+        """Write documents in one transaction.
+
+        Args:
+            pending: Each document, its digest and its passages.
+        """
+        with self._transaction() as connection:
+            for document, digest, passages in pending:
+                self._remove(document.id)
+                row = (document.id, document.title, document.date, digest)
+                connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
+                for passage in passages:
+                    marks = ", ".join("?" * len(fields(Passage)))
+                    insert = f"INSERT INTO passages({COLUMNS}) VALUES ({marks})"
+                    number = connection.execute(insert, astuple(passage)).lastrowid
+                    insert = "INSERT INTO grams(rowid, text) VALUES (?, ?)"
+                    connection.execute(insert, (number, _indexed(passage)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the file for writing; what fails leaves it as it was."""
+        with self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+
+    def delete(self, document: str) -> bool:
+        """Delete a document with all its passages.
+
+        Args:
+            document: Its id.
+
+        Returns:
+            Whether it was there.
+        """
+        with self._transaction():
+            return self._remove(document)
+
+    def _remove(self, document: str) -> bool:
+        """Delete a document within a transaction."""
+        connection = self._connection
+        query = f"SELECT number, {COLUMNS} FROM passages WHERE document = ?"
+        for number, *values in connection.execute(query, (document,)).fetchall():
+            # A table without content must be told what it forgets.
+            forget = "INSERT INTO grams(grams, rowid, text) VALUES ('delete', ?, ?)"
+            connection.execute(forget, (number, _indexed(Passage(*values))))
+        connection.execute("DELETE FROM passages WHERE document = ?", (document,))
+        gone = connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+        return gone.rowcount > 0
+
+    def _sample(self) -> None:
+        """Measure which bigrams are frequent, from some of the passages, where the base has grown."""
+        count = len(self)
+        before = self._fact("sampled", 0)
+        if not count or before / GROWTH < count < before * GROWTH:
+            return
+        [(last,)] = self._connection.execute("SELECT max(number) FROM passages")
+        numbers = random.Random(0).sample(range(1, last + 1), min(SAMPLE, last))
+        found: Counter = Counter()
+        sampled = 0
+        for number in sorted(numbers):
+            query = f"SELECT {COLUMNS} FROM passages WHERE number = ?"
+            row = self._connection.execute(query, (number,)).fetchone()
+            if row:
+                sampled += 1
+                found.update(set(_indexed(Passage(*row)).split()))
+        rows = []
+        for gram, times in found.items():
+            if times / sampled >= FREQUENT:
+                rows.append((gram, times / sampled))
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM frequencies")
+            connection.executemany("INSERT INTO frequencies VALUES (?, ?)", rows)
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('sampled', ?)", (count,))
+            connection.execute("INSERT INTO grams(grams) VALUES ('optimize')")
+
+    def _fact(self, name: str, default: Any) -> Any:
+        """Return what the base remembers of itself."""
+        query = "SELECT value FROM facts WHERE name = ?"
+        row = self._connection.execute(query, (name,)).fetchone()
+        return row[0] if row else default
+
+    # --- reading ---------------------------------------------------------------------------------
+    def get(self, identity: str) -> Passage | None:
+        """Return a passage by its id; None where there is none."""
+        query = f"SELECT {COLUMNS} FROM passages WHERE id = ?"
+        row = self._connection.execute(query, (identity,)).fetchone()
+        return Passage(*row) if row else None
+
+    def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
+        """Return the passages that fit a question best.
+
+        Of a work with several versions only the one in force counts: the newest, or the newest up
+        to the date.
+
+        Args:
+            query: The question.
+            count: At most so many.
+            date: The day that is asked about, such as 2018-06-30; empty for today.
+
+        Returns:
+            (passage, score), the best first. A score is BM25 over bigrams; it grows with the length
+            of the question, so scores of two questions cannot be compared (see `tiers.coverage`).
+        """
+        wanted = self._rarest(grams(query))
+        if not wanted:
+            return []
+        match = " OR ".join(f'"{gram}"' for gram in wanted)
+        find = "SELECT rowid, -rank FROM grams WHERE grams MATCH ? ORDER BY rank LIMIT ?"
+        rows = self._connection.execute(find, (match, 4 * count)).fetchall()
+        hits: list[Hit] = []
+        for number, score in rows:
+            query = f"SELECT {COLUMNS} FROM passages WHERE number = ?"
+            row = self._connection.execute(query, (number,)).fetchone()
+            if row is None:
+                continue
+            passage = Passage(*row)
+            if self._in_force(passage, date):
+                hits.append((passage, score))
+        return hits[:count]
+
+    def _rarest(self, wanted: list[str]) -> list[str]:
+        """Return the rarest of a query's bigrams, as many as the bound on postings allows.
+
+        Frequent ones, such as 公司 and 的规, cost most of the time and tell little.
+        """
+        unique = list(dict.fromkeys(wanted))
+        marks = ", ".join("?" * len(unique))
+        query = f"SELECT gram, share FROM frequencies WHERE gram IN ({marks})"
+        shares = dict(self._connection.execute(query, unique))
+        size = self._fact("sampled", 0)
+        unique.sort(key=lambda gram: shares.get(gram, 0.0))
+        chosen: list[str] = []
+        postings = 0.0
+        for gram in unique:
+            postings += shares.get(gram, 0.0) * size
+            if postings > POSTINGS and len(chosen) >= FEWEST:
+                break
+            chosen.append(gram)
+        return chosen
+
+    def _in_force(self, passage: Passage, date: str) -> bool:
+        """Tell whether a passage's document is the version of its work that holds at a date."""
+        if not passage.date:
+            return True
+        query = "SELECT max(date) FROM documents WHERE title = ? AND (? = '' OR date <= ?)"
+        [(newest,)] = self._connection.execute(query, (passage.title, date, date))
+        return passage.date == newest
+
+
+def _indexed(passage: Passage) -> str:
+    """Return what is searched of a passage: its title, its section and its text, as bigrams."""
+    return " ".join(grams(f"{passage.title}\n{passage.section}\n{passage.text}"))

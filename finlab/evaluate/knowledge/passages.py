@@ -1,0 +1,285 @@
+"""Documents cut into passages that can be cited: each knows where it stands in its document.
+
+    document = Document("laws/证券法", text, title="证券法", date="2019-12-28")
+    for passage in split(document):
+        passage.section, passage.text       # 第二条, 第二条 在中华人民共和国境内……
+
+A law is cut by article, Markdown by heading, other text by windows of sentences; tables stay whole.
+A passage's text is the document's text between its offsets, to the character.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from finlab.data.card_schema import Card
+
+MAX_CHARACTERS = 400  # of a window of sentences; a sentence longer than that is one by itself
+MAX_DOCUMENT = 20_000_000  # characters; more is a dump, not a document
+ARTICLES = 3  # so many lines that begin with 第…条 make a law
+
+_NUMERAL = "零〇一二三四五六七八九十百千0-9"
+ARTICLE = re.compile(rf"^[ \t　]*(第[{_NUMERAL}]+条(?:之[{_NUMERAL}]+)?)(?=[ \t　\n：:]|$)", re.M)
+HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*$", re.M)
+TABLE = re.compile(r"(?:^[ \t]*\|.*\|[ \t]*(?:\n|\Z)){2,}", re.M)
+SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)]*|(?<=[a-z0-9)])\.(?=\s|$)|\n+")
+TITLE_DATE = re.compile(r"[(（](\d{4})[-年](\d{1,2})[-月](\d{1,2})日?[)）]")
+CHINESE_DATE = re.compile(r"((?:19|20)\d\d)年(\d{1,2})月(\d{1,2})日")
+ISO_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)-(\d{2})-(\d{2})(?!\d)")
+NEAR_THE_END = 40  # characters: where an announcement has its date
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a knowledge base.
+
+    Attributes:
+        id: Its own, in all of the base.
+        text: All of it.
+        title: What it is cited by; versions of one work share it.
+        date: Of this version, such as 2019-12-28; empty where none is known.
+        licence: Of the card that it comes from.
+        source: The card, or the name of a customer's folder.
+        url: Where a person can read it; empty where nowhere.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    date: str = ""
+    licence: str = ""
+    source: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document that an answer can cite.
+
+    Attributes:
+        id: The document's id, `#` and the passage's number in it.
+        document: The document's id.
+        section: An article such as 第八十五条, or the headings above it; empty for neither.
+        start, end: Its place in the document's text, in characters.
+        text: What stands there.
+        title, date, licence, source, url: The document's.
+    """
+
+    id: str
+    document: str
+    section: str
+    start: int
+    end: int
+    text: str
+    title: str = ""
+    date: str = ""
+    licence: str = ""
+    source: str = ""
+    url: str = ""
+
+    @property
+    def reference(self) -> str:
+        """How a person cites it: 《证券法》（2019-12-28）第二条."""
+        date = f"（{self.date}）" if self.date else ""
+        section = f" {self.section}" if self.section else ""
+        return f"《{self.title.strip('《》')}》{date}{section}"
+
+
+# --- documents -----------------------------------------------------------------------------------
+def from_rows(card: Card, rows: Iterable[dict]) -> Iterator[Document]:
+    """Yield the rows of a text card as documents.
+
+    Args:
+        card: The card.
+        rows: Rows {id, text}, as from `cards.stream`.
+    """
+    url = card.spec.get("source_url", "")
+    for row in rows:
+        title, date = title_and_date(row["id"], row["text"])
+        yield Document(row["id"], row["text"], title, date, card.licence, card.name, url)
+
+
+def title_and_date(identity: str, text: str) -> tuple[str, str]:
+    """Return what a document is called, and the date of this version.
+
+    The date stands in the name, as in 证券法(2019-12-28).md, or at the end of the text, as in an
+    announcement; else it is empty.
+
+    Args:
+        identity: The document's id, which may be a path.
+        text: Its text.
+    """
+    name = identity.rpartition("/")[2]
+    dated = TITLE_DATE.search(name)
+    heading = HEADING.search(text[:400])
+    first_line = text.strip().partition("\n")[0].strip("# ")
+    if dated:
+        title = name[: dated.start()]
+    elif heading:
+        title = heading[2]
+    else:
+        title = first_line if len(first_line) <= 40 else first_line[:24] + "…"
+    found = dated or ISO_DATE.search(name)
+    if not found:
+        ending = text.strip()[-NEAR_THE_END:]
+        dates = list(CHINESE_DATE.finditer(ending))
+        found = dates[-1] if dates else None
+    date = "-".join(f"{int(part):02d}" for part in found.groups()) if found else ""
+    return title.strip() or name, date
+
+
+# --- passages ------------------------------------------------------------------------------------
+def split(document: Document, max_characters: int = MAX_CHARACTERS) -> list[Passage]:
+    """Cut a document into passages.
+
+    Args:
+        document: The document.
+        max_characters: Of a window of sentences; an article or a table is never cut.
+
+    Raises:
+        ValueError: It is empty, binary, or a dump of more than 20 million characters.
+    """
+    text = document.text
+    if not text.strip():
+        raise ValueError(f"document {document.id} is empty: take it out, or look at its file")
+    if "\x00" in text:
+        raise ValueError(f"document {document.id} is binary, not text: convert it first")
+    if len(text) > MAX_DOCUMENT:
+        raise ValueError(
+            f"document {document.id} has {len(text):,} characters: it is a dump of documents; "
+            "split it into one row a document"
+        )
+    articles = list(ARTICLE.finditer(text))
+    if len(articles) >= ARTICLES:
+        pieces = _by_article(text, articles, max_characters)
+    else:
+        pieces = _by_heading(text, max_characters)
+    passages = []
+    for section, start, end in pieces:
+        start, end = _trimmed(text, start, end)
+        if start == end:
+            continue
+        passage = Passage(
+            f"{document.id}#{len(passages)}",
+            document.id,
+            section,
+            start,
+            end,
+            text[start:end],
+            document.title,
+            document.date,
+            document.licence,
+            document.source,
+            document.url,
+        )
+        passages.append(passage)
+    return passages
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a span without the white space at its ends."""
+    inside = text[start:end]
+    start += len(inside) - len(inside.lstrip())
+    return start, start + len(inside.strip())
+
+
+def _by_article(
+    text: str, articles: list[re.Match], max_characters: int
+) -> Iterator[tuple[str, int, int]]:
+    """Yield (section, start, end) of a law: what stands before its articles, then each article.
+
+    Args:
+        text: The law.
+        articles: Where its articles begin.
+        max_characters: Of a window of the text before them.
+    """
+    for start, end in _windows(text, 0, articles[0].start(), max_characters):
+        yield "", start, end
+    ends = [match.start() for match in articles[1:]] + [len(text)]
+    for match, end in zip(articles, ends, strict=True):
+        # The heading of the next chapter does not belong to the article before it.
+        heading = HEADING.search(text, match.start(), end)
+        yield match[1], match.start(), heading.start() if heading else end
+
+
+def _by_heading(text: str, max_characters: int) -> Iterator[tuple[str, int, int]]:
+    """Yield (section, start, end) below each heading; the section names the headings above.
+
+    Args:
+        text: Markdown, or plain text, which has no headings.
+        max_characters: Of a window of sentences.
+    """
+    headings = list(HEADING.finditer(text))
+    starts = [(0, 0, "")] + [(match.end(), len(match[1]), match[2]) for match in headings]
+    ends = [match.start() for match in headings] + [len(text)]
+    above: dict[int, str] = {}
+    for (start, level, name), end in zip(starts, ends, strict=True):
+        if level:
+            above = {depth: title for depth, title in above.items() if depth < level}
+            above[level] = name
+        # The title of the whole document names no section in it.
+        section = " › ".join(title for depth, title in sorted(above.items()) if depth > 1)
+        for first, last in _with_tables(text, start, end, max_characters):
+            yield section, first, last
+
+
+def _with_tables(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int]]:
+    """Yield the windows of a section, each of its tables whole.
+
+    Args:
+        text: The document.
+        start, end: Where the section stands.
+        max_characters: Of a window of sentences.
+    """
+    place = start
+    for table in TABLE.finditer(text, start, end):
+        yield from _windows(text, place, table.start(), max_characters)
+        yield table.span()
+        place = table.end()
+    yield from _windows(text, place, end, max_characters)
+
+
+def _windows(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int]]:
+    """Yield windows of whole sentences.
+
+    A window ends before the sentence that would make it too long, and the next begins with the
+    last sentence of the one before where that leaves room, so that no fact falls between two.
+
+    Args:
+        text: The document.
+        start, end: What is to be cut.
+        max_characters: Of a window.
+    """
+    sentences = _sentences(text, start, end)
+    first = 0
+    while first < len(sentences):
+        last = first
+        begin = sentences[first][0]
+        while last + 1 < len(sentences) and sentences[last + 1][1] - begin <= max_characters:
+            last += 1
+        yield begin, sentences[last][1]
+        if last + 1 == len(sentences):
+            return
+        short = sentences[last][1] - sentences[last][0] <= max_characters // 3
+        fits = sentences[last + 1][1] - sentences[last][0] <= max_characters
+        first = last if short and fits and last > first else last + 1
+
+
+def _sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Return where the sentences between two places stand; one without an end is cut hard."""
+    found = []
+    place = start
+    for match in SENTENCE_END.finditer(text, start, end):
+        found.append((place, match.end()))
+        place = match.end()
+    found.append((place, end))
+    pieces = []
+    for first, last in found:
+        if not text[first:last].strip():
+            continue
+        # A table of figures or a base64 text has no sentences.
+        for begin in range(first, last, 4 * MAX_CHARACTERS):
+            pieces.append((begin, min(last, begin + 4 * MAX_CHARACTERS)))
+    return pieces

@@ -1,0 +1,217 @@
+"""Three tiers of knowledge: the domain's base, then the customer's own, then the web.
+
+    tiers = [Tier("domain", domain_index, 0.55), Tier("customer", customer_index, 0.55)]
+    found = consult("内幕交易的罚款是多少", tiers)
+    found.tier, found.hits        # "domain", [(passage, score), ...]; "none" where all fail
+
+A tier fails where its best passage covers too little of the question. How much is too little is not
+guessed: `calibrate` chooses the threshold on questions of which it is known whether the base can
+answer them, and says with what precision and recall.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy
+
+from finlab.data import personal
+from finlab.evaluate.knowledge.index import Hit, grams
+from finlab.evaluate.knowledge.passages import Passage
+
+NONE = "none"
+FILLER = frozenset(  # bigrams of asking, which no passage has to hold
+    "什么 是什 么是 哪些 哪个 哪家 哪里 哪一 多少 少是 如何 怎么 怎样 么样 请问 是否 吗 呢 为什 有哪 是多 "
+    "是谁 谁是 何时 几个 可以 我想 想知 知道 告诉 诉我 一下 介绍 what which who where when how is are the "
+    "of a an in to do does did was were tell me please".split()
+)
+
+
+class Searchable(Protocol):
+    """What a tier asks: an index, or the web."""
+
+    def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
+        """Return the passages that fit best, the best first."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One source of knowledge.
+
+    Attributes:
+        name: `domain`, `customer` or `search`.
+        source: What is asked.
+        threshold: The coverage below which it has failed, from 0 to 1.
+        outside: Whether the question leaves the house; then personal data are taken out of it.
+    """
+
+    name: str
+    source: Searchable
+    threshold: float
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the tiers gave for a question.
+
+    Attributes:
+        tier: The name of the tier that answered; `none` where all failed.
+        hits: Its passages, the best first; empty for none.
+        coverage: Of the question by the best passage, for each tier that was asked.
+    """
+
+    tier: str
+    hits: list[Hit] = field(default_factory=list)
+    coverage: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passages(self) -> list[Passage]:
+        """The passages alone."""
+        return [passage for passage, _ in self.hits]
+
+
+def coverage(question: str, passage: Passage) -> float:
+    """Return how much of a question's wording a passage holds, from 0 to 1.
+
+    Each bigram counts by its length in the question; words of asking do not count. Unlike a BM25
+    score it means the same for short and long questions.
+
+    Args:
+        question: The question.
+        passage: A passage; its title and section count too.
+    """
+    asked = [gram for gram in grams(question) if gram not in FILLER]
+    if not asked:
+        return 0.0
+    held = set(grams(f"{passage.title}\n{passage.section}\n{passage.text}"))
+    return sum(gram in held for gram in asked) / len(asked)
+
+
+def consult(question: str, tiers: Sequence[Tier], count: int = 5, date: str = "") -> Found:
+    """Ask the tiers in turn, until one has what is asked for.
+
+    Args:
+        question: The question.
+        tiers: In their order.
+        count: So many passages at most.
+        date: The day that is asked about; see `Index.search`.
+    """
+    covered: dict[str, float] = {}
+    for tier in tiers:
+        asked = outgoing(question) if tier.outside else question
+        hits = tier.source.search(asked, count, date)
+        # The best by BM25 need not be the one that covers most.
+        best = max((coverage(question, passage) for passage, _ in hits), default=0.0)
+        covered[tier.name] = best
+        if best >= tier.threshold:
+            return Found(tier.name, hits, covered)
+    return Found(NONE, [], covered)
+
+
+def outgoing(question: str) -> str:
+    """Return a question as it may leave the house: personal data are cut out of it."""
+    parts = []
+    end = 0
+    for _, start, after in personal.find(question, people=True):
+        parts.append(question[end:start])
+        end = after
+    return " ".join("".join([*parts, question[end:]]).split())
+
+
+# --- calibration ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, and how well it tells what a base can answer.
+
+    Attributes:
+        threshold: The coverage from which a tier answers.
+        precision: Of the questions that it lets through, the share that the base can answer.
+        recall: Of the questions that the base can answer, the share that it lets through.
+        curve: {threshold, precision, recall} for each threshold that was tried.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    curve: list[dict[str, float]]
+
+
+def calibrate(
+    covered: Sequence[float], answerable: Sequence[bool], least_precision: float = 0.9
+) -> Calibration:
+    """Choose the threshold that lets most questions through at a given precision.
+
+    Args:
+        covered: The best coverage of each question.
+        answerable: Whether the base holds its answer.
+        least_precision: The threshold with the highest recall at this precision is taken; where
+            none reaches it, the one with the highest precision.
+
+    Raises:
+        ValueError: There are no questions of one of the two sorts.
+    """
+    values, right = numpy.asarray(covered, float), numpy.asarray(answerable, bool)
+    if not right.any() or right.all():
+        raise ValueError(
+            "a threshold needs questions that the base can answer and questions that it cannot"
+        )
+    curve = []
+    for threshold in numpy.linspace(0, 1, 51):
+        passed = values >= threshold
+        if not passed.any():
+            break
+        precision = float((right & passed).sum() / passed.sum())
+        recall = float((right & passed).sum() / right.sum())
+        row = {"threshold": float(threshold), "precision": precision, "recall": recall}
+        curve.append(row)
+    good = [row for row in curve if row["precision"] >= least_precision]
+    if good:
+        best = max(good, key=lambda row: (row["recall"], row["precision"]))
+    else:
+        best = max(curve, key=lambda row: (row["precision"], row["recall"]))
+    return Calibration(best["threshold"], best["precision"], best["recall"], curve)
+
+
+def measured(
+    covered: Sequence[float], answerable: Sequence[bool], threshold: float
+) -> dict[str, float]:
+    """Return precision and recall of a threshold on other questions; NaN where undefined."""
+    passed = numpy.asarray(covered, float) >= threshold
+    right = numpy.asarray(answerable, bool)
+    both = float((passed & right).sum())
+    return {
+        "precision": both / passed.sum() if passed.any() else math.nan,
+        "recall": both / right.sum() if right.any() else math.nan,
+    }
+
+
+# --- recall --------------------------------------------------------------------------------------
+def ranks(
+    search: Callable[[str], list[Hit]], questions: Sequence[tuple[str, set[str]]]
+) -> list[int]:
+    """Return the place of the first right passage for each question, from 1; 0 where none came.
+
+    Args:
+        search: Returns the hits of a question.
+        questions: (question, ids of the passages that answer it).
+    """
+    found = []
+    for question, gold in questions:
+        hits = search(question)
+        places = [place for place, (passage, _) in enumerate(hits, 1) if passage.id in gold]
+        found.append(min(places, default=0))
+    return found
+
+
+def recall_at(places: Sequence[int], k: int) -> float:
+    """Return the share of questions whose first right passage is among the first k."""
+    return sum(0 < place <= k for place in places) / max(len(places), 1)
+
+
+def mean_reciprocal_rank(places: Sequence[int]) -> float:
+    """Return the mean of 1 / place, 0 where no right passage came."""
+    return sum(1 / place for place in places if place) / max(len(places), 1)
