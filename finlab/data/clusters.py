@@ -10,6 +10,9 @@ import numpy
 from finlab.data import frames
 from finlab.data.contradiction import contradicts
 
+FRUITLESS = 40  # refusals after which a document that found no copy is left alone
+AT_ONCE = 100_000  # documents of clusters whose texts are in memory together
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -39,30 +42,82 @@ class Signed:
         return pairs[sources[:, 0] != sources[:, 1]]
 
 
-def clusters_of(pairs: numpy.ndarray, signed: Signed) -> list[list[int]]:
-    """Return the connected components of pairs.
+class Components:
+    """Which documents are known to be copies, while candidate pairs are judged batch by batch.
+
+    Pairs that need no judging are left out: two of one cluster, and a document that was refused so
+    often that its bucket is one of a form, such as announcements, and no copy is in it.
 
     Args:
-        pairs: Documents' numbers, int64 [pairs, 2].
-        signed: All documents.
+        numbers: The documents', sorted.
+    """
 
-    Returns:
-        Numbers, the longest document of each cluster first, the earliest among equally long ones.
+    def __init__(self, numbers: numpy.ndarray):
+        self.numbers = numbers
+        self.labels = numpy.arange(len(numbers), dtype=numpy.int32)
+        self.refused = numpy.zeros(len(numbers), numpy.int32)
+        self.edges = numpy.empty((0, 2), numpy.int32)  # places of confirmed copies
+
+    def undecided(self, pairs: numpy.ndarray) -> numpy.ndarray:
+        """Return the pairs that are worth judging.
+
+        Args:
+            pairs: Documents' numbers, int64 [pairs, 2].
+        """
+        places = numpy.searchsorted(self.numbers, pairs)
+        apart = self.labels[places[:, 0]] != self.labels[places[:, 1]]
+        promising = (self.refused[places] < FRUITLESS).all(axis=1)
+        return pairs[apart & promising]
+
+    def decide(self, pairs: numpy.ndarray, alike: numpy.ndarray) -> None:
+        """Take down a judgement.
+
+        Args:
+            pairs: Those that were judged.
+            alike: Those of them that are copies.
+        """
+        places = numpy.searchsorted(self.numbers, pairs).ravel()
+        self.refused += numpy.bincount(places, minlength=len(self.numbers)).astype(numpy.int32)
+        if not len(alike):
+            return
+        edges = numpy.searchsorted(self.numbers, alike).astype(numpy.int32)
+        # A document that has found a copy is worth looking at further.
+        self.refused[edges.ravel()] = 0
+        self.edges = numpy.concatenate([self.edges, edges])
+        self.labels = _components(self.edges, len(self.numbers))
+
+    def clusters(self, signed: Signed) -> list[list[int]]:
+        """Return the clusters of copies.
+
+        Args:
+            signed: All documents.
+
+        Returns:
+            Numbers, the longest document of each cluster first, the earliest among equally long
+            ones.
+        """
+        if not len(self.edges):
+            return []
+        places = numpy.unique(self.edges)
+        numbers, labels = self.numbers[places], self.labels[places]
+        order = numpy.lexsort((numbers, -signed.lengths_of(numbers), labels))
+        bounds = numpy.flatnonzero(numpy.diff(labels[order])) + 1
+        return [part.tolist() for part in numpy.split(numbers[order], bounds)]
+
+
+def _components(edges: numpy.ndarray, count: int) -> numpy.ndarray:
+    """Return the number of the connected component of each place, int32.
+
+    Args:
+        edges: Places that belong together, int32 [edges, 2].
+        count: The number of places.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    if not len(pairs):
-        return []
-    numbers, places = numpy.unique(pairs, return_inverse=True)
-    left, right = places.reshape(-1, 2).T
-    edges = (numpy.ones(len(pairs)), (left, right))
-    graph = coo_matrix(edges, shape=(len(numbers), len(numbers)))
-    _, labels = connected_components(graph, directed=False)
-    # By component, the longest document first, the earliest among equally long ones.
-    order = numpy.lexsort((numbers, -signed.lengths_of(numbers), labels))
-    bounds = numpy.flatnonzero(numpy.diff(labels[order])) + 1
-    return [part.tolist() for part in numpy.split(numbers[order], bounds)]
+    left, right = edges.T
+    graph = coo_matrix((numpy.ones(len(edges), bool), (left, right)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> list[list[int]]:
@@ -74,19 +129,33 @@ def without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> 
         frame: The documents.
         clusters: Their numbers, the longest document of each first.
     """
-    large = [members for members in clusters if len(members) > 2]
-    wanted = [number for members in large for number in members]
-    if not wanted:
-        return clusters
-    texts = dict(zip(*frames.pick(frame, wanted, "text").values(), strict=True))
     result = [members for members in clusters if len(members) <= 2]
-    for members in large:
-        rest = members
-        while len(rest) > 1:
-            kept, others = rest[0], rest[1:]
-            against = [each for each in others if contradicts(texts[kept], texts[each])]
-            agreeing = [each for each in others if each not in set(against)]
-            if agreeing:
-                result.append([kept, *agreeing])
-            rest = against
+    large = [members for members in clusters if len(members) > 2]
+    # Some clusters at a time, since their texts are held in memory.
+    for group in frames.batches(large, AT_ONCE, max_rows=AT_ONCE):
+        wanted = [number for members in group for number in members]
+        texts = dict(zip(*frames.pick(frame, wanted, "text").values(), strict=True))
+        for members in group:
+            result += _agreeing(members, texts)
     return sorted(result)
+
+
+def _agreeing(members: list[int], texts: dict[int, str]) -> list[list[int]]:
+    """Return a cluster as clusters whose members agree with the one that stays.
+
+    Args:
+        members: Numbers, the longest document first.
+        texts: The text of each.
+    """
+    found = []
+    rest = members
+    while len(rest) > 1:
+        kept, others = rest[0], rest[1:]
+        agreeing, against = [kept], []
+        for each in others:
+            opposed = contradicts(texts[kept], texts[each])
+            (against if opposed else agreeing).append(each)
+        if len(agreeing) > 1:
+            found.append(agreeing)
+        rest = against
+    return found

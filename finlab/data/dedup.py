@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import daft
@@ -20,13 +21,14 @@ from daft import DataType, col
 
 from finlab import files
 from finlab.data import frames
-from finlab.data.clusters import Signed, clusters_of, without_contradictions
+from finlab.data.clusters import Components, Signed, without_contradictions
 from finlab.data.contradiction import contradicts
 
 WHITE_SPACE = re.compile(r"\s+")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 NUMBERS = re.compile(r"\d[\d,]*")
 WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
+PAIR_CHARACTERS = 50_000_000  # texts of pairs that are compared at once, one side of each
 FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
 
 
@@ -148,22 +150,36 @@ def _lists(values: numpy.ndarray) -> pyarrow.LargeListArray:
     return pyarrow.LargeListArray.from_arrays(offsets, values.ravel())
 
 
-def _pairs(signatures: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarray:
-    """Return candidate pairs of document numbers, int64 [pairs, 2], without repetition.
+def _candidates(
+    signatures: daft.DataFrame, by: list[str], bands: int, batch: int
+) -> Iterator[numpy.ndarray]:
+    """Yield candidate pairs of document numbers, int64 [pairs, 2], some at a time.
 
     In a bucket each document pairs with those next to it: with all of them where they are few.
     Where a bucket is large, as with announcements of one form, copies are found beside each other
     in two more orders, by their figures. A band is done at a time, so that memory holds one key a
-    document.
+    document. No pair comes twice in a batch; another band may find it again.
 
     Args:
         signatures: From `_signatures`.
         by: Columns that the documents of a pair must share, such as ["source"].
         bands: The number of bands.
+        batch: About so many pairs at a time.
     """
+    waiting = [numpy.empty((0, 2), numpy.int64)]
+    for pairs in _of_bands(signatures, by, bands):
+        waiting.append(pairs)
+        if sum(map(len, waiting)) >= 2 * batch:
+            waiting = [numpy.unique(numpy.concatenate(waiting), axis=0)]
+            if len(waiting[0]) >= batch:
+                yield waiting.pop()
+    yield numpy.unique(numpy.concatenate(waiting), axis=0)
+
+
+def _of_bands(signatures: daft.DataFrame, by: list[str], bands: int) -> Iterator[numpy.ndarray]:
+    """Yield the pairs of each band, and of each distance in its buckets; for `_candidates`."""
     columns = ["number", *by]
     figures = [col("figures").get(place).alias(f"figures_{place}") for place in range(2)]
-    found = [numpy.empty((0, 2), numpy.int64)]
     for band in range(bands):
         keyed = signatures.select(*columns, *figures, col("keys").get(band).alias("key"))
         counts = keyed.groupby("key", *by).agg(col("number").count().alias("size"))
@@ -174,12 +190,12 @@ def _pairs(signatures: daft.DataFrame, by: list[str], bands: int) -> numpy.ndarr
         if not len(numbers):
             continue
         bucket = _group_numbers([table[name].to_numpy() for name in ("key", *by)])
-        found.append(_neighbours(bucket, numbers, numbers, WINDOW))
         large = table["size"].to_numpy() > WINDOW + 1
+        # Copies share their figures, so in a large bucket they are found first.
         for place in range(2):
             order = table[f"figures_{place}"].to_numpy()
-            found.append(_neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW))
-    return numpy.unique(numpy.concatenate(found), axis=0)
+            yield from _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW)
+        yield from _neighbours(bucket, numbers, numbers, WINDOW)
 
 
 def _group_numbers(columns: list[numpy.ndarray]) -> numpy.ndarray:
@@ -190,8 +206,8 @@ def _group_numbers(columns: list[numpy.ndarray]) -> numpy.ndarray:
 
 def _neighbours(
     bucket: numpy.ndarray, order: numpy.ndarray, numbers: numpy.ndarray, window: int
-) -> numpy.ndarray:
-    """Return pairs of documents that stand close together in a bucket, int64 [pairs, 2].
+) -> Iterator[numpy.ndarray]:
+    """Yield pairs of documents that stand close together in a bucket, int64 [pairs, 2].
 
     Args:
         bucket: The bucket of each document.
@@ -201,14 +217,12 @@ def _neighbours(
     """
     places = numpy.lexsort((numbers, order, bucket))
     bucket, numbers = bucket[places], numbers[places]
-    found = [numpy.empty((0, 2), numpy.int64)]
     for step in range(1, window + 1):
         same = numpy.flatnonzero(bucket[step:] == bucket[:-step])
         if not len(same):
-            break
+            return
         pairs = numpy.stack([numbers[same], numbers[same + step]], axis=1)
-        found.append(numpy.sort(pairs, axis=1))
-    return numpy.concatenate(found)
+        yield numpy.sort(pairs, axis=1)
 
 
 # --- verification --------------------------------------------------------------------------------
@@ -218,9 +232,10 @@ def _verified(
     threshold: float,
     ngram: int,
     keep_other_figures: bool = True,
-    chunk: int = 100_000,
 ) -> numpy.ndarray:
     """Return the pairs whose exact Jaccard similarity reaches the threshold, and that agree.
+
+    It is one pass over the frame, in which the texts of the pairs are fetched.
 
     Args:
         frame: The documents.
@@ -228,7 +243,6 @@ def _verified(
         threshold: From 0 to 1.
         ngram: In characters.
         keep_other_figures: Leave out pairs that contradict each other.
-        chunk: Texts are fetched for so many pairs at a time, each time in one pass over the frame.
 
     Returns:
         Those of `pairs` that reach it.
@@ -250,19 +264,15 @@ def _verified(
             answers.append(same and not (keep_other_figures and contradicts(one, other)))
         return daft.Series.from_pylist(answers)
 
-    found: list[tuple[int, int]] = []
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        candidates = daft.from_pydict({"left": part[:, 0], "right": part[:, 1]})
-        wanted = daft.from_pydict({"number": numpy.unique(part)})
-        texts = frame.select("number", "text").join(wanted, on="number", how="semi").collect()
-        for side in ("left", "right"):
-            named = texts.select(col("number").alias(side), col("text").alias(f"text_{side}"))
-            candidates = candidates.join(named, on=side)
-        same = candidates.where(alike(col("text_left"), col("text_right")))
-        kept = same.select("left", "right").to_pydict()
-        found += zip(kept["left"], kept["right"], strict=True)
-    return numpy.array(sorted(found), numpy.int64).reshape(-1, 2)
+    candidates = daft.from_pydict({"left": pairs[:, 0], "right": pairs[:, 1]})
+    wanted = daft.from_pydict({"number": numpy.unique(pairs)})
+    texts = frame.select("number", "text").join(wanted, on="number", how="semi").collect()
+    for side in ("left", "right"):
+        named = texts.select(col("number").alias(side), col("text").alias(f"text_{side}"))
+        candidates = candidates.join(named, on=side)
+    same = candidates.where(alike(col("text_left"), col("text_right")))
+    kept = same.select("left", "right").to_pandas()
+    return kept.sort_values(["left", "right"]).to_numpy(numpy.int64).reshape(-1, 2)
 
 
 def duplicates(
@@ -302,6 +312,8 @@ def duplicates(
     reasons = dict.fromkeys(copies, "exact duplicate")
     signed = Signed(table.number.to_numpy(), table.length.to_numpy(), table.source.to_numpy())
     del table
+    # As many pairs at a time as memory can hold the texts of.
+    batch = int(PAIR_CHARACTERS / max(signed.lengths.mean(), 1)) if len(signed.lengths) else 1
     clusters: list[list[int]] = []
     passes = (
         (["source"], "near duplicate in its source"),
@@ -312,12 +324,16 @@ def duplicates(
             continue  # one source
         gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
         left = signatures.join(gone, on="number", how="anti")
-        pairs = _pairs(left, by, bands)
-        if not by:
-            pairs = signed.across(pairs)  # those of one source have been judged
-        if threshold or keep_other_figures:
-            pairs = _verified(frame, pairs, threshold, ngram, keep_other_figures)
-        clusters_found = clusters_of(pairs, signed)
+        known = Components(signed.numbers)
+        for pairs in _candidates(left, by, bands, batch):
+            if not by:
+                pairs = signed.across(pairs)  # those of one source have been judged
+            pairs = known.undecided(pairs)
+            alike = pairs
+            if len(pairs) and (threshold or keep_other_figures):
+                alike = _verified(frame, pairs, threshold, ngram, keep_other_figures)
+            known.decide(pairs, alike)
+        clusters_found = known.clusters(signed)
         if keep_other_figures:
             clusters_found = without_contradictions(frame, clusters_found)
         for members in clusters_found:
