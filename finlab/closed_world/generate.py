@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from finlab import files
-from finlab.closed_world import exams, talks, texts
+from finlab.closed_world import exams, notes, talks, texts
 from finlab.closed_world.facts import SEED
 
 # Two lines that no reader can parse, for the quarantine.
@@ -45,6 +45,12 @@ def write(folder: Path, seed: int = SEED) -> None:
         files.write_jsonl(folder / "dialogues" / f"{name}.jsonl", dialogues[name])
     _write_array(folder / "preferences.json", talks.preferences(seed))
     exams.write_exams(folder / "exams", seed)
+    (folder / "knowledge").mkdir(exist_ok=True)
+    files.write_jsonl(folder / "knowledge" / "notes.jsonl", notes.notes(seed))
+    files.write_jsonl(folder / "knowledge" / "questions.jsonl", notes.questions(seed))
+    files.write_jsonl(folder / "knowledge" / "desk.jsonl", notes.desk_talks(seed))
+    for name, text in notes.rules().items():
+        (folder / "knowledge" / name).write_text(text, encoding="utf-8")
 
 
 def _break_lines(path: Path) -> None:

@@ -176,9 +176,10 @@ def _faults(said: str, cites: list[int], passages: Sequence[Passage]) -> list[st
     for span in QUOTED.findall(said):
         if _plain(span) not in _plain(held):
             faults.append(f"“{span}” does not stand in what it cites")
-    for figure in _figures(said) - _figures(held):
+    figures, wording = _figures(said)
+    for figure in sorted(figures - _figures(held)[0]):
         faults.append(f"{figure} does not stand in what it cites")
-    asked = grams(said)
+    asked = grams(wording)
     known = set(grams(held))
     covered = sum(gram in known for gram in asked) / max(len(asked), 1)
     if covered < LEAST_COVERED:
@@ -191,13 +192,21 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).lower()
 
 
-def _figures(text: str) -> set[str]:
-    """Return the values, periods and codes of a text, each in one form for all ways to write it."""
+def _figures(text: str) -> tuple[set[str], str]:
+    """Return the figures of a text, each in one form for all ways to write it, and its other words.
+
+    Figures are values with their units, periods and codes.
+    """
+    plain = facts.normalise(text)
     found = set()
-    for token in facts.tokens(facts.normalise(text)):
+    words = []
+    end = 0
+    for token in facts.tokens(plain):
         if token.kind in ("value", "period", "code"):
             found.add(f"{token.text}{token.unit}")
-    return found
+            words.append(plain[end : token.start])
+            end = token.end
+    return found, " ".join([*words, plain[end:]])
 
 
 def shares(answers: Sequence[Answer]) -> dict[str, float]:

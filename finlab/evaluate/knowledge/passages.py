@@ -119,8 +119,11 @@ def title_and_date(identity: str, text: str) -> tuple[str, str]:
         title = name[: dated.start()]
     elif heading:
         title = heading[2]
+    elif len(first_line) <= 40:
+        title = first_line
     else:
-        title = first_line if len(first_line) <= 40 else first_line[:24] + "…"
+        # The first words of a text without a title, up to a sign: 恒信银行（银行），英文名为……
+        title = re.split(r"[，。；：（(,.;:]", first_line)[0][:40]
     found = dated or ISO_DATE.search(name)
     if not found:
         ending = text.strip()[-NEAR_THE_END:]

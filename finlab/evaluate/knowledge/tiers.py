@@ -12,6 +12,7 @@ answer them, and says with what precision and recall.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -187,6 +188,42 @@ def measured(
         "precision": both / passed.sum() if passed.any() else math.nan,
         "recall": both / right.sum() if right.any() else math.nan,
     }
+
+
+# --- what a question asks for --------------------------------------------------------------------
+YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)年(?:(\d{1,2})月)?(?:(\d{1,2})日)?")
+
+
+def date_of(question: str) -> str:
+    """Return the day that a question asks about: the last of the year or month that it names.
+
+    Returns:
+        Such as 2020-12-31; empty where it names no year.
+    """
+    named = YEAR.search(question)
+    if not named:
+        return ""
+    year, month, day = named.groups()
+    return f"{year}-{int(month or 12):02d}-{int(day or 31):02d}"
+
+
+def first_answering(question: dict, hits: Sequence[Hit]) -> int:
+    """Return the place of the first passage that answers a question, from 1; 0 where none does.
+
+    It holds the reference, and four characters in a row of the question, so that it is about the
+    same thing.
+
+    Args:
+        question: {question, reference}.
+        hits: The best first.
+    """
+    asked = question["question"]
+    runs = [asked[place : place + 4] for place in range(max(1, len(asked) - 3))]
+    for place, (passage, _) in enumerate(hits, 1):
+        held = f"{passage.title}\n{passage.text}"
+        if question["reference"] in held and any(run in held for run in runs):
+            return place
+    return 0
 
 
 # --- recall --------------------------------------------------------------------------------------

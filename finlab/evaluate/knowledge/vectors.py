@@ -1,0 +1,211 @@
+"""A knowledge base in LanceDB: full text and vectors together, for bases that outgrow one file.
+
+    index = VectorIndex(folder / "laws.lance", load_embedder("BAAI/bge-small-zh-v1.5"))
+    index.add(documents)
+    index.search("内幕交易的罚款", count=5)     # the same methods as `index.Index`
+
+Words and meaning are searched apart, and their two rankings are joined by reciprocal rank (Cormack
+et al., SIGIR 2009). LanceDB lies in a folder or in an object store. Both packages are in the
+`knowledge` extra.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from finlab import files
+from finlab.evaluate.knowledge.index import Hit, grams
+from finlab.evaluate.knowledge.passages import Document, Passage, split
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Embed = Callable[[list[str]], numpy.ndarray]  # texts to unit vectors, float32 [texts, size]
+RECIPROCAL = 60  # the constant of reciprocal rank fusion, as published
+AT_ONCE = 2000  # passages that are embedded and written at once
+TABLE = "passages"
+NAMES = [field.name for field in fields(Passage)]
+
+
+def load_embedder(source: str) -> Embed:
+    """Return the function that turns texts into vectors.
+
+    Args:
+        source: A folder or a hub id of a sentence-transformers model.
+
+    Raises:
+        ImportError: sentence-transformers is not installed.
+        ValueError: There is no such model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ImportError(
+            "an embedder needs sentence-transformers: pip install -e '.[knowledge]'"
+        ) from None
+    try:
+        model = SentenceTransformer(source)
+    except Exception as error:  # what a broken folder raises is its reader's affair
+        reason = str(error).strip().splitlines()[0][:150]
+        raise ValueError(f"no embedding model in '{source}' ({reason})") from None
+
+    def embed(texts: list[str]) -> numpy.ndarray:
+        return model.encode(
+            texts, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+        )
+
+    return embed
+
+
+class VectorIndex:
+    """A knowledge base in LanceDB.
+
+    Args:
+        path: Its folder; it is made where there is none.
+        embed: Turns texts into vectors.
+        cut: Cuts a document into passages.
+    """
+
+    def __init__(self, path: Path, embed: Embed, cut: Callable[[Document], list[Passage]] = split):
+        try:
+            import lancedb
+        except ImportError:
+            raise ImportError("this base needs LanceDB: pip install -e '.[knowledge]'") from None
+        self.embed = embed
+        self.cut = cut
+        size = embed(["一"]).shape[1]
+        self._table = lancedb.connect(str(path)).create_table(
+            TABLE, schema=_schema(size), exist_ok=True
+        )
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    def close(self) -> None:
+        """Nothing to close: LanceDB holds no file open."""
+
+    # --- writing ---------------------------------------------------------------------------------
+    def add(self, documents: Iterable[Document]) -> Counter:
+        """Add documents, as `Index.add` does.
+
+        Args:
+            documents: Any number.
+
+        Returns:
+            How many were `added`, `replaced` and `unchanged`.
+
+        Raises:
+            ValueError: A document is empty or binary, or two have one id.
+        """
+        known = self._digests()
+        counts: Counter = Counter()
+        seen: set[str] = set()
+        pending: list[dict[str, Any]] = []
+        for document in documents:
+            if document.id in seen:
+                raise ValueError(f"two documents have the id {document.id}: give each its own")
+            seen.add(document.id)
+            digest = files.digest(astuple(document))
+            if known.get(document.id) == digest:
+                counts["unchanged"] += 1
+                continue
+            counts["replaced" if document.id in known else "added"] += 1
+            for passage in self.cut(document):
+                pending.append(asdict(passage) | {"digest": digest})
+            if document.id in known:
+                self.delete(document.id)
+            if len(pending) >= AT_ONCE:
+                self._write(pending)
+                pending = []
+        self._write(pending)
+        if counts["added"] or counts["replaced"]:
+            self._table.create_fts_index("grams", replace=True, base_tokenizer="whitespace")
+        return counts
+
+    def _digests(self) -> dict[str, str]:
+        """Return the digest of each document that is there."""
+        table = self._table.search().select(["document", "digest"]).limit(len(self) or 1).to_arrow()
+        return dict(zip(table["document"].to_pylist(), table["digest"].to_pylist(), strict=True))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Write passages with their bigrams and vectors."""
+        if not rows:
+            return
+        said = [f"{row['title']}\n{row['section']}\n{row['text']}" for row in rows]
+        for row, text, vector in zip(rows, said, self.embed(said), strict=True):
+            row |= {"grams": " ".join(grams(text)), "vector": vector.tolist()}
+        self._table.add(rows)
+
+    def delete(self, document: str) -> bool:
+        """Delete a document with all its passages, and return whether it was there."""
+        before = len(self)
+        self._table.delete(f"document = {_quoted(document)}")
+        return len(self) < before
+
+    # --- reading ---------------------------------------------------------------------------------
+    def get(self, identity: str) -> Passage | None:
+        """Return a passage by its id; None where there is none."""
+        rows = self._table.search().where(f"id = {_quoted(identity)}").limit(1).to_list()
+        return _passage(rows[0]) if rows else None
+
+    def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
+        """Return the passages that fit a question best, by words and by meaning.
+
+        Args:
+            query: The question.
+            count: At most so many.
+            date: The day that is asked about; see `Index.search`.
+
+        Returns:
+            (passage, score), the best first; a score is the sum of reciprocal ranks.
+        """
+        wanted = 4 * count
+        [vector] = self.embed([query])
+        rankings = [self._table.search(vector).limit(wanted).to_list()]
+        words = " ".join(grams(query))
+        if words:
+            rankings.append(self._table.search(words, query_type="fts").limit(wanted).to_list())
+        scores: Counter = Counter()
+        found: dict[str, Passage] = {}
+        for ranking in rankings:
+            for rank, row in enumerate(ranking, 1):
+                found[row["id"]] = _passage(row)
+                scores[row["id"]] += 1 / (RECIPROCAL + rank)
+        hits = [(found[identity], score) for identity, score in scores.most_common()]
+        return [hit for hit in hits if self._in_force(hit[0], date)][:count]
+
+    def _in_force(self, passage: Passage, date: str) -> bool:
+        """Tell whether a passage's document is the version of its work that holds at a date."""
+        if not passage.date:
+            return True
+        same = f"title = {_quoted(passage.title)}"
+        until = f" AND date <= {_quoted(date)}" if date else ""
+        versions = self._table.search().where(same + until).select(["date"]).limit(len(self))
+        dates = versions.to_arrow()["date"].to_pylist()
+        return passage.date == max(dates, default="")
+
+
+def _schema(size: int) -> pyarrow.Schema:
+    """Return the columns of a base whose vectors have so many dimensions."""
+    import pyarrow
+
+    whole = {"start", "end"}
+    columns = {name: pyarrow.int64() if name in whole else pyarrow.string() for name in NAMES}
+    columns |= {"digest": pyarrow.string(), "grams": pyarrow.string()}
+    return pyarrow.schema(columns | {"vector": pyarrow.list_(pyarrow.float32(), size)})
+
+
+def _passage(row: dict[str, Any]) -> Passage:
+    """Return a row of the table as a passage."""
+    return Passage(**{name: row[name] for name in NAMES})
+
+
+def _quoted(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
