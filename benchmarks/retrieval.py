@@ -33,7 +33,7 @@ from finlab.evaluate.knowledge.index import Index, grams
 from finlab.evaluate.knowledge.passages import Document
 from finlab.run import environment
 
-TEXTS = ("laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh", "cmrc2018_zh")
+TEXTS = ("laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh")
 QUESTIONS = 1500
 SIZES = (250_000, 1_000_000)
 Question = tuple[str, set[str]]  # what is asked, and the texts that answer it

@@ -12,7 +12,7 @@ from typing import Any
 from finlab import files
 
 # Cards that score a model, or are asked of it, are not trained on.
-NOT_TRAINED_ON = ("exam_cards", "question_cards")
+NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 

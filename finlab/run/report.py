@@ -147,6 +147,20 @@ def _evaluate(metrics: Metrics) -> list[Line]:
     return lines
 
 
+def _knowledge(metrics: Metrics) -> list[Line]:
+    """Return the main results of knowledge augmentation."""
+    lines = []
+    for base, row in metrics["recall_at_k"].items():
+        lines.append((f"recall at 1, {base}", f"{row['recall at 1']:.3f}, n {row['questions']}"))
+    tiers = [f"{tier} {count}" for tier, count in metrics["answered_from"].items()]
+    lines.append(("questions answered from", ", ".join(tiers)))
+    for way, score in metrics["accuracy"].items():
+        lines.append((f"right answers, {way}", f"{score['value']:.3f} {_interval(score)}"))
+    label = "the model's sentences that its passages do not support"
+    lines.append((label, f"{metrics['unsupported_share']:.2f}"))
+    return lines
+
+
 HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
     "01_corpus_stats": _corpus,
     "02_tokenizer_extension": _tokenizer,
@@ -155,6 +169,7 @@ HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
     "05_dpo": _dpo,
     "06_quantization": _quantize,
     "07_evaluation": _evaluate,
+    "08_knowledge": _knowledge,
 }
 
 

@@ -17,7 +17,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ Hit = tuple[Passage, float]  # (passage, score): higher is better
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 RUN = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
 COMMIT = 2000  # passages that are written in one transaction
-POSTINGS = 12_000  # passages that the bigrams of one query may name together
+POSTINGS = 2500  # passages that the bigrams of one query may name together
 FEWEST = 4  # bigrams of a query that are used however frequent they are
 SAMPLE = 20_000  # passages that tell how frequent a bigram is
 FREQUENT = 0.002  # share of passages; rarer bigrams need no figure
 GROWTH = 1.3  # a base that has grown so much is sampled again
+MAPPED = 2**32  # bytes of the file that may be mapped into memory
 WAIT = 30.0  # seconds that a writer waits for another one
 
 SCHEMA = """
@@ -111,6 +112,8 @@ class Index:
             # Readers go on while a writer works.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            # Search reads a length for every passage it weighs: from memory, where there is room.
+            connection.execute(f"PRAGMA mmap_size={MAPPED}")
             [(state,)] = connection.execute("PRAGMA quick_check(1)")
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
@@ -164,7 +167,7 @@ class Index:
                         "path"
                     )
                 seen.add(own)
-                digest = files.digest(astuple(document))
+                digest = files.digest(_values(document))
                 state = self._state(document.id, digest)
                 counts[state] += 1
                 if state == "unchanged":
@@ -195,13 +198,14 @@ class Index:
         """
         with self._transaction() as connection:
             for document, digest, passages in pending:
-                self._remove(document.id)
+                if self._state(document.id, digest) == "replaced":
+                    self._remove(document.id)
                 row = (document.id, document.title, document.date, digest)
                 connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
                 for passage in passages:
                     marks = ", ".join("?" * len(fields(Passage)))
                     insert = f"INSERT INTO passages({COLUMNS}) VALUES ({marks})"
-                    number = connection.execute(insert, astuple(passage)).lastrowid
+                    number = connection.execute(insert, _values(passage)).lastrowid
                     insert = "INSERT INTO grams(rowid, text) VALUES (?, ?)"
                     connection.execute(insert, (number, _indexed(passage)))
 
@@ -305,7 +309,9 @@ class Index:
             passage = Passage(*row)
             if self._in_force(passage, date):
                 hits.append((passage, score))
-        return hits[:count]
+            if len(hits) == count:
+                break
+        return hits
 
     def _rarest(self, wanted: list[str]) -> list[str]:
         """Return the rarest of a query's bigrams, as many as the bound on postings allows.
@@ -334,6 +340,11 @@ class Index:
         query = "SELECT max(date) FROM documents WHERE title = ? AND (? = '' OR date <= ?)"
         [(newest,)] = self._connection.execute(query, (passage.title, date, date))
         return passage.date == newest
+
+
+def _values(row: Document | Passage) -> tuple:
+    """Return the values of a document or passage, in the order of its fields."""
+    return tuple(vars(row).values())
 
 
 def _indexed(passage: Passage) -> str:
