@@ -7,6 +7,7 @@ The files are committed. A test writes them anew and compares the bytes.
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,14 @@ BROKEN_LINES = ('{"id": "cut-off", "text": "这一行在传输中被截', "<html
 def _write_array(path: Path, rows: list[dict]) -> None:
     """Write rows as one JSON array, as Alpaca's files are."""
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _write_table(path: Path, rows: list[dict]) -> None:
+    """Write rows as CSV, its columns in their order."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def write(folder: Path, seed: int = SEED) -> None:
@@ -49,6 +58,7 @@ def write(folder: Path, seed: int = SEED) -> None:
     files.write_jsonl(folder / "knowledge" / "notes.jsonl", notes.notes(seed))
     files.write_jsonl(folder / "knowledge" / "questions.jsonl", notes.questions(seed))
     files.write_jsonl(folder / "knowledge" / "desk.jsonl", notes.desk_talks(seed))
+    _write_table(folder / "knowledge" / "names.csv", notes.names(seed))
     for name, text in notes.rules().items():
         (folder / "knowledge" / name).write_text(text, encoding="utf-8")
 

@@ -136,6 +136,27 @@ def desk_talks(seed: int = SEED, count: int = 360) -> list[dict]:
     return rows
 
 
+def names(seed: int = SEED) -> list[Row]:
+    """Return a table of the market's names as rows {name, kind, code, others}.
+
+    Args:
+        seed: One seed gives one world.
+    """
+    finance, _ = finance_and_general(facts(seed))
+    rows = []
+    people: dict[str, None] = {}
+    for number, entity in enumerate(finance):
+        code = f"{600100 + number}" if entity.kind == "company" else ""
+        row = {"name": entity.zh, "kind": entity.kind, "code": code, "others": entity.en}
+        rows.append(row)
+        for attribute in ("chair", "president", "manager"):
+            if attribute in entity.facts:
+                people[entity.value(attribute, "zh")] = None
+    for person in people:
+        rows.append({"name": person, "kind": "person", "code": "", "others": ""})
+    return rows
+
+
 def rules() -> dict[str, str]:
     """Return the versions of the house rule {file name: Markdown}."""
     found = {}

@@ -1,0 +1,278 @@
+"""What passages are about: topics, names linked to a table of codes, relations between names.
+
+    names = [Name("甲公司", "company", "600001", ("甲股份",))]
+    mentions = link(passages, names)
+    relations(passages, mentions)       # [{subject, relation, object, sentence, passage}]
+
+Golden-GPT labels its corpora so: classes, clusters, entities, relations, and people who look them
+over. Names are found where they are written, not where they are meant; relations by the words
+between two names. A sheet of what was found is what people correct, see `write_sheet`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from finlab.evaluate.knowledge.passages import Passage
+
+GRAMS = (1, 2)  # characters
+TELLING = 4  # grams that name a topic
+RELATIONS = {  # relation: words between subject and object, {s} and {o} in either order
+    "is chaired by": r"{o}(?:担任|任|出任|就任){s}(?:的)?董事长|{s}(?:的)?董事长(?:是|为|由)?{o}",
+    "is managed by": r"{o}(?:管理|执掌){s}|{s}(?:的)?基金经理(?:是|为)?{o}|{s}由{o}(?:管理|负责投资)",
+    "is kept in custody by": r"{s}(?:的)?(?:资产)?(?:由|托管人(?:是|为)?|托管于){o}",
+    "acquires": r"{s}(?:拟|已)?(?:收购|并购|受让){o}",
+    "sues": r"{s}(?:起诉|诉){o}",
+    "guarantees for": r"{s}为{o}提供(?:连带责任)?担保",
+}
+
+
+@dataclass(frozen=True)
+class Name:
+    """An entry of a table of names.
+
+    Attributes:
+        name: As it is written in full.
+        kind: `company`, `fund`, `law`, `person`, ...
+        code: Its code or number; empty where it has none.
+        others: Other ways to write it.
+    """
+
+    name: str
+    kind: str
+    code: str = ""
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A name in a passage.
+
+    Attributes:
+        passage: The passage's id.
+        name: The entry.
+        start, end: Its place in the passage's text.
+    """
+
+    passage: str
+    name: Name
+    start: int
+    end: int
+
+
+def read_names(path: Path) -> list[Name]:
+    """Return a table of names.
+
+    Args:
+        path: A CSV file with the columns name and kind, and code and others where there are any;
+            several other ways to write a name are parted by |.
+
+    Raises:
+        ValueError: A column is missing, or a row has no name.
+    """
+    import pandas
+
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    missing = {"name", "kind"} - set(table.columns)
+    if missing:
+        raise ValueError(
+            f"{path} has no column {min(missing)}: its columns are {list(table.columns)}"
+        )
+    names = []
+    for number, row in enumerate(table.to_dict("records"), 2):
+        if not row["name"].strip():
+            raise ValueError(f"{path}, row {number}: the name is empty")
+        others = tuple(each for each in row.get("others", "").split("|") if each)
+        names.append(Name(row["name"].strip(), row["kind"], row.get("code", ""), others))
+    return names
+
+
+# --- topics --------------------------------------------------------------------------------------
+def topics(passages: Sequence[Passage], count: int, seed: int) -> tuple[list[int], list[dict]]:
+    """Cluster passages by their characters.
+
+    Args:
+        passages: The passages.
+        count: So many topics.
+        seed: Draws the first centres.
+
+    Returns:
+        The topic of each passage, and of each topic {topic, passages, telling, nearest}: the pairs of
+        characters that stand out in it, and the passage in its middle.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=GRAMS, max_features=20_000)
+    matrix = vectorizer.fit_transform([passage.text for passage in passages])
+    count = min(count, len(passages))
+    model = MiniBatchKMeans(count, random_state=seed, n_init=3).fit(matrix)
+    pairs = vectorizer.get_feature_names_out()
+    distances = model.transform(matrix)
+    whole = model.cluster_centers_.mean(axis=0)
+    rows = []
+    for topic, centre in enumerate(model.cluster_centers_):
+        # What a topic has more of than the rest.
+        order = numpy.argsort(whole - centre)
+        telling = [pairs[place] for place in order if len(pairs[place].strip()) == 2][:TELLING]
+        nearest = passages[int(distances[:, topic].argmin())]
+        row = {"topic": topic, "passages": int((model.labels_ == topic).sum())}
+        rows.append({**row, "telling": " ".join(telling), "nearest": nearest.text[:80]})
+    return model.labels_.tolist(), rows
+
+
+def classify(
+    passages: Sequence[Passage], labels: Sequence[str], seed: int
+) -> tuple[Any, dict[str, float]]:
+    """Learn to tell the class of a passage from labelled ones.
+
+    Args:
+        passages: Labelled passages.
+        labels: Their classes.
+        seed: Of the folds.
+
+    Returns:
+        The classifier, which takes texts, and {accuracy, commonest}: its accuracy on passages that
+        it did not see, over five folds, and that of always naming the commonest class.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+
+    classifier = make_pipeline(
+        HashingVectorizer(analyzer="char", ngram_range=GRAMS, n_features=2**18),
+        LogisticRegression(C=10, max_iter=1000),
+    )
+    texts = [passage.text for passage in passages]
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    accuracy = cross_val_score(classifier, texts, labels, cv=folds).mean()
+    commonest = Counter(labels).most_common(1)[0][1] / len(labels)
+    return classifier.fit(texts, labels), {"accuracy": float(accuracy), "commonest": commonest}
+
+
+# --- names ---------------------------------------------------------------------------------------
+def link(passages: Iterable[Passage], names: Sequence[Name]) -> list[Mention]:
+    """Find the names of a table in passages; of two that begin at one place the longer counts.
+
+    Args:
+        passages: The passages.
+        names: The table.
+
+    Raises:
+        ValueError: One way to write a name stands for two entries.
+    """
+    meant: dict[str, Name] = {}
+    for name in names:
+        for written in (name.name, *name.others):
+            if meant.setdefault(written, name) != name:
+                raise ValueError(
+                    f"'{written}' stands for {meant[written].name} and for {name.name}: "
+                    "leave it out of one of them"
+                )
+    if not meant:
+        return []
+    longest_first = sorted(meant, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    mentions = []
+    for passage in passages:
+        for match in pattern.finditer(passage.text):
+            mentions.append(Mention(passage.id, meant[match[0]], match.start(), match.end()))
+    return mentions
+
+
+def relations(passages: Iterable[Passage], mentions: Sequence[Mention]) -> list[dict[str, str]]:
+    """Return what passages say of two names, by the words between them.
+
+    Args:
+        passages: The passages.
+        mentions: From `link`.
+
+    Returns:
+        Rows {subject, relation, object, sentence, passage, reference}, each once a passage.
+    """
+    of_passage: dict[str, list[Mention]] = {}
+    for mention in mentions:
+        of_passage.setdefault(mention.passage, []).append(mention)
+    found = []
+    for passage in passages:
+        names = {mention.name for mention in of_passage.get(passage.id, [])}
+        written = {name: _ways(name) for name in names}
+        for subject in sorted(names, key=_full_name):
+            for other in sorted(names - {subject}, key=_full_name):
+                for relation, words in RELATIONS.items():
+                    form = words.replace("{s}", written[subject]).replace("{o}", written[other])
+                    match = re.search(form, passage.text)
+                    if match:
+                        row = {"subject": subject.name, "relation": relation, "object": other.name}
+                        row |= {"sentence": _sentence(passage.text, match.start())}
+                        found.append({**row, "passage": passage.id, "reference": passage.reference})
+    return found
+
+
+def _ways(name: Name) -> str:
+    """Return a pattern for all ways to write a name."""
+    return f"(?:{'|'.join(map(re.escape, (name.name, *name.others)))})"
+
+
+def _full_name(name: Name) -> str:
+    """Return the name by which entries are put in order."""
+    return name.name
+
+
+def _sentence(text: str, place: int) -> str:
+    """Return the sentence of a text that holds a place."""
+    start = max(text.rfind(sign, 0, place) for sign in "。！？\n") + 1
+    ends = [text.find(sign, place) for sign in "。！？\n"]
+    end = min((each + 1 for each in ends if each >= 0), default=len(text))
+    return text[start:end].strip()
+
+
+def write_sheet(path: Path, rows: Sequence[dict[str, str]]) -> Path:
+    """Write relations as a spreadsheet for people to correct: `right` is empty, for yes or no.
+
+    Args:
+        path: The file, .xlsx.
+        rows: From `relations`.
+    """
+    import pandas
+
+    sheet = pandas.DataFrame(
+        rows, columns=["subject", "relation", "object", "sentence", "reference"]
+    )
+    sheet.assign(right="").to_excel(path, index=False)
+    return path
+
+
+def read_sheet(path: Path) -> dict[str, dict[str, float]]:
+    """Return what people said of relations.
+
+    Args:
+        path: A sheet of `write_sheet`, its column `right` filled with yes or no.
+
+    Returns:
+        {relation: {judged, right}}; rows that nobody judged do not count.
+
+    Raises:
+        ValueError: A row says something else.
+    """
+    import pandas
+
+    counts: dict[str, dict[str, float]] = {}
+    sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
+    for number, row in enumerate(sheet.to_dict("records"), 2):
+        said = row["right"].strip().lower()
+        if said not in ("", "yes", "no", "是", "否"):
+            raise ValueError(f"{path}, row {number}: right is '{said}': write yes or no")
+        if said:
+            count = counts.setdefault(row["relation"], {"judged": 0, "right": 0})
+            count["judged"] += 1
+            count["right"] += said in ("yes", "是")
+    return counts
