@@ -4,6 +4,8 @@ How it compares with datatrove's MinHash on the same input.
 
     # 50, 200 and 800 MB, and 1 GB for its memory; writes notebooks/results/corpus.json
     python -m benchmarks.corpus_speed
+    # the whole step alone, to see how it grows; writes notebooks/results/corpus_scale.json
+    python -m benchmarks.corpus_speed scale 200 1000
 
 The input is made of sentences of the real Chinese texts (FINLAB_DATA), with exact copies (5%) and
 near copies (10%) of earlier documents. Everything counts: reading JSON lines, cleaning, de-
@@ -301,7 +303,27 @@ def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
     )
 
 
+def scale(sizes: list[float]) -> None:
+    """Measure the whole step at some sizes in megabytes, and write the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [compare(megabytes, Path(folder), peer=False) for megabytes in sizes]
+    record = {
+        "command": f"python -m benchmarks.corpus_speed scale {' '.join(f'{each:g}' for each in sizes)}",
+        "device": f"{environment.device()}, {platform.machine()}",
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "sizes": found,
+    }
+    path = paths.NOTEBOOKS / "results" / "corpus_scale.json"
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["scale"]:
+        scale([float(each) for each in sys.argv[2:]])
+        return
     if len(sys.argv) == 4:
         print(
             json.dumps(

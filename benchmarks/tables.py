@@ -302,12 +302,71 @@ def exams_sentence() -> str:
     )
 
 
+def corpus_scale_table() -> str:
+    """Return how the corpus step grows."""
+    found = measured("corpus_scale")
+    rows = []
+    for size in found["sizes"]:
+        whole = size["whole"]
+        seconds = [whole["seconds"][stage] for stage in ("clean and de-identify", "duplicates")]
+        row = [f"{size['megabytes']:,.0f}", f"{size['documents']:,}", f"{whole['total']:,.0f}"]
+        row += [f"{each:,.0f}" for each in seconds]
+        rows.append([*row, f"{size['megabytes_per_second']:.1f}", gigabytes(whole)])
+    head = ["MB of text", "documents", "seconds", "cleaning", "duplicates", "MB/s"]
+    return f"`{found['command']}` on {found['device']}.\n\n" + table(
+        [*head, "peak memory, GB"], rows
+    )
+
+
+def dialogues_table() -> str:
+    """Return what instruction tuning's data cost from disk."""
+    found = measured("dialogues")
+    rows = []
+    for size in found["sizes"]:
+        seconds = size["seconds"]
+        row = [f"{size['dialogues']:,}", f"{size['tokens'] / 1e6:.1f}", f"{size['total']:,.0f}"]
+        row += [f"{seconds['personal data, rendering, tokens']:,.0f}"]
+        row += [f"{seconds['copies and exams']:,.0f}"]
+        rows.append([*row, f"{size['peak_bytes']['anonymous'] / 1e9:.1f}"])
+    head = ["dialogues", "million tokens", "seconds", "personal data, tokens", "copies, exams"]
+    head.append("memory without mapped files, GB")
+    return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
+
+
+def retrieval_table() -> str:
+    """Return how well and how fast passages are found."""
+    found = measured("retrieval")
+    rows = []
+    for row in found["rows"]:
+        line = [row["set"], row["engine"], f"{row['passages']:,}", row["questions"]]
+        line += [f"{row[name]:.3f}" for name in ("recall_at_1", "recall_at_5", "mrr_at_10")]
+        line += [f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}", f"{row['build_seconds']:.0f}"]
+        changes = "–"
+        if "add_ms" in row:
+            changes = f"{row['add_ms']:.1f} / {row['delete_ms']:.1f}"
+        rows.append([*line, changes])
+    head = [
+        "questions of",
+        "engine",
+        "passages",
+        "questions",
+        "recall at 1",
+        "recall at 5",
+        "MRR at 10",
+    ]
+    head += ["ms, p50 / p95", "seconds to build", "ms to add / delete one"]
+    return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
+
+
 RESULTS_PAGE = Path("docs/results.md")
 BENCHMARKS_PAGE = Path("benchmarks/README.md")
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
     BENCHMARKS_PAGE: {
         "corpus": corpus_table,
+        "corpus_scale": corpus_scale_table,
+        "dialogues": dialogues_table,
+        "retrieval": retrieval_table,
         "tokenizer": tokenizer_tables,
         "training": training_table,
         "sft": sft_table,
