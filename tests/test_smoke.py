@@ -459,3 +459,43 @@ def test_endpoints_a_judge_and_raters_through_the_notebook(smoke, tmp_path):
     for row in pairs:
         better = row["chosen"]["value"] == "应当先说风险。"
         assert better or row["rejected"]["value"] == "[[7, 4]]"
+
+
+# --- knowledge -----------------------------------------------------------------------------------
+def test_knowledge_answers_from_the_right_tier(smoke):
+    found = metrics(smoke, "knowledge")
+    for base in ("domain", "customer"):
+        assert found["recall_at_k"][base]["recall at 1"] > 0.95
+    assert set(found["answered_from"]) == {"domain", "customer", "search", "none"}
+    assert found["answered_from"]["search"] == 0
+    held = {row["the answer is in"]: row for row in found["decisions"]}
+    assert held["customer"]["customer"] > 0.8 * sum(list(held["customer"].values())[1:])
+    assert held["none"]["none"] > 0.8 * sum(list(held["none"].values())[1:])
+
+
+def test_what_a_reader_gets_is_supported_and_right_more_often(smoke):
+    found = metrics(smoke, "knowledge")
+    assert found["by_way"]["guarded"]["unsupported_share"] == 0
+    assert found["by_way"]["guarded"]["cited_share"] == 1
+    assert found["by_way"]["without"]["cited_share"] == 0
+    gain = found["gain_over_none"]["guarded"]
+    assert gain["ci_low"] > 0
+    assert gain["p"] < 0.01
+    # What the model invents is caught, and counted.
+    assert found["caught"] > 0
+    assert 0 < found["unsupported_share"] < 1
+
+
+def test_knowledge_leaves_what_its_table_says(smoke):
+    artifact = smoke / "knowledge/artifact"
+    for name in ("domain.sqlite", "customer.sqlite", "relations.xlsx", "model/config.json"):
+        assert (artifact / name).exists(), name
+    answers = files.read_jsonl(artifact / "answers.jsonl")
+    cited = [row for row in answers if row["sources"]]
+    assert all("《" in row["sources"] and row["passages"] for row in cited)
+    assert len(cited) > 20
+    written = files.read_jsonl(artifact / "written.jsonl")
+    assert len(written) == metrics(smoke, "knowledge")["written"]["kept"] > 30
+    assert all(
+        [turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in written
+    )

@@ -1,4 +1,4 @@
-"""What a bank of the closed world keeps to itself: notes on customers, house rules, questions.
+"""What a bank of the closed world keeps to itself: notes, house rules, questions.
 
 No model has read any of it in training, so an answer that holds a note's figure came from the note.
 """

@@ -1,4 +1,4 @@
-"""A writer of questions and answers for the smoke run, in the place of a model behind an endpoint.
+"""A writer of questions and answers for the smoke run, in the place of a model.
 
 It knows the closed world's facts and nothing else. Like a model it errs: some of its questions say
 该公司 without a name, and some of its answers give another thing's value, so that the filters have

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import daft
-import pyarrow
-from daft import DataType, col
-
-from finlab.data import arrow_files, control_tokens, frames
+from finlab.data import control_tokens, encoding, frames
 from finlab.models import sentencepieces
 
 if TYPE_CHECKING:
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # texts encoded at a time
-INT64 = DataType.int64()
 
 
 def load(source: str | Path) -> PreTrainedTokenizerBase:
@@ -103,27 +99,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Da
         A data set on disk in the documents' order: source, domain, language, tokens (a count) and
         input_ids (int32, with BOS and EOS).
     """
-    from datasets import Features, List, Value
-
-    frame = frames.open_sources(folder).with_column("tokens_read", col("tokens"))
-    settings = frames.batch_settings(frame)
-
-    @daft.func.batch(return_dtype=DataType.list(DataType.int32()), **settings)
-    def ids_of(text: daft.Series) -> daft.Series:
-        ids = encode(tokenizer, text.to_pylist())
-        return daft.Series.from_arrow(pyarrow.array(ids, pyarrow.large_list(pyarrow.int32())))
-
-    ids = ids_of(col("text"))
-    tokens = frame.select("number", "source", "domain", "language", ids.alias("input_ids"))
-    counted = tokens.with_column("tokens", col("input_ids").list_count("all").cast(INT64))
-    written = cache / "documents"
-    frames.save(counted, written)
-    columns = {
-        **{"number": Value("int64"), "source": Value("string"), "domain": Value("string")},
-        **{"language": Value("string"), "tokens": Value("int64")},
-        "input_ids": List(Value("int32")),
-    }
-    return arrow_files.in_order(written, cache / "tokens.arrow", Features(columns))
+    return encoding.encode(functools.partial(encode, tokenizer), folder, cache)
 
 
 def replay_documents(

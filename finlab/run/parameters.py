@@ -15,12 +15,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import nbformat
 from pydantic import TypeAdapter, ValidationError
 
-from finlab import paths
+from finlab import files, paths
 
 SET_BY_RUNNER = ("run_dir", "step")
 NOTEBOOK_NAME = re.compile(r"\w+")
@@ -69,6 +69,22 @@ def notebook_names() -> list[str]:
     return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    """Return the code cells of a notebook, each with its source as one text.
+
+    Every kernel reads its own notebook as it starts, so this does without nbformat, whose schema
+    takes a second to import.
+
+    Args:
+        path: The notebook.
+    """
+    found = []
+    for cell in files.read_json(path)["cells"]:
+        if cell["cell_type"] == "code":
+            found.append(cell | {"source": "".join(cell["source"])})
+    return found
+
+
 def declared_parameters(notebook: str) -> dict[str, Parameter]:
     """Read the `parameters` cell of a notebook, without running it.
 
@@ -83,14 +99,13 @@ def declared_parameters(notebook: str) -> dict[str, Parameter]:
             f"there is no notebook {notebook!r} in {paths.NOTEBOOKS}: "
             f"choose one of {', '.join(notebook_names())}"
         )
-    cells = nbformat.read(path, 4).cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(
             f"{path.name} has {len(tagged)} cells tagged 'parameters': tag exactly one"
         )
     declarations = {}
-    for node in ast.parse(tagged[0].source).body:
+    for node in ast.parse(tagged[0]["source"]).body:
         if isinstance(node, ast.ImportFrom) and node.module == "typing":
             continue
         named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)

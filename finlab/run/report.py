@@ -156,7 +156,7 @@ def _knowledge(metrics: Metrics) -> list[Line]:
     lines.append(("questions answered from", ", ".join(tiers)))
     for way, score in metrics["accuracy"].items():
         lines.append((f"right answers, {way}", f"{score['value']:.3f} {_interval(score)}"))
-    label = "the model's sentences that its passages do not support"
+    label = "sentences of the model that its passages do not support"
     lines.append((label, f"{metrics['unsupported_share']:.2f}"))
     return lines
 

@@ -26,11 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from finlab import files, paths
 from finlab.run import code, environment, integrity, locks, model_card, recipe
-from finlab.run.parameters import SET_BY_RUNNER, check, declared_parameters
+from finlab.run.parameters import SET_BY_RUNNER, cells_of, check, declared_parameters
 
 # Set by finlab.data.cards: `run` knows data cards by their fingerprint and their licence alone.
 _card_fingerprint: Callable[[str], str] | None = None
@@ -126,8 +124,8 @@ def code_behind(notebook: str) -> dict[str, str]:
     Args:
         notebook: The notebook's name.
     """
-    cells = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
+    sources = [cell["source"] for cell in cells_of(path)]
     own = {f"notebooks/{notebook}.ipynb": files.digest(sources)[:16]}
     return own | code.code_parts("\n".join(sources))
 

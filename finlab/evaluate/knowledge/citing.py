@@ -5,8 +5,8 @@
     answer.sentences[0].supported       # True: passage 1 was given, and holds the date
 
 A sentence is supported when each number that it cites was given, each quoted span stands in a cited
-passage, each figure does, and half of its wording does. This is a check of words and figures, not of
-logic: a sentence that turns a passage round with its own words passes, so people read samples.
+passage, each figure does, and half of its wording does. This is a check of words and figures, not
+of logic: a sentence that turns a passage round with its own words passes, so people read samples.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _plain(text: str) -> str:
 
 
 def _figures(text: str) -> tuple[set[str], str]:
-    """Return the figures of a text, each in one form for all ways to write it, and its other words.
+    """Return the figures of a text, each in one form, and its other words.
 
     Figures are values with their units, periods and codes.
     """

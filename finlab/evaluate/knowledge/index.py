@@ -241,7 +241,7 @@ class Index:
         return gone.rowcount > 0
 
     def _sample(self) -> None:
-        """Measure which bigrams are frequent, from some of the passages, where the base has grown."""
+        """Measure on some passages which bigrams are frequent, where the base has grown."""
         count = len(self)
         before = self._fact("sampled", 0)
         if not count or before / GROWTH < count < before * GROWTH:

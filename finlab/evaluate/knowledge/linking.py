@@ -1,4 +1,4 @@
-"""What passages are about: topics, names linked to a table of codes, relations between names.
+"""What passages are about: topics, names with their codes, relations between names.
 
     names = [Name("甲公司", "company", "600001", ("甲股份",))]
     mentions = link(passages, names)
@@ -104,8 +104,8 @@ def topics(passages: Sequence[Passage], count: int, seed: int) -> tuple[list[int
         seed: Draws the first centres.
 
     Returns:
-        The topic of each passage, and of each topic {topic, passages, telling, nearest}: the pairs of
-        characters that stand out in it, and the passage in its middle.
+        The topic of each passage, and of each topic {topic, passages, telling, nearest}: the pairs
+        of characters that stand out in it, and the passage in its middle.
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.feature_extraction.text import TfidfVectorizer

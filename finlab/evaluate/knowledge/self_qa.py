@@ -4,8 +4,8 @@
     rows = write(passages, writer, questions_each=3)
     account = sift(rows, exam_items)                                  # why each is in or out
 
-`writer` is any function from messages to a text: an `endpoints.Endpoint`, which keeps its answers on
-disk, so that a killed run goes on where it stopped and pays nothing twice.
+`writer` is any function from messages to a text: an `endpoints.Endpoint`, which keeps its answers
+on disk, so that a killed run goes on where it stopped and pays nothing twice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ANSWER = (
 LINE = re.compile(r"^\s*(?:\d+[.、)）]\s*)?问题\s*\d*\s*[:：]\s*(.+?)\s*$", re.M)
 # Words that refer to what a reader has not seen.
 REFERS = re.compile(
-    r"^(?:这|该|它|他|她|此|其(?!他|余)|本(?:公司|办法|文|次|条)|上述|前述|以上)|(?:这|该|上述)(?:个|家|只|种|项|些|份|段|篇|公司|基金|银行|办法)"
+    r"^(?:这|该|它|他|她|此|其(?!他|余)|本(?:公司|办法|文|次|条)|上述|前述|以上)"
+    r"|(?:这|该|上述)(?:个|家|只|种|项|些|份|段|篇|公司|基金|银行|办法)"
 )
 SPEAKS_OF_SOURCE = re.compile(
     r"(?:根据|按照|依据|以上|上述|这[段份篇]|该[段份篇]|所给)(?:的)?(?:资料|材料|文章|文本|内容)"
@@ -165,3 +166,20 @@ def dialogue(row: Row) -> dict[str, list[dict]]:
     """Return a row as OpenAI's {messages}, which a dialogue card reads."""
     answer = {"role": "assistant", "content": row["answer"].strip()}
     return {"messages": [*_user(row["question"]), answer]}
+
+
+def examples(rows: Sequence[Row], account: Account, each: int = 2) -> list[dict[str, str]]:
+    """Return a few rows of each status, for a table.
+
+    Args:
+        rows: From `write`.
+        account: From `sift`.
+        each: So many of a status.
+    """
+    found = []
+    for status in account.counts():
+        for place in account.of(status)[:each]:
+            row = rows[place]
+            said = {"question": row["question"], "answer": row["answer"] or ""}
+            found.append({"status": status, **said, "passage": row["passage"].text[:80]})
+    return found

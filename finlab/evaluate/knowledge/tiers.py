@@ -113,6 +113,21 @@ def consult(question: str, tiers: Sequence[Tier], count: int = 5, date: str = ""
     return Found(NONE, [], covered)
 
 
+def covered_by(source: Searchable, questions: Sequence[dict]) -> list[float]:
+    """Return how much of each question's wording the best passage of a source holds.
+
+    Args:
+        source: An index.
+        questions: {question, date}.
+    """
+    always = [Tier("source", source, 0.0)]
+    found = []
+    for question in questions:
+        answer = consult(question["question"], always, 10, question["date"])
+        found.append(answer.coverage["source"])
+    return found
+
+
 def outgoing(question: str) -> str:
     """Return a question as it may leave the house: personal data are cut out of it."""
     parts = []
@@ -175,6 +190,22 @@ def calibrate(
     else:
         best = max(curve, key=lambda row: (row["precision"], row["recall"]))
     return Calibration(best["threshold"], best["precision"], best["recall"], curve)
+
+
+def halves(
+    covered: Sequence[float], answerable: Sequence[bool], least_precision: float
+) -> tuple[Calibration, dict[str, float]]:
+    """Choose a threshold on every second question, and measure it on the others.
+
+    Args:
+        covered, answerable, least_precision: As for `calibrate`.
+
+    Returns:
+        The calibration, and {threshold, precision, recall} on the questions that did not choose it.
+    """
+    chosen = calibrate(covered[::2], answerable[::2], least_precision)
+    unseen = measured(covered[1::2], answerable[1::2], chosen.threshold)
+    return chosen, {"threshold": chosen.threshold, **unseen}
 
 
 def measured(
@@ -242,6 +273,14 @@ def ranks(
         places = [place for place, (passage, _) in enumerate(hits, 1) if passage.id in gold]
         found.append(min(places, default=0))
     return found
+
+
+def recall_row(places: Sequence[int]) -> dict[str, float]:
+    """Return a row of a table: questions, recall at 1, 3 and 10, mean reciprocal rank."""
+    row: dict[str, float] = {"questions": len(places)}
+    for k in (1, 3, 10):
+        row[f"recall at {k}"] = recall_at(places, k)
+    return row | {"mean reciprocal rank": mean_reciprocal_rank(places)}
 
 
 def recall_at(places: Sequence[int], k: int) -> float:

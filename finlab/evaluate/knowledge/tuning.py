@@ -1,12 +1,12 @@
-"""Rows that teach a model to use passages, and to say when they do not help (DISC-FinLLM's way).
+"""Rows that teach a model to use passages, and to say when they do not help.
 
     for row in augment(dialogues, index, seed=17):
         row["messages"]      # [passages and question, the answer with its citations]
         row["sort"]          # cited, or not found
 
-An answer is kept only where the passages support every sentence of it; each sentence gets the
-number of the passage that does. Of some rows the supporting passages are taken away: then the right
-answer is that nothing was found.
+So DISC-FinLLM tunes. An answer is kept only where the passages support every sentence of it; each
+sentence gets the number of the passage that does. Of some rows the supporting passages are taken
+away: then the right answer is that nothing was found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def augment(
     count: int = 3,
     not_found_share: float = 0.25,
 ) -> Iterator[dict]:
-    """Yield dialogues of one exchange with passages in the question, and citations in the answer.
+    """Yield dialogues of one exchange with passages, and citations in the answer.
 
     Args:
         dialogues: Each a list of messages; those of several exchanges are passed over.
@@ -88,7 +88,7 @@ def _of_text(text: str, number: int) -> Passage:
 
 
 def _supporting(answer: str, passages: list[Passage]) -> list[Passage]:
-    """Return a passage for each sentence of an answer that supports it; empty where one has none."""
+    """Return a supporting passage for each sentence of an answer; empty where one has none."""
     found = []
     for sentence in citing.check(answer, passages).sentences:
         number = _first_support(sentence.text, passages)

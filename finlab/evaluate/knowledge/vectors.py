@@ -1,4 +1,4 @@
-"""A knowledge base in LanceDB: full text and vectors together, for bases that outgrow one file.
+"""A knowledge base in LanceDB: full text and vectors, for bases that outgrow one file.
 
     index = VectorIndex(folder / "laws.lance", load_embedder("BAAI/bge-small-zh-v1.5"))
     index.add(documents)
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from finlab import files
-from finlab.evaluate.knowledge.index import Hit, grams
+from finlab.evaluate.knowledge.index import Hit, Index, grams
 from finlab.evaluate.knowledge.passages import Document, Passage, split
 
 if TYPE_CHECKING:
@@ -61,6 +61,21 @@ def load_embedder(source: str) -> Embed:
         )
 
     return embed
+
+
+def open_base(
+    path: Path, embedder: str = "", cut: Callable[[Document], list[Passage]] = split
+) -> Index | VectorIndex:
+    """Open a knowledge base: in one SQLite file, or in LanceDB where an embedder is named.
+
+    Args:
+        path: Of the base, without an ending.
+        embedder: A folder or hub id of an embedding model; empty for words alone.
+        cut: Cuts a document into passages.
+    """
+    if not embedder:
+        return Index(path.with_suffix(".sqlite"), cut)
+    return VectorIndex(path.with_suffix(".lance"), load_embedder(embedder), cut)
 
 
 class VectorIndex:

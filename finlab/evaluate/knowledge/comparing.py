@@ -1,0 +1,163 @@
+"""Answers with and without knowledge, side by side: which are right, which are caught.
+
+compared = Compared(questions, consulted)
+compared.add("without", answers)          # an answer to each question
+compared.accuracy("without")              # {value, ci_low, ci_high, n}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finlab.evaluate import statistics
+from finlab.evaluate.knowledge import citing
+from finlab.evaluate.knowledge.citing import Answer
+from finlab.evaluate.knowledge.tiers import NONE, Found
+
+
+class Compared:
+    """Several ways to answer the same questions.
+
+    Args:
+        questions: {question, reference, from}; an empty reference means that nobody knows.
+        consulted: What the tiers gave for each.
+
+    Attributes:
+        answers: {way: an answer to each question, checked}.
+        right: {way: whether each is right}.
+    """
+
+    def __init__(self, questions: Sequence[dict], consulted: Sequence[Found]):
+        self.questions = questions
+        self.consulted = consulted
+        self.answers: dict[str, list[Answer]] = {}
+        self.right: dict[str, list[bool]] = {}
+
+    def add(self, way: str, texts: Sequence[str]) -> None:
+        """Add the answers of one way.
+
+        Args:
+            way: Its name.
+            texts: An answer to each question.
+        """
+        self.answers[way] = []
+        self.right[way] = []
+        for question, found, text in zip(self.questions, self.consulted, texts, strict=True):
+            answer = citing.check(text, found.passages)
+            self.answers[way].append(answer)
+            reference = question["reference"]
+            # Where nothing is known, the right answer is to say so.
+            known = reference in text if reference else answer.not_found
+            self.right[way].append(known)
+
+    def accuracy(self, way: str) -> dict[str, float]:
+        """Return how many answers of a way are right, with the interval."""
+        right = self.right[way]
+        low, high = statistics.wilson(sum(right), len(right))
+        return {
+            "value": sum(right) / len(right),
+            "ci_low": low,
+            "ci_high": high,
+            "n": len(right),
+        }
+
+    def gain(self, way: str, over: str) -> dict[str, float]:
+        """Return what a way gains over another one on the same questions, with its test."""
+        return statistics.mcnemar(self.right[over], self.right[way])
+
+    def table(self, over: str) -> list[dict[str, Any]]:
+        """Return a row for each way: accuracy, gain over one of them, citations.
+
+        Args:
+            over: The way that gains are counted over.
+        """
+        rows = []
+        for way, answers in self.answers.items():
+            gain = self.gain(way, over)
+            row = {"answers": way, **self.accuracy(way), "gain": gain["difference"]}
+            rows.append({**row, "p of the gain": gain["p"], **citing.shares(answers)})
+        return rows
+
+    def shown(self, way: str) -> list[dict[str, str]]:
+        """Return what a reader sees of a way's answers, with sources as a person cites them."""
+        rows = []
+        for question, found, answer in zip(
+            self.questions, self.consulted, self.answers[way], strict=True
+        ):
+            row = {
+                "question": question["question"],
+                "answer": answer.text,
+                "tier": found.tier,
+                "sources": "; ".join(passage.reference for passage in answer.cited),
+                "links": "; ".join(filter(None, (passage.url for passage in answer.cited))),
+            }
+            rows.append(row)
+        return rows
+
+    def records(self, way: str) -> list[dict[str, Any]]:
+        """Return what `shown` shows, with the ids of the passages that were given."""
+        rows: list[dict[str, Any]] = []
+        for row, found in zip(self.shown(way), self.consulted, strict=True):
+            rows.append({**row, "passages": [passage.id for passage in found.passages]})
+        return rows
+
+    def caught(self, way: str, instead: str) -> list[dict[str, str]]:
+        """Return the answers of a way that its passages do not support.
+
+        Args:
+            way: Of the model.
+            instead: The way whose answers are shown in their place.
+        """
+        rows = []
+        for place, answer in enumerate(self.answers[way]):
+            faulty = [sentence for sentence in answer.sentences if sentence.faults]
+            if not faulty:
+                continue
+            row = {
+                "question": self.questions[place]["question"],
+                "the model wrote": answer.text,
+                "not supported because": "; ".join(faulty[0].faults),
+                "shown instead": self.answers[instead][place].text,
+            }
+            rows.append(row)
+        return rows
+
+
+def spread(places: Sequence[int], count: int) -> list[int]:
+    """Return at most so many places, evenly over all of them."""
+    stride = max(1, len(places) // count)
+    return list(places)[::stride][:count]
+
+
+def guarded(text: str, found: Found, question: str) -> str:
+    """Return an answer where its passages support it, else the best quotation from them.
+
+    Args:
+        text: As the model wrote it.
+        found: What the tiers gave.
+        question: The question.
+    """
+    answer = citing.check(text, found.passages)
+    if answer.supported or answer.not_found:
+        return text
+    return citing.extract(question, found.passages)
+
+
+def decisions(
+    questions: Sequence[dict], consulted: Sequence[Found]
+) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Return how often each tier answered, in all and by the tier that holds the answer.
+
+    Args:
+        questions: {from}.
+        consulted: What the tiers gave for each.
+    """
+    tiers = ("domain", "customer", "search", NONE)
+    totals = dict.fromkeys(tiers, 0)
+    rows: dict[str, dict[str, int]] = {}
+    for question, found in zip(questions, consulted, strict=True):
+        totals[found.tier] += 1
+        row = rows.setdefault(question["from"], dict.fromkeys(tiers, 0))
+        row[found.tier] += 1
+    return totals, [{"the answer is in": tier, **row} for tier, row in rows.items()]
