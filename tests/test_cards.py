@@ -31,7 +31,9 @@ def test_card_is_complete(name):
 @pytest.mark.parametrize("name", [name for name in cards.names() if name.startswith("cw_")])
 def test_closed_world_cards_load(name):
     source = cards.load(name)
-    assert len(source.rows) > 50
+    # The house rule is one document in three versions, and the notes are one a customer.
+    least = {"cw_house_rules": 3, "cw_notes": 30}.get(name, 51)
+    assert len(source.rows) >= least
     assert cards.fingerprint(source.card) == cards.fingerprint(cards.read(name))
     assert source.card.spec["sha256"], (
         "the world is the same, byte for byte, or load() would have refused it"
