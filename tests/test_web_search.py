@@ -47,6 +47,7 @@ class Pages(BaseHTTPRequestHandler):
 
     asked: list[str] = []
     results: list[str] = []
+    do_search = ""  # what /search does instead of searching
 
     def log_message(self, *arguments):
         """Say nothing."""
@@ -69,6 +70,8 @@ class Pages(BaseHTTPRequestHandler):
             "circles": "/circles",
             "moved": "/article",
         }
+        if mood == "search" and self.do_search:
+            mood = self.do_search
         if mood == "search":
             rows = [{"url": url, "title": f"网页{n}"} for n, url in enumerate(self.results)]
             self.send(json.dumps({"results": rows}).encode(), "application/json")
@@ -189,6 +192,22 @@ def test_a_search_that_cannot_be_reached_is_said_and_passed_over():
     search = web.WebSearch("http://127.0.0.1:9", seconds=0.5)
     assert search.search("资管新规") == []
     assert "cannot be reached" in search.refused[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("mood", "reason"),
+    [
+        ("moved", "answers with status 302"),
+        ("article", "in another form than SearXNG's JSON"),
+        ("endless", "in another form than SearXNG's JSON"),
+        ("stalls", "did not answer within"),
+    ],
+)
+def test_a_server_that_is_no_searxng_is_passed_over(address, monkeypatch, mood, reason):
+    search = web.WebSearch(address, seconds=1.0)
+    monkeypatch.setattr(Pages, "do_search", mood, raising=False)
+    assert search.search("资管新规") == []
+    assert reason in search.refused[0]["reason"]
 
 
 def test_the_server_is_named_by_the_environment(monkeypatch):

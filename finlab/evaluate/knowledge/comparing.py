@@ -90,6 +90,7 @@ class Compared:
                 "answer": answer.text,
                 "tier": found.tier,
                 "sources": "; ".join(passage.reference for passage in answer.cited),
+                "passage": " … ".join(passage.text[:60] for passage in answer.cited),
                 "links": "; ".join(filter(None, (passage.url for passage in answer.cited))),
             }
             rows.append(row)

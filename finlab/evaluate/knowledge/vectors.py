@@ -22,11 +22,13 @@ import numpy
 from finlab import files
 from finlab.evaluate.knowledge.index import Hit, Index, grams
 from finlab.evaluate.knowledge.passages import Document, Passage, split
+from finlab.evaluate.knowledge.tiers import Searchable
 
 if TYPE_CHECKING:
     import pyarrow
 
 Embed = Callable[[list[str]], numpy.ndarray]  # texts to unit vectors, float32 [texts, size]
+Score = Callable[[str, list[str]], list[float]]  # a question and texts to a score for each
 RECIPROCAL = 60  # the constant of reciprocal rank fusion, as published
 AT_ONCE = 2000  # passages that are embedded and written at once
 TABLE = "passages"
@@ -61,6 +63,60 @@ def load_embedder(source: str) -> Embed:
         )
 
     return embed
+
+
+def load_reranker(source: str) -> Score:
+    """Return the function that scores how well texts answer a question.
+
+    Args:
+        source: A folder or a hub id of a cross-encoder for sentence-transformers.
+
+    Raises:
+        ImportError: sentence-transformers is not installed.
+        ValueError: There is no such model.
+    """
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError:
+        raise ImportError(
+            "a reranker needs sentence-transformers: pip install -e '.[knowledge]'"
+        ) from None
+    try:
+        model = CrossEncoder(source)
+    except Exception as error:  # what a broken folder raises is its reader's affair
+        reason = str(error).strip().splitlines()[0][:150]
+        raise ValueError(f"no reranking model in '{source}' ({reason})") from None
+
+    def score(question: str, texts: list[str]) -> list[float]:
+        pairs = [(question, text) for text in texts]
+        return [float(each) for each in model.predict(pairs, show_progress_bar=False)]
+
+    return score
+
+
+class Reranked:
+    """A source whose passages a second model puts in order.
+
+    Args:
+        source: An index.
+        score: Says how well texts answer a question.
+        depth: So many passages are looked at for each that is wanted.
+    """
+
+    def __init__(self, source: Searchable, score: Score, depth: int = 4):
+        self.source = source
+        self.score = score
+        self.depth = depth
+
+    def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
+        """Return the passages that answer a question best, as `Index.search` does."""
+        hits = self.source.search(query, self.depth * count, date)
+        if not hits:
+            return []
+        passages = [passage for passage, _ in hits]
+        scores = self.score(query, [passage.text for passage in passages])
+        order = sorted(range(len(hits)), key=lambda place: -scores[place])
+        return [(passages[place], scores[place]) for place in order[:count]]
 
 
 def open_base(
