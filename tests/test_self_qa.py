@@ -32,6 +32,7 @@ def row(question: str, answer: str | None) -> dict:
     ("question", "answer", "reason"),
     [
         ("甲公司全年收入是多少？", "甲公司全年收入为12亿元。", ""),
+        ("甲公司的情况如何？", "甲公司由李敏担任董事长\n甲公司全年收入为12亿元。", ""),
         ("甲公司的新材料业务增长多少？", "甲公司的新材料业务同比增长9%。", ""),
         ("甲公司全年收入是多少？", "甲公司全年收入为12亿元。甲公司由李敏担任董事长。", ""),
         ("该公司全年收入是多少？", "甲公司全年收入为12亿元。", self_qa.REFERS_TO_NOTHING),
@@ -199,3 +200,24 @@ def test_topics_and_classes():
     classifier, scores = linking.classify(given, ["fund"] * 8 + ["bank"] * 8, 1)
     assert scores == {"accuracy": 1.0, "commonest": 0.5}
     assert classifier.predict(["银行利率"]) == ["bank"]
+
+
+def test_a_sheet_holds_no_formula_and_no_control_sign(tmp_path):
+    row = {"subject": "甲", "relation": "r", "object": "乙", "reference": "r"}
+    rows = [{**row, "sentence": "=1+1"}, {**row, "sentence": "换页\x0c符"}]
+    path = linking.write_sheet(tmp_path / "relations.xlsx", rows)
+    told = pandas.read_excel(path, dtype=str)["sentence"].tolist()
+    assert told == ["'=1+1", "换页 符"]
+
+
+def test_a_manager_keeps_nothing_in_custody():
+    names = [Name("稳健基金", "fund"), Name("恒信公司", "company")]
+    given = [Passage("p", "p", "", 0, 9, "稳健基金由恒信公司管理。")]
+    found = linking.relations(given, linking.link(given, names))
+    assert [each["relation"] for each in found] == ["is managed by"]
+
+
+def test_a_class_of_one_is_refused():
+    given = [Passage(str(n), "d", "", 0, 9, "银行贷款") for n in range(3)]
+    with pytest.raises(ValueError, match="class 'b' has one passage"):
+        linking.classify(given, ["a", "a", "b"], 1)

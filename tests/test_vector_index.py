@@ -63,7 +63,17 @@ def test_the_methods_of_the_index(index):
 
 def test_versions_and_tiers_are_the_same(index):
     for date, ceiling in (("2019-03-01", "2亿元"), ("2023-09-01", "5亿元")):
-        index.add([Document(f"办法({date})", f"授信总额不得超过{ceiling}。", "授信办法", date)])
+        index.add(
+            [
+                Document(
+                    f"办法({date})",
+                    f"授信总额不得超过{ceiling}。",
+                    "授信办法",
+                    date,
+                    work="授信办法",
+                )
+            ]
+        )
     question = "2020年授信总额不得超过多少"
     found = tiers.consult(
         question, [tiers.Tier("domain", index, 0.3)], date=tiers.date_of(question)
@@ -97,3 +107,14 @@ def test_an_embedder_chooses_the_kind_of_base(tmp_path):
         base.close()
     assert (tmp_path / "a.sqlite").exists()
     assert (tmp_path / "b.lance").is_dir()
+
+
+def test_an_error_loses_no_document(index):
+    with pytest.raises(ValueError, match="document b is empty"):
+        index.add([Document("rain", "No rain at all.", "rain"), Document("b", " ")])
+    assert index.get("rain#0").text == "No rain at all."
+    assert len(index) == 4
+
+
+def test_a_base_of_vectors_may_be_empty(tmp_path, embed):
+    assert VectorIndex(tmp_path / "empty.lance", embed).search("anything") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -29,11 +30,16 @@ HOSTILE = {
     "binary": "is application/octet-stream, not text",
     "missing": "answers with status 404",
     "cut": "cannot be reached",
+    "bomb": "it is compressed",
+    "headers": "did not end within 2 s",
     "empty": "no main text found",
 }
 
 
+GBK = "<html><head><meta charset=gb2312></head>" + ARTICLE
 BODIES = {
+    "gbk": (GBK.encode("gb18030"), "text/html"),
+    "codec": (ARTICLE.encode(), "text/html; charset=zip"),
     "binary": (b"MZ" * 100, "application/octet-stream"),
     "empty": (b"<html></html>",),
     "endless": (ARTICLE.encode() + b"<p>" + b"z" * 9_000_000,),
@@ -77,7 +83,14 @@ class Pages(BaseHTTPRequestHandler):
             self.send(json.dumps({"results": rows}).encode(), "application/json")
         elif mood in redirects:
             self.send(b"", status=302, Location=redirects[mood])
-        elif mood == "stalls":
+        elif mood in BODIES:
+            self.send(*BODIES[mood])
+        else:
+            self.misbehave(mood)
+
+    def misbehave(self, mood):
+        """Answer as no good server does."""
+        if mood == "stalls":
             time.sleep(3)
         elif mood == "drips":
             self.send_response(200)
@@ -92,8 +105,12 @@ class Pages(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "9999")
             self.end_headers()
             self.wfile.write(b"<p>")
-        elif mood in BODIES:
-            self.send(*BODIES[mood])
+        elif mood == "bomb":
+            self.send(gzip.compress(b"z" * 10_000_000), **{"Content-Encoding": "gzip"})
+        elif mood == "headers":
+            for sign in b"HTTP/1.1 200 OK\r\n" * 9:
+                self.wfile.write(bytes([sign]))
+                time.sleep(0.05)
         else:
             self.send(b"", status=404)
 
@@ -140,6 +157,12 @@ def test_hostile_pages_are_refused_and_counted(search, address, mood):
     assert hits, "the other page is read all the same"
 
 
+@pytest.mark.parametrize("mood", ["gbk", "codec"])
+def test_pages_are_read_in_the_charset_that_they_state(search, address, mood):
+    finds(address, mood)
+    assert "2021年底" in search.search("资管新规的过渡期什么时候结束")[0][0].text
+
+
 def test_a_page_of_megabytes_is_cut_off(search, address):
     finds(address, "endless")
     search.max_bytes = 200_000
@@ -172,7 +195,20 @@ def test_only_the_question_leaves_the_house(search, address):
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "192.168.1.1", "172.16.0.9", "169.254.169.254", "::1", "fd00::1"],
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.1.1",
+        "172.16.0.9",
+        "169.254.169.254",
+        "::1",
+        "fd00::1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "ff02::1",
+        "224.0.0.1",
+        "fec0::1",
+    ],
 )
 def test_private_addresses_are_not_asked(address):
     assert not web.is_public(address)

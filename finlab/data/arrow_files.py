@@ -33,12 +33,15 @@ def write(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = features.arrow_schema
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as sink:
+    # By rename: a data set that still maps an earlier file keeps it.
+    draft = path.with_name(f"{path.name}.draft")
+    with pyarrow.OSFile(str(draft), "wb") as file, pyarrow.ipc.new_stream(file, schema) as sink:
         for batch in batches:
             if isinstance(batch, pyarrow.Table):
                 sink.write_table(batch.cast(schema))
             else:
                 sink.write_table(pyarrow.table(batch, schema=schema))
+    draft.replace(path)
     return Dataset.from_file(str(path))
 
 

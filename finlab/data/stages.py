@@ -151,14 +151,14 @@ class Dialogues:
             own = kinds == code
             shares[kind] = {
                 "dialogues": int(own.sum()),
-                "by dialogues": float(own.sum() / len(places)),
-                "by tokens": float(tokens[own].sum() / tokens.sum()),
+                "by dialogues": float(own.sum() / max(len(places), 1)),
+                "by tokens": float(tokens[own].sum() / max(tokens.sum(), 1)),
             }
         refusing = 0
         for _, table in self._tables(["messages"], places):
             said = map(json.loads, table["messages"].to_pylist())
             refusing += sum(map(dialogues.refuses, said))
-        shares["refusals"] = {"dialogues": refusing, "by dialogues": refusing / len(places)}
+        shares["refusals"] = {"dialogues": refusing, "by dialogues": refusing / max(len(places), 1)}
         return shares
 
 

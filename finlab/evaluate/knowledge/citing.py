@@ -21,8 +21,11 @@ from finlab.evaluate.knowledge.index import grams
 from finlab.evaluate.knowledge.passages import Passage
 
 NOT_FOUND = {"zh": "材料中没有找到答案。", "en": "The passages do not hold the answer."}
+# The whole sentence, so that nothing can be claimed behind it.
 SAYS_NOT_FOUND = re.compile(
-    r"材料(?:中|里)?(?:并)?(?:没有|未)(?:找到|提到|提及|说明)|(?i:passages? (?:do|does) not (?:hold|contain|say))"
+    r"\W*(?:以上|给出的|所给)?材料(?:中|里)?(?:并)?(?:没有|未)(?:找到|提到|提及|说明)"
+    r"[^，。；,;\d]{0,12}[。.！!]*\s*"
+    r"|(?i:\W*the passages? (?:do|does) not (?:hold|contain|say)[^,.;\d]{0,30}\.?\s*)"
 )
 RULES = {
     "zh": (
@@ -39,11 +42,11 @@ RULES = {
 HEAD = {"zh": "【材料{number}】{reference}", "en": "【Passage {number}】{reference}"}
 ASK = {"zh": "问题：{question}", "en": "Question: {question}"}
 OPENING = re.compile(r"【(?=\s*(?:材料|[Pp]assage))")  # in a passage, it would fake another one
-INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 CITATION = re.compile(r"[\[【［]\s*(\d{1,3}(?:\s*[,，、]\s*\d{1,3})*)\s*[\]】］]")
 SENTENCE = re.compile(
-    r"[^。！？!?\n]+(?:[。！？!?]+|\n|$)(?:\s*[\[【［][\d\s,，、]+[\]】］])*[。.]?"
+    r"(?:[^。！？!?\n.]|\.(?!\s|$))+(?:[。！？!?]+|\.(?=\s|$)|\n|$)"
+    r"(?:\s*[\[【［][\d\s,，、]+[\]】］])*[。.]?"
 )
 QUOTED = re.compile(r"[“「『\"]([^”」』\"]{2,})[”」』\"]")
 LEAST_COVERED = 0.5  # of a sentence's bigrams, by the passages that it cites
@@ -108,9 +111,19 @@ def quoted(passage: Passage, number: int, language: str) -> str:
         number: It is cited by, from 1.
         language: `zh` or `en`, of the head.
     """
-    text = OPENING.sub("(", INVISIBLE.sub("", passage.text))
-    head = HEAD[language].format(number=number, reference=passage.reference)
-    return f"{head}\n{text}"
+    title = " ".join(_visible(passage.reference).split())
+    head = HEAD[language].format(number=number, reference=OPENING.sub("(", title))
+    return f"{head}\n{OPENING.sub('(', _visible(passage.text))}"
+
+
+def _visible(text: str) -> str:
+    """Return a text without the signs that nobody sees: formats, tags, variation selectors."""
+    kept = []
+    for sign in text:
+        selector = "\ufe00" <= sign <= "\ufe0f" or sign >= "\U000e0000"
+        if not selector and unicodedata.category(sign) != "Cf":
+            kept.append(sign)
+    return "".join(kept)
 
 
 def prompt(question: str, passages: Sequence[Passage]) -> list[dict]:
@@ -136,12 +149,15 @@ def check(text: str, passages: Sequence[Passage]) -> Answer:
         text: The answer.
         passages: In the order of their numbers.
     """
-    not_found = bool(SAYS_NOT_FOUND.search(text))
+    not_found = False
     sentences = []
     for match in SENTENCE.finditer(text.strip()):
         cites = _numbers(match[0])
         said = CITATION.sub("", match[0]).strip()
-        if SAYS_NOT_FOUND.search(said) or len(said) < SHORT and not cites:
+        if SAYS_NOT_FOUND.fullmatch(said):
+            not_found = True
+            continue
+        if len(said) < SHORT and not cites and not _figures(said)[0]:
             continue
         sentences.append(Sentence(said, cites, _faults(said, cites, passages)))
     numbers = sorted({number for sentence in sentences for number in sentence.cites})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finlab.evaluate import statistics
-from finlab.evaluate.knowledge import citing
+from finlab.evaluate.knowledge import citing, tiers
 from finlab.evaluate.knowledge.citing import Answer
 from finlab.evaluate.knowledge.tiers import NONE, Found
 
@@ -48,7 +48,7 @@ class Compared:
             self.answers[way].append(answer)
             reference = question["reference"]
             # Where nothing is known, the right answer is to say so.
-            known = reference in text if reference else answer.not_found
+            known = tiers.holds(reference, text) if reference else answer.not_found
             self.right[way].append(known)
 
     def accuracy(self, way: str) -> dict[str, float]:
@@ -56,7 +56,7 @@ class Compared:
         right = self.right[way]
         low, high = statistics.wilson(sum(right), len(right))
         return {
-            "value": sum(right) / len(right),
+            "value": sum(right) / max(len(right), 1),
             "ci_low": low,
             "ci_high": high,
             "n": len(right),
@@ -127,8 +127,8 @@ class Compared:
 
 def spread(places: Sequence[int], count: int) -> list[int]:
     """Return at most so many places, evenly over all of them."""
-    stride = max(1, len(places) // count)
-    return list(places)[::stride][:count]
+    count = min(count, len(places))
+    return [places[number * len(places) // count] for number in range(count)]
 
 
 def guarded(text: str, found: Found, question: str) -> str:
@@ -154,11 +154,11 @@ def decisions(
         questions: {from}.
         consulted: What the tiers gave for each.
     """
-    tiers = ("domain", "customer", "search", NONE)
-    totals = dict.fromkeys(tiers, 0)
+    names = ("domain", "customer", "search", NONE)
+    totals = dict.fromkeys(names, 0)
     rows: dict[str, dict[str, int]] = {}
     for question, found in zip(questions, consulted, strict=True):
         totals[found.tier] += 1
-        row = rows.setdefault(question["from"], dict.fromkeys(tiers, 0))
+        row = rows.setdefault(question["from"], dict.fromkeys(names, 0))
         row[found.tier] += 1
     return totals, [{"the answer is in": tier, **row} for tier, row in rows.items()]

@@ -39,12 +39,12 @@ WAIT = 30.0  # seconds that a writer waits for another one
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
-    id TEXT PRIMARY KEY, title TEXT, date TEXT, digest TEXT
+    id TEXT PRIMARY KEY, work TEXT, date TEXT, digest TEXT
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS works ON documents(title, date);
+CREATE INDEX IF NOT EXISTS works ON documents(work, date);
 CREATE TABLE IF NOT EXISTS passages(
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, document TEXT, section TEXT, start INT, end INT,
-    text TEXT, title TEXT, date TEXT, licence TEXT, source TEXT, url TEXT
+    text TEXT, title TEXT, date TEXT, licence TEXT, source TEXT, url TEXT, work TEXT
 );
 CREATE INDEX IF NOT EXISTS of_document ON passages(document);
 CREATE VIRTUAL TABLE IF NOT EXISTS grams USING fts5(text, content='', tokenize='unicode61');
@@ -92,18 +92,28 @@ class Index:
         self.broken: Path | None = None
         try:
             self._connection = self._open()
+        except sqlite3.OperationalError as error:
+            # A full disk, a folder in its place, another writer: the file itself is whole.
+            raise ValueError(f"{self.path} cannot be opened as an index: {error}") from None
         except sqlite3.DatabaseError as error:
-            if "locked" in str(error):
-                raise
-            self.broken = self.path.with_name(f"{self.path.name}.broken")
-            self.path.replace(self.broken)
-            for ending in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+            self.broken = self._put_aside()
             print(
                 f"{self.path} is no whole index ({error}): it was put aside as {self.broken.name}; "
                 "its documents are added again"
             )
             self._connection = self._open()
+
+    def _put_aside(self) -> Path:
+        """Rename a broken file, and what belongs to it, to a name that nothing has."""
+        number = 0
+        while (aside := self.path.with_name(f"{self.path.name}.broken{number or ''}")).exists():
+            number += 1
+        self.path.replace(aside)
+        for ending in ("-wal", "-shm"):
+            beside = self.path.with_name(self.path.name + ending)
+            if beside.exists():
+                beside.replace(aside.with_name(aside.name + ending))
+        return aside
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, and make its tables where they are missing."""
@@ -167,7 +177,7 @@ class Index:
                         "path"
                     )
                 seen.add(own)
-                digest = files.digest(_values(document))
+                digest = files.digest(_values(document), _settings(self.cut))
                 state = self._state(document.id, digest)
                 counts[state] += 1
                 if state == "unchanged":
@@ -198,9 +208,12 @@ class Index:
         """
         with self._transaction() as connection:
             for document, digest, passages in pending:
-                if self._state(document.id, digest) == "replaced":
+                state = self._state(document.id, digest)
+                if state == "unchanged":
+                    continue  # another writer was quicker
+                if state == "replaced":
                     self._remove(document.id)
-                row = (document.id, document.title, document.date, digest)
+                row = (document.id, document.work, document.date, digest)
                 connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
                 for passage in passages:
                     marks = ", ".join("?" * len(fields(Passage)))
@@ -283,7 +296,7 @@ class Index:
         """Return the passages that fit a question best.
 
         Of a work with several versions only the one in force counts: the newest, or the newest up
-        to the date.
+        to the date; where all are later, the oldest.
 
         Args:
             query: The question.
@@ -299,7 +312,23 @@ class Index:
             return []
         match = " OR ".join(f'"{gram}"' for gram in wanted)
         find = "SELECT rowid, -rank FROM grams WHERE grams MATCH ? ORDER BY rank LIMIT ?"
-        rows = self._connection.execute(find, (match, 4 * count)).fetchall()
+        # Versions that are not in force take places, so more is asked for where too few are left.
+        limit = 4 * count
+        while True:
+            rows = self._connection.execute(find, (match, limit)).fetchall()
+            hits = self._hits(rows, count, date)
+            if len(hits) == count or len(rows) < limit:
+                return hits
+            limit *= 4
+
+    def _hits(self, rows: list[tuple[int, float]], count: int, date: str) -> list[Hit]:
+        """Return the first passages of found rows that are in force.
+
+        Args:
+            rows: (number, score) of passages, the best first.
+            count: At most so many.
+            date: The day that is asked about.
+        """
         hits: list[Hit] = []
         for number, score in rows:
             query = f"SELECT {COLUMNS} FROM passages WHERE number = ?"
@@ -335,11 +364,27 @@ class Index:
 
     def _in_force(self, passage: Passage, date: str) -> bool:
         """Tell whether a passage's document is the version of its work that holds at a date."""
-        if not passage.date:
+        if not passage.work:
             return True
-        query = "SELECT max(date) FROM documents WHERE title = ? AND (? = '' OR date <= ?)"
-        [(newest,)] = self._connection.execute(query, (passage.title, date, date))
-        return passage.date == newest
+        query = "SELECT date FROM documents WHERE work = ? ORDER BY date"
+        dates = [row[0] for row in self._connection.execute(query, (passage.work,))]
+        return passage.date == in_force(dates, date)
+
+
+def in_force(dates: list[str], date: str) -> str:
+    """Return the date of the version that holds at a day.
+
+    Args:
+        dates: Of all versions.
+        date: The day; empty for today.
+    """
+    earlier = [each for each in dates if not date or each <= date]
+    return max(earlier) if earlier else min(dates, default="")
+
+
+def _settings(cut: Callable) -> dict:
+    """Return how documents are cut, as far as it is known: another cut makes other passages."""
+    return getattr(cut, "keywords", {})
 
 
 def _values(row: Document | Passage) -> tuple:

@@ -27,7 +27,7 @@ TELLING = 4  # grams that name a topic
 RELATIONS = {  # relation: words between subject and object, {s} and {o} in either order
     "is chaired by": r"{o}(?:担任|任|出任|就任){s}(?:的)?董事长|{s}(?:的)?董事长(?:是|为|由)?{o}",
     "is managed by": r"{o}(?:管理|执掌){s}|{s}(?:的)?基金经理(?:是|为)?{o}|{s}由{o}(?:管理|负责投资)",
-    "is kept in custody by": r"{s}(?:的)?(?:资产)?(?:由|托管人(?:是|为)?|托管于){o}",
+    "is kept in custody by": r"{s}(?:的)?(?:资产)?(?:由{o}(?:托管|保管)|(?:托管人(?:是|为)?|托管于){o})",
     "acquires": r"{s}(?:拟|已)?(?:收购|并购|受让){o}",
     "sues": r"{s}(?:起诉|诉){o}",
     "guarantees for": r"{s}为{o}提供(?:连带责任)?担保",
@@ -152,9 +152,15 @@ def classify(
         LogisticRegression(C=10, max_iter=1000),
     )
     texts = [passage.text for passage in passages]
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    sizes = Counter(labels)
+    commonest = max(sizes.values()) / len(labels)
+    smallest = min(sizes.values())
+    if smallest < 2:
+        raise ValueError(
+            f"class '{min(sizes, key=sizes.get)}' has one passage: two of each are needed at least"
+        )
+    folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=seed)
     accuracy = cross_val_score(classifier, texts, labels, cv=folds).mean()
-    commonest = Counter(labels).most_common(1)[0][1] / len(labels)
     return classifier.fit(texts, labels), {"accuracy": float(accuracy), "commonest": commonest}
 
 
@@ -244,11 +250,18 @@ def write_sheet(path: Path, rows: Sequence[dict[str, str]]) -> Path:
     """
     import pandas
 
+    rows = [{name: _for_a_cell(value) for name, value in row.items()} for row in rows]
     sheet = pandas.DataFrame(
         rows, columns=["subject", "relation", "object", "sentence", "reference"]
     )
     sheet.assign(right="").to_excel(path, index=False)
     return path
+
+
+def _for_a_cell(text: str) -> str:
+    """Return a text as a spreadsheet takes it: no control signs, and no formula."""
+    plain = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", " ", text)
+    return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
 
 
 def read_sheet(path: Path) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ ARTICLES = 3  # so many lines that begin with 第…条 make a law
 
 _NUMERAL = "零〇一二三四五六七八九十百千0-9"
 ARTICLE = re.compile(rf"^[ \t　]*(第[{_NUMERAL}]+条(?:之[{_NUMERAL}]+)?)(?=[ \t　\n：:]|$)", re.M)
-HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*$", re.M)
+HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*)$", re.M)
 TABLE = re.compile(r"(?:^[ \t]*\|.*\|[ \t]*(?:\n|\Z)){2,}", re.M)
 SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)]*|(?<=[a-z0-9)])\.(?=\s|$)|\n+")
 TITLE_DATE = re.compile(r"[(（](\d{4})[-年](\d{1,2})[-月](\d{1,2})日?[)）]")
@@ -43,6 +43,7 @@ class Document:
         licence: Of the card that it comes from.
         source: The card, or the name of a customer's folder.
         url: Where a person can read it; empty where nowhere.
+        work: What this is a version of; empty where a document has no versions.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Document:
     licence: str = ""
     source: str = ""
     url: str = ""
+    work: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Passage:
         section: An article such as 第八十五条, or the headings above it; empty for neither.
         start, end: Its place in the document's text, in characters.
         text: What stands there.
-        title, date, licence, source, url: The document's.
+        title, date, licence, source, url, work: The document's.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Passage:
     licence: str = ""
     source: str = ""
     url: str = ""
+    work: str = ""
 
     @property
     def reference(self) -> str:
@@ -98,7 +101,10 @@ def from_rows(card: Card, rows: Iterable[dict]) -> Iterator[Document]:
     url = card.spec.get("source_url", "")
     for row in rows:
         title, date = title_and_date(row["id"], row["text"])
-        yield Document(row["id"], row["text"], title, date, card.licence, card.name, url)
+        # A date in the name marks a version; at the end of a text it is only a date.
+        work = title if TITLE_DATE.search(row["id"].rpartition("/")[2]) else ""
+        text = row["text"]
+        yield Document(row["id"], text, title, date, card.licence, card.name, url, work)
 
 
 def title_and_date(identity: str, text: str) -> tuple[str, str]:
@@ -118,7 +124,7 @@ def title_and_date(identity: str, text: str) -> tuple[str, str]:
     if dated:
         title = name[: dated.start()]
     elif heading:
-        title = heading[2]
+        title = _heading(heading)
     elif len(first_line) <= 40:
         title = first_line
     else:
@@ -158,8 +164,23 @@ def split(document: Document, max_characters: int = MAX_CHARACTERS) -> list[Pass
     if len(articles) >= ARTICLES:
         pieces = _by_article(text, articles, max_characters)
     else:
-        pieces = _by_heading(text, max_characters)
-    passages = []
+        pieces = _by_heading(text, 0, len(text), max_characters)
+    passages = _passages(document, pieces)
+    if not passages:  # nothing but headings
+        whole = _windows(text, 0, len(text), max_characters)
+        passages = _passages(document, (("", start, end) for start, end in whole))
+    return passages
+
+
+def _passages(document: Document, pieces: Iterable[tuple[str, int, int]]) -> list[Passage]:
+    """Return the pieces of a document as passages.
+
+    Args:
+        document: The document.
+        pieces: (section, start, end) of each.
+    """
+    text = document.text
+    passages: list[Passage] = []
     for section, start, end in pieces:
         start, end = _trimmed(text, start, end)
         if start == end:
@@ -176,6 +197,7 @@ def split(document: Document, max_characters: int = MAX_CHARACTERS) -> list[Pass
             document.licence,
             document.source,
             document.url,
+            document.work,
         )
         passages.append(passage)
     return passages
@@ -202,30 +224,43 @@ def _by_article(
         yield "", start, end
     ends = [match.start() for match in articles[1:]] + [len(text)]
     for match, end in zip(articles, ends, strict=True):
-        # The heading of the next chapter does not belong to the article before it.
+        # A heading ends the article; what stands below it, such as an annex, is its own.
         heading = HEADING.search(text, match.start(), end)
         yield match[1], match.start(), heading.start() if heading else end
+        if heading:
+            yield from _by_heading(text, heading.start(), end, max_characters)
 
 
-def _by_heading(text: str, max_characters: int) -> Iterator[tuple[str, int, int]]:
+def _heading(match: re.Match) -> str:
+    """Return the words of a heading."""
+    return match[2].rstrip("# \t")
+
+
+def _by_heading(
+    text: str, start: int, end: int, max_characters: int
+) -> Iterator[tuple[str, int, int]]:
     """Yield (section, start, end) below each heading; the section names the headings above.
 
     Args:
         text: Markdown, or plain text, which has no headings.
+        start, end: What is to be cut.
         max_characters: Of a window of sentences.
     """
-    headings = list(HEADING.finditer(text))
-    starts = [(0, 0, "")] + [(match.end(), len(match[1]), match[2]) for match in headings]
-    ends = [match.start() for match in headings] + [len(text)]
+    headings = list(HEADING.finditer(text, start, end))
+    starts = [(start, 0, "")]
+    starts += [(match.end(), len(match[1]), _heading(match)) for match in headings]
+    ends = [match.start() for match in headings] + [end]
+    # The title of the whole document names no section in it.
+    first = HEADING.search(text)
+    title = _heading(first) if first and len(first[1]) == 1 else ""
     above: dict[int, str] = {}
-    for (start, level, name), end in zip(starts, ends, strict=True):
+    for (begin, level, name), stop in zip(starts, ends, strict=True):
         if level:
-            above = {depth: title for depth, title in above.items() if depth < level}
+            above = {depth: each for depth, each in above.items() if depth < level}
             above[level] = name
-        # The title of the whole document names no section in it.
-        section = " › ".join(title for depth, title in sorted(above.items()) if depth > 1)
-        for first, last in _with_tables(text, start, end, max_characters):
-            yield section, first, last
+        names = [name for depth, name in sorted(above.items()) if (depth, name) != (1, title)]
+        for left, right in _with_tables(text, begin, stop, max_characters):
+            yield " › ".join(names), left, right
 
 
 def _with_tables(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int]]:

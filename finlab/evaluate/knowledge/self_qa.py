@@ -154,7 +154,7 @@ def fault(row: Row) -> str:
     if SPEAKS_OF_SOURCE.search(question) or SPEAKS_OF_SOURCE.search(answer):
         return OF_THE_SOURCE
     # Every sentence must stand in the passage, and every figure with it.
-    cited = re.sub(r"([。！？!?]|$)", r"\1[1]", answer.strip())
+    cited = re.sub(r"([。！？!?]|$)", r"\1[1]", answer.strip(), flags=re.M)
     checked = citing.check(cited, [row["passage"]])
     faults = [each for sentence in checked.sentences for each in sentence.faults]
     if faults or not checked.sentences:

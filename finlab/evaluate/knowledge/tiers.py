@@ -24,6 +24,7 @@ from finlab.evaluate.knowledge.index import Hit, grams
 from finlab.evaluate.knowledge.passages import Passage
 
 NONE = "none"
+LOOKED_AT = 10  # passages of a source that tell whether it has failed
 FILLER = frozenset(  # bigrams of asking, which no passage has to hold
     "什么 是什 么是 哪些 哪个 哪家 哪里 哪一 多少 少是 如何 怎么 怎样 么样 请问 是否 吗 呢 为什 有哪 是多 "
     "是谁 谁是 何时 几个 可以 我想 想知 知道 告诉 诉我 一下 介绍 what which who where when how is are the "
@@ -104,13 +105,24 @@ def consult(question: str, tiers: Sequence[Tier], count: int = 5, date: str = ""
     covered: dict[str, float] = {}
     for tier in tiers:
         asked = outgoing(question) if tier.outside else question
-        hits = tier.source.search(asked, count, date)
-        # The best by BM25 need not be the one that covers most.
-        best = max((coverage(question, passage) for passage, _ in hits), default=0.0)
+        # As many are looked at as `covered_by` looks at, so that a threshold means the same.
+        hits = tier.source.search(asked, max(count, LOOKED_AT), date)
+        held = [coverage(question, passage) for passage, _ in hits]
+        best = max(held, default=0.0)
         covered[tier.name] = best
-        if best >= tier.threshold:
-            return Found(tier.name, hits, covered)
+        if best and best >= tier.threshold:
+            return Found(tier.name, _with(hits, held.index(best), count), covered)
     return Found(NONE, [], covered)
+
+
+def _with(hits: list[Hit], place: int, count: int) -> list[Hit]:
+    """Return the first hits, the one at a place among them.
+
+    The best by BM25 need not be the one that holds most of the question.
+    """
+    if place < count:
+        return hits[:count]
+    return [*hits[: count - 1], hits[place]]
 
 
 def covered_by(source: Searchable, questions: Sequence[dict]) -> list[float]:
@@ -123,7 +135,7 @@ def covered_by(source: Searchable, questions: Sequence[dict]) -> list[float]:
     always = [Tier("source", source, 0.0)]
     found = []
     for question in questions:
-        answer = consult(question["question"], always, 10, question["date"])
+        answer = consult(question["question"], always, LOOKED_AT, question["date"])
         found.append(answer.coverage["source"])
     return found
 
@@ -203,8 +215,14 @@ def halves(
     Returns:
         The calibration, and {threshold, precision, recall} on the questions that did not choose it.
     """
-    chosen = calibrate(covered[::2], answerable[::2], least_precision)
-    unseen = measured(covered[1::2], answerable[1::2], chosen.threshold)
+    right = numpy.flatnonzero(answerable)
+    wrong = numpy.flatnonzero(~numpy.asarray(answerable, bool))
+    values, known = numpy.asarray(covered), numpy.asarray(answerable)
+    # Every second question of each sort.
+    first = numpy.concatenate([right[::2], wrong[::2]])
+    second = numpy.concatenate([right[1::2], wrong[1::2]])
+    chosen = calibrate(values[first], known[first], least_precision)
+    unseen = measured(values[second], known[second], chosen.threshold)
     return chosen, {"threshold": chosen.threshold, **unseen}
 
 
@@ -252,9 +270,16 @@ def first_answering(question: dict, hits: Sequence[Hit]) -> int:
     runs = [asked[place : place + 4] for place in range(max(1, len(asked) - 3))]
     for place, (passage, _) in enumerate(hits, 1):
         held = f"{passage.title}\n{passage.text}"
-        if question["reference"] in held and any(run in held for run in runs):
+        if holds(question["reference"], held) and any(run in held for run in runs):
             return place
     return 0
+
+
+def holds(reference: str, text: str) -> bool:
+    """Tell whether a text holds a reference; 5万元 does not stand in 15万元."""
+    before = r"(?<![\d.])" if reference[:1].isdigit() else ""
+    behind = r"(?![\d.]*\d)" if reference[-1:].isdigit() else ""
+    return bool(reference) and bool(re.search(before + re.escape(reference) + behind, text))
 
 
 # --- recall --------------------------------------------------------------------------------------

@@ -55,9 +55,10 @@ def augment(
         else:
             found = [passage for passage, _ in source.search(question, 3 * count)]
         supporting = _supporting(answer, found)
-        if not supporting:
+        if not supporting or len(set(supporting)) > count:
             continue
-        others = [passage for passage in found if passage not in supporting]
+        # Copies and windows that overlap hold the answer too: they are no others.
+        others = [passage for passage in found if not _supports_some(answer, passage)]
         if others and rng.random() < not_found_share:
             chosen = others[:count]
             said, sort = citing.NOT_FOUND[citing.language_of(question)], NOT_FOUND
@@ -96,6 +97,12 @@ def _supporting(answer: str, passages: list[Passage]) -> list[Passage]:
             return []
         found.append(passages[number - 1])
     return found
+
+
+def _supports_some(answer: str, passage: Passage) -> bool:
+    """Tell whether a passage supports a sentence of an answer."""
+    sentences = citing.check(answer, [passage]).sentences
+    return any(_first_support(sentence.text, [passage]) for sentence in sentences)
 
 
 def _first_support(said: str, passages: list[Passage]) -> int:

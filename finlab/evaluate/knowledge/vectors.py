@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from finlab import files
-from finlab.evaluate.knowledge.index import Hit, Index, grams
+from finlab.evaluate.knowledge.index import Hit, Index, grams, in_force
 from finlab.evaluate.knowledge.passages import Document, Passage, split
 from finlab.evaluate.knowledge.tiers import Searchable
 
@@ -178,25 +178,25 @@ class VectorIndex:
         counts: Counter = Counter()
         seen: set[str] = set()
         pending: list[dict[str, Any]] = []
-        for document in documents:
-            if document.id in seen:
-                raise ValueError(f"two documents have the id {document.id}: give each its own")
-            seen.add(document.id)
-            digest = files.digest(astuple(document))
-            if known.get(document.id) == digest:
-                counts["unchanged"] += 1
-                continue
-            counts["replaced" if document.id in known else "added"] += 1
-            for passage in self.cut(document):
-                pending.append(asdict(passage) | {"digest": digest})
-            if document.id in known:
-                self.delete(document.id)
-            if len(pending) >= AT_ONCE:
-                self._write(pending)
-                pending = []
-        self._write(pending)
-        if counts["added"] or counts["replaced"]:
-            self._table.create_fts_index("grams", replace=True, base_tokenizer="whitespace")
+        try:
+            for document in documents:
+                if document.id in seen:
+                    raise ValueError(f"two documents have the id {document.id}: give each its own")
+                seen.add(document.id)
+                digest = files.digest(astuple(document))
+                if known.get(document.id) == digest:
+                    counts["unchanged"] += 1
+                    continue
+                for passage in self.cut(document):
+                    pending.append(asdict(passage) | {"digest": digest})
+                counts["replaced" if document.id in known else "added"] += 1
+                if len(pending) >= AT_ONCE:
+                    self._write(pending, known)
+                    pending = []
+        finally:
+            self._write(pending, known)
+            if len(self):
+                self._table.create_fts_index("grams", replace=True, base_tokenizer="whitespace")
         return counts
 
     def _digests(self) -> dict[str, str]:
@@ -204,13 +204,21 @@ class VectorIndex:
         table = self._table.search().select(["document", "digest"]).limit(len(self) or 1).to_arrow()
         return dict(zip(table["document"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        """Write passages with their bigrams and vectors."""
+    def _write(self, rows: list[dict[str, Any]], known: dict[str, str]) -> None:
+        """Write passages with their bigrams and vectors, in place of those they replace.
+
+        Args:
+            rows: The passages.
+            known: The documents that were there before.
+        """
         if not rows:
             return
         said = [f"{row['title']}\n{row['section']}\n{row['text']}" for row in rows]
         for row, text, vector in zip(rows, said, self.embed(said), strict=True):
             row |= {"grams": " ".join(grams(text)), "vector": vector.tolist()}
+        # The old passages go last, when all that replaces them is at hand.
+        for document in {row["document"] for row in rows} & set(known):
+            self.delete(document)
         self._table.add(rows)
 
     def delete(self, document: str) -> bool:
@@ -236,7 +244,9 @@ class VectorIndex:
         Returns:
             (passage, score), the best first; a score is the sum of reciprocal ranks.
         """
-        wanted = 4 * count
+        if not len(self):
+            return []
+        wanted = 8 * count
         [vector] = self.embed([query])
         rankings = [self._table.search(vector).limit(wanted).to_list()]
         words = " ".join(grams(query))
@@ -253,13 +263,12 @@ class VectorIndex:
 
     def _in_force(self, passage: Passage, date: str) -> bool:
         """Tell whether a passage's document is the version of its work that holds at a date."""
-        if not passage.date:
+        if not passage.work:
             return True
-        same = f"title = {_quoted(passage.title)}"
-        until = f" AND date <= {_quoted(date)}" if date else ""
-        versions = self._table.search().where(same + until).select(["date"]).limit(len(self))
+        same = f"work = {_quoted(passage.work)}"
+        versions = self._table.search().where(same).select(["date"]).limit(len(self))
         dates = versions.to_arrow()["date"].to_pylist()
-        return passage.date == max(dates, default="")
+        return passage.date == in_force(dates, date)
 
 
 def _schema(size: int) -> pyarrow.Schema:

@@ -12,11 +12,16 @@ quoted material, whatever it says.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
+import queue
+import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -28,6 +33,11 @@ from finlab.evaluate.knowledge.tiers import coverage
 
 VARIABLE = "FINLAB_SEARCH_URL"
 REDIRECTS = 3
+TRANSLATED = tuple(
+    map(ipaddress.ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"))
+)
+CHARSETS = ("utf-8", "gb18030", "gbk", "gb2312", "big5", "utf-16", "iso-8859-1", "windows-1252")
+META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w-]{2,20})", re.I)
 TEXT_TYPES = ("text/html", "text/plain", "application/xhtml+xml")
 
 
@@ -37,7 +47,12 @@ class Refused(ValueError):
 
 def is_public(address: str) -> bool:
     """Tell whether an address belongs to the open internet, and not to this house."""
-    return ipaddress.ip_address(address).is_global
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        # Ways to write an IPv4 address, which may be a private one.
+        if found.is_site_local or any(found in network for network in TRANSLATED):
+            return False
+    return found.is_global and not found.is_multicast
 
 
 @dataclass
@@ -76,7 +91,7 @@ class WebSearch:
             return []
         for result in results[: self.pages]:
             try:
-                text = self._page(str(result["url"]))
+                text = _within(2 * self.seconds, self._page, str(result["url"]))
                 page = Document(
                     str(result["url"]),
                     text,
@@ -96,9 +111,10 @@ class WebSearch:
     def _results(self, query: str) -> list[dict]:
         """Return what SearXNG finds, {url, title, ...}."""
         address = f"{self.url.rstrip('/')}/search"
-        with httpx.Client(timeout=self.seconds, follow_redirects=False) as client:
+        options = {"timeout": self.seconds, "follow_redirects": False, "trust_env": False}
+        with httpx.Client(**options) as client:
             request = client.build_request("GET", address, params={"q": query, "format": "json"})
-            status, headers, body = self._read(client, request)
+            status, _, body = _within(2 * self.seconds, self._read, client, request)
         if status == 403:
             raise Refused(
                 f"{self.url} gives no JSON: put `formats: [html, json]` into SearXNG's settings"
@@ -106,7 +122,7 @@ class WebSearch:
         if status != 200:
             raise Refused(f"{self.url} answers with status {status}")
         try:
-            found = httpx.Response(200, headers=headers, content=body).json()["results"]
+            found = json.loads(body)["results"]
             return [each for each in found if isinstance(each, dict) and each.get("url")]
         except (ValueError, KeyError, TypeError):
             raise Refused(f"{self.url} answers in another form than SearXNG's JSON") from None
@@ -123,7 +139,7 @@ class WebSearch:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind not in TEXT_TYPES:
                 raise Refused(f"the page is {kind or 'of no stated kind'}, not text")
-            source = httpx.Response(200, headers=_of_text(headers), content=body).text
+            source = _decoded(body, headers.get("content-type", ""))
             return source if kind == "text/plain" else documents.from_html(source)
         raise Refused(f"the page redirects more than {REDIRECTS} times")
 
@@ -164,10 +180,14 @@ class WebSearch:
         """
         ends = time.monotonic() + self.seconds
         body = b""
+        # Uncompressed, since a few bytes can unpack to gigabytes.
+        request.headers["Accept-Encoding"] = "identity"
         try:
             response = client.send(request, stream=True)
             try:
-                for part in response.iter_bytes():
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    raise Refused("it is compressed, though it was asked not to be")
+                for part in response.iter_raw():
                     body += part
                     if len(body) >= self.max_bytes:
                         body = body[: self.max_bytes]
@@ -188,9 +208,52 @@ def _score(hit: Hit) -> float:
     return hit[1]
 
 
-def _of_text(headers: httpx.Headers) -> dict[str, str]:
-    """Return what says how to decode a body that was decompressed already."""
-    return {"content-type": headers.get("content-type", "text/html")}
+def _decoded(body: bytes, content_type: str) -> str:
+    """Return a page as text, by the charset that its header or its head states.
+
+    Args:
+        body: The page.
+        content_type: Of its header.
+    """
+    stated = re.search(r"charset=[\"']?([\w-]{2,20})", content_type, re.I)
+    named = [stated[1]] if stated else []
+    named += [each.decode("ascii") for each in META_CHARSET.findall(body[:4096])]
+    # Other codecs of Python's, such as zip, make no text.
+    known = [each.lower() for each in named if each.lower() in CHARSETS]
+    for charset in [*known, "utf-8", "gb18030"]:
+        try:
+            return body.decode(charset)
+        except UnicodeError:
+            continue
+    return body.decode("utf-8", "replace")
+
+
+def _within(seconds: float, function: Callable, *arguments: Any) -> Any:
+    """Return what a function returns, or refuse when it takes longer.
+
+    A look-up of a name, or a server that sends a header a byte at a time, heeds no time-out.
+
+    Args:
+        seconds: At most.
+        function: It goes on by itself when its time is over, and nobody waits for it.
+        *arguments: Its arguments.
+    """
+    answers: queue.Queue = queue.Queue()
+
+    def work() -> None:
+        try:
+            answers.put((function(*arguments), None))
+        except Exception as error:  # handed on to whoever waits
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise Refused(f"it did not end within {seconds:g} s") from None
+    if error:
+        raise error
+    return value
 
 
 def from_environment() -> WebSearch | None:
