@@ -34,6 +34,8 @@ KEPT = (
     "gptq4",
     "full",
     "accuracy, ",
+    "recall at 1",
+    "right answers",
 )
 CORNERS = ("zh_finance", "zh_general", "en_finance", "en_general", "own")
 TRAINING_WAYS = {

@@ -25,10 +25,12 @@ from finlab.evaluate.knowledge.passages import Passage
 
 NONE = "none"
 LOOKED_AT = 10  # passages of a source that tell whether it has failed
-FILLER = frozenset(  # bigrams of asking, which no passage has to hold
-    "什么 是什 么是 哪些 哪个 哪家 哪里 哪一 多少 少是 如何 怎么 怎样 么样 请问 是否 吗 呢 为什 有哪 是多 "
-    "是谁 谁是 何时 几个 可以 我想 想知 知道 告诉 诉我 一下 介绍 what which who where when how is are the "
-    "of a an in to do does did was were tell me please".split()
+# Signs of asking, and particles: a pair of characters with one of them, as 在哪 and 个城 in
+# 在哪个城市, is asked with, and no passage has to hold it.
+ASKING = set("的是在了吗呢么哪谁几多少何怎什")
+FILLER = frozenset(  # other words of asking
+    "请问 为何 可以 我想 想知 知道 告诉 诉我 一下 介绍 what which who where when how is are the of a an in "
+    "to do does did was were tell me please".split()
 )
 
 
@@ -79,14 +81,14 @@ class Found:
 def coverage(question: str, passage: Passage) -> float:
     """Return how much of a question's wording a passage holds, from 0 to 1.
 
-    Each bigram counts by its length in the question; words of asking do not count. Unlike a BM25
-    score it means the same for short and long questions.
+    It is the share of the question's bigrams; those of asking do not count. Unlike a BM25 score it
+    means the same for short and long questions.
 
     Args:
         question: The question.
         passage: A passage; its title and section count too.
     """
-    asked = [gram for gram in grams(question) if gram not in FILLER]
+    asked = [gram for gram in grams(question) if gram not in FILLER and not ASKING & set(gram)]
     if not asked:
         return 0.0
     held = set(grams(f"{passage.title}\n{passage.section}\n{passage.text}"))
@@ -234,8 +236,8 @@ def measured(
     right = numpy.asarray(answerable, bool)
     both = float((passed & right).sum())
     return {
-        "precision": both / passed.sum() if passed.any() else math.nan,
-        "recall": both / right.sum() if right.any() else math.nan,
+        "precision": both / int(passed.sum()) if passed.any() else math.nan,
+        "recall": both / int(right.sum()) if right.any() else math.nan,
     }
 
 
