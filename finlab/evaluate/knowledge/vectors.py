@@ -35,27 +35,38 @@ TABLE = "passages"
 NAMES = [field.name for field in fields(Passage)]
 
 
-def load_embedder(source: str) -> Embed:
-    """Return the function that turns texts into vectors.
+def _load(kind: str, source: str, what: str) -> Any:
+    """Load a model of sentence-transformers.
 
     Args:
-        source: A folder or a hub id of a sentence-transformers model.
+        kind: The library's class.
+        source: A folder or a hub id.
+        what: The model is called in an error.
 
     Raises:
         ImportError: sentence-transformers is not installed.
         ValueError: There is no such model.
     """
     try:
-        from sentence_transformers import SentenceTransformer
+        import sentence_transformers
     except ImportError:
         raise ImportError(
-            "an embedder needs sentence-transformers: pip install -e '.[knowledge]'"
+            f"the {what} model needs sentence-transformers: pip install -e '.[knowledge]'"
         ) from None
     try:
-        model = SentenceTransformer(source)
+        return getattr(sentence_transformers, kind)(source)
     except Exception as error:  # what a broken folder raises is its reader's affair
-        reason = str(error).strip().splitlines()[0][:150]
-        raise ValueError(f"no embedding model in '{source}' ({reason})") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        raise ValueError(f"no {what} model in '{source}' ({reason})") from None
+
+
+def load_embedder(source: str) -> Embed:
+    """Return the function that turns texts into vectors; raises as `_load` does.
+
+    Args:
+        source: A folder or a hub id of a sentence-transformers model.
+    """
+    model = _load("SentenceTransformer", source, "embedding")
 
     def embed(texts: list[str]) -> numpy.ndarray:
         return model.encode(
@@ -66,26 +77,12 @@ def load_embedder(source: str) -> Embed:
 
 
 def load_reranker(source: str) -> Score:
-    """Return the function that scores how well texts answer a question.
+    """Return the function that scores how well texts answer a question; raises as `_load` does.
 
     Args:
         source: A folder or a hub id of a cross-encoder for sentence-transformers.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
-        ValueError: There is no such model.
     """
-    try:
-        from sentence_transformers import CrossEncoder
-    except ImportError:
-        raise ImportError(
-            "a reranker needs sentence-transformers: pip install -e '.[knowledge]'"
-        ) from None
-    try:
-        model = CrossEncoder(source)
-    except Exception as error:  # what a broken folder raises is its reader's affair
-        reason = str(error).strip().splitlines()[0][:150]
-        raise ValueError(f"no reranking model in '{source}' ({reason})") from None
+    model = _load("CrossEncoder", source, "reranking")
 
     def score(question: str, texts: list[str]) -> list[float]:
         pairs = [(question, text) for text in texts]
