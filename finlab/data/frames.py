@@ -182,7 +182,7 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     frame.write_parquet(str(folder), compression="zstd", partition_cols=partition)
     for path in before:
         path.unlink()
-    return daft.read_parquet(f"{_as_pattern(folder)}/**/*.parquet", hive_partitioning=by_source)
+    return open_sources(folder) if by_source else open_folder(folder)
 
 
 def open_sources(folder: Path) -> daft.DataFrame:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files
-from finlab.evaluate.knowledge.passages import Document, Passage, split
+from finlab.evaluate.knowledge.passages import Document, Passage, in_force, split
 
 Hit = tuple[Passage, float]  # (passage, score): higher is better
 
@@ -177,7 +177,7 @@ class Index:
                         "path"
                     )
                 seen.add(own)
-                digest = files.digest(_values(document), _settings(self.cut))
+                digest = digest_of(document, self.cut)
                 state = self._state(document.id, digest)
                 counts[state] += 1
                 if state == "unchanged":
@@ -371,20 +371,14 @@ class Index:
         return passage.date == in_force(dates, date)
 
 
-def in_force(dates: list[str], date: str) -> str:
-    """Return the date of the version that holds at a day.
+def digest_of(document: Document, cut: Callable[[Document], list[Passage]]) -> str:
+    """Return a hash of a document and of how it is cut: another cut makes other passages.
 
     Args:
-        dates: Of all versions.
-        date: The day; empty for today.
+        document: The document.
+        cut: Of a `functools.partial` the settings count.
     """
-    earlier = [each for each in dates if not date or each <= date]
-    return max(earlier) if earlier else min(dates, default="")
-
-
-def _settings(cut: Callable) -> dict:
-    """Return how documents are cut, as far as it is known: another cut makes other passages."""
-    return getattr(cut, "keywords", {})
+    return files.digest(_values(document), getattr(cut, "keywords", {}))
 
 
 def _values(row: Document | Passage) -> tuple:
@@ -393,5 +387,5 @@ def _values(row: Document | Passage) -> tuple:
 
 
 def _indexed(passage: Passage) -> str:
-    """Return what is searched of a passage: its title, its section and its text, as bigrams."""
-    return " ".join(grams(f"{passage.title}\n{passage.section}\n{passage.text}"))
+    """Return what is searched of a passage, as bigrams."""
+    return " ".join(grams(passage.searched))

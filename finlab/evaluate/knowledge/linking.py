@@ -140,7 +140,7 @@ def classify(
 
     Returns:
         The classifier, which takes texts, and {accuracy, commonest}: its accuracy on passages that
-        it did not see, over five folds, and that of always naming the commonest class.
+        it did not see, over up to five folds, and that of always naming the commonest class.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression

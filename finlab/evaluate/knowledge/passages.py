@@ -83,6 +83,11 @@ class Passage:
     work: str = ""
 
     @property
+    def searched(self) -> str:
+        """What a question is held against: its title, its section and its text."""
+        return f"{self.title}\n{self.section}\n{self.text}"
+
+    @property
     def reference(self) -> str:
         """How a person cites it: 《证券法》（2019-12-28）第二条."""
         date = f"（{self.date}）" if self.date else ""
@@ -137,6 +142,17 @@ def title_and_date(identity: str, text: str) -> tuple[str, str]:
         found = dates[-1] if dates else None
     date = "-".join(f"{int(part):02d}" for part in found.groups()) if found else ""
     return title.strip() or name, date
+
+
+def in_force(dates: list[str], date: str) -> str:
+    """Return the date of the version that holds at a day.
+
+    Args:
+        dates: Of all versions.
+        date: The day; empty for today.
+    """
+    earlier = [each for each in dates if not date or each <= date]
+    return max(earlier) if earlier else min(dates, default="")
 
 
 # --- passages ------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def coverage(question: str, passage: Passage) -> float:
     asked = [gram for gram in grams(question) if gram not in FILLER and not ASKING & set(gram)]
     if not asked:
         return 0.0
-    held = set(grams(f"{passage.title}\n{passage.section}\n{passage.text}"))
+    held = set(grams(passage.searched))
     return sum(gram in held for gram in asked) / len(asked)
 
 

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from finlab import files
-from finlab.evaluate.knowledge.index import Hit, Index, grams, in_force
-from finlab.evaluate.knowledge.passages import Document, Passage, split
+from finlab.evaluate.knowledge.index import Hit, Index, digest_of, grams
+from finlab.evaluate.knowledge.passages import Document, Passage, in_force, split
 from finlab.evaluate.knowledge.tiers import Searchable
 
 if TYPE_CHECKING:
@@ -174,18 +173,18 @@ class VectorIndex:
         known = self._digests()
         counts: Counter = Counter()
         seen: set[str] = set()
-        pending: list[dict[str, Any]] = []
+        pending: list[tuple[Passage, str]] = []
         try:
             for document in documents:
                 if document.id in seen:
                     raise ValueError(f"two documents have the id {document.id}: give each its own")
                 seen.add(document.id)
-                digest = files.digest(astuple(document))
+                digest = digest_of(document, self.cut)
                 if known.get(document.id) == digest:
                     counts["unchanged"] += 1
                     continue
                 for passage in self.cut(document):
-                    pending.append(asdict(passage) | {"digest": digest})
+                    pending.append((passage, digest))
                 counts["replaced" if document.id in known else "added"] += 1
                 if len(pending) >= AT_ONCE:
                     self._write(pending, known)
@@ -201,18 +200,20 @@ class VectorIndex:
         table = self._table.search().select(["document", "digest"]).limit(len(self) or 1).to_arrow()
         return dict(zip(table["document"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
-    def _write(self, rows: list[dict[str, Any]], known: dict[str, str]) -> None:
+    def _write(self, pending: list[tuple[Passage, str]], known: dict[str, str]) -> None:
         """Write passages with their bigrams and vectors, in place of those they replace.
 
         Args:
-            rows: The passages.
+            pending: Each passage, and the digest of its document.
             known: The documents that were there before.
         """
-        if not rows:
+        if not pending:
             return
-        said = [f"{row['title']}\n{row['section']}\n{row['text']}" for row in rows]
-        for row, text, vector in zip(rows, said, self.embed(said), strict=True):
-            row |= {"grams": " ".join(grams(text)), "vector": vector.tolist()}
+        vectors = self.embed([passage.searched for passage, _ in pending])
+        rows = []
+        for (passage, digest), vector in zip(pending, vectors, strict=True):
+            row = asdict(passage) | {"digest": digest, "vector": vector.tolist()}
+            rows.append(row | {"grams": " ".join(grams(passage.searched))})
         # The old passages go last, when all that replaces them is at hand.
         for document in {row["document"] for row in rows} & set(known):
             self.delete(document)
