@@ -6,9 +6,13 @@ Code that ruff accepts.
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from finlab import paths
 from finlab.run import code
@@ -79,6 +83,31 @@ def test_libraries_stay_in_their_rooms(library):
     for name, path in MODULES.items():
         if f"import {library}" in path.read_text() or f"from {library}" in path.read_text():
             assert room(name) in allowed, name
+
+
+def third_party(path):
+    """Return the libraries that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"finlab"}
+
+
+def test_what_finlab_imports_is_asked_for():
+    """A library that only another one brought is gone on the day the other one drops it."""
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        asked += extra
+    asked = {canonicalize_name(Requirement(line).name) for line in asked}
+    distributions = metadata.packages_distributions()
+    for path in FILES:
+        for library in third_party(path):
+            names = {canonicalize_name(name) for name in distributions.get(library, [library])}
+            assert names & asked, f"{path} imports {library}: pyproject.toml does not ask for it"
 
 
 # --- lines ---------------------------------------------------------------------------------------

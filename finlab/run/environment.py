@@ -33,7 +33,7 @@ NOISY_LOGGERS = (
     "bitsandbytes",
     "lm_eval",
     "lm-eval",
-    "httpx",
+    "httpx2",
     "matplotlib.font_manager",
     "accelerate",
     "optimum",

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import httpx
+import httpx2
 
 from finlab.data import documents
 from finlab.evaluate.knowledge.index import Hit
@@ -112,7 +112,7 @@ class WebSearch:
         """Return what SearXNG finds, {url, title, ...}."""
         address = f"{self.url.rstrip('/')}/search"
         options = {"timeout": self.seconds, "follow_redirects": False, "trust_env": False}
-        with httpx.Client(**options) as client:
+        with httpx2.Client(**options) as client:
             request = client.build_request("GET", address, params={"q": query, "format": "json"})
             status, _, body = _within(2 * self.seconds, self._read, client, request)
         if status == 403:
@@ -143,7 +143,7 @@ class WebSearch:
             return source if kind == "text/plain" else documents.from_html(source)
         raise Refused(f"the page redirects more than {REDIRECTS} times")
 
-    def _fetch(self, url: str) -> tuple[int, httpx.Headers, bytes]:
+    def _fetch(self, url: str) -> tuple[int, httpx2.Headers, bytes]:
         """Ask for one address, after looking where its name leads.
 
         The connection goes to the very address that was looked at: a name that is looked up a
@@ -164,14 +164,14 @@ class WebSearch:
                 raise Refused(f"{host} is the private address {address}")
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         target = parts._replace(netloc=f"{address}:{port}", fragment="").geturl()
-        with httpx.Client(timeout=self.seconds, follow_redirects=False, trust_env=False) as client:
+        with httpx2.Client(timeout=self.seconds, follow_redirects=False, trust_env=False) as client:
             request = client.build_request("GET", target, headers={"Host": parts.netloc})
             request.extensions["sni_hostname"] = host
             return self._read(client, request)
 
     def _read(
-        self, client: httpx.Client, request: httpx.Request
-    ) -> tuple[int, httpx.Headers, bytes]:
+        self, client: httpx2.Client, request: httpx2.Request
+    ) -> tuple[int, httpx2.Headers, bytes]:
         """Send a request, and read its answer up to a size and a time.
 
         Args:
@@ -196,9 +196,9 @@ class WebSearch:
                         raise Refused(f"it did not end within {self.seconds:g} s")
             finally:
                 response.close()
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             raise Refused(f"it did not answer within {self.seconds:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise Refused(f"it cannot be reached ({type(error).__name__})") from None
         return response.status_code, response.headers, body
 
