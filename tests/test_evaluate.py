@@ -7,7 +7,7 @@ import torch
 
 from finlab.data import cards
 from finlab.evaluate import likelihood, published, statistics
-from finlab.models import loading, quantize, tokenization
+from finlab.models import loading, tokenization
 
 
 def test_wilson_and_mcnemar_on_known_values():
@@ -161,22 +161,6 @@ def test_published_scores_name_their_source():
         == 57.14
     )
     assert published.published_scores({None}) == []
-
-
-def test_quantization_measures(tiny):
-    model = loading.load(tiny)
-    same = quantize.logit_error(model, model, [[1, 5, 9]])
-    assert abs(same["kl"]) < 1e-6
-    assert same["same_top"] == 1
-    other = loading.load(tiny)
-    other.lm_head.weight.data += torch.randn_like(other.lm_head.weight) * 0.1
-    assert quantize.logit_error(model, other, [[1, 5, 9]])["kl"] > 1e-4
-    assert quantize.weight_bytes(tiny) == (tiny / "model.safetensors").stat().st_size
-    assert quantize.generation_speed(model, [1, 5], 4, 1) > 0
-    quantize.require_gptq_widths(model.config, 32)
-    with pytest.raises(ValueError, match="intermediate_size is 172"):
-        model.config.intermediate_size = 172
-        quantize.require_gptq_widths(model.config, 32)
 
 
 def test_gains_are_compared_on_items_that_both_could_read():

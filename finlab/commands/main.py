@@ -12,15 +12,26 @@ import importlib.metadata
 import os
 import sys
 
-from finlab.commands import data, plan, run, runs, slurm
+from finlab.commands import chat, data, memory, plan, push, run, runs, serve, slurm
 
-GROUPS = (run, runs, data, plan, slurm)  # in the order of `finlab --help`
+GROUPS = (
+    run,
+    runs,
+    data,
+    plan,
+    memory,
+    slurm,
+    chat,
+    serve,
+    push,
+)  # in the order of `finlab --help`
 
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="finlab", description="Plan, run and keep recipes of notebooks."
+        prog="finlab",
+        description="Plan, run and keep recipes of notebooks; chat with, serve and publish models.",
     )
     version = importlib.metadata.version("finlab-workbook")
     parser.add_argument("--version", action="version", version=f"finlab {version}")

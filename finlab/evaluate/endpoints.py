@@ -13,12 +13,18 @@ from urllib.parse import urlsplit
 from finlab.files import JsonlStore, digest
 
 if TYPE_CHECKING:
+    from openai import OpenAI
     from openai.types.chat import ChatCompletion
 
 MAX_WAIT = 60.0  # seconds between two tries
 PASSING = (408, 409, 429)  # status codes that may pass, besides 5xx
 # What a malformed answer raises when it is read.
 NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError, RecursionError)
+SPEC = re.compile(r"(?:(.+)@)?(https?://[^#]+)(?:#(\w+))?")  # model@url#VARIABLE
+NO_ENDPOINT = (
+    "'{spec}' is no endpoint: write model@url, such as "
+    "gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed"
+)
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
@@ -32,7 +38,7 @@ def is_openai(base_url: str) -> bool:
     return urlsplit(base_url).hostname == "api.openai.com"
 
 
-def _text_of(completion: Any) -> str:
+def text_of(completion: Any) -> str:
     """Return the text of a completion.
 
     Raises:
@@ -48,6 +54,44 @@ def _text_of(completion: Any) -> str:
     if HALF_CHARACTER.search(text):
         raise NoAnswer("the endpoint gave an answer with half a character in it")
     return text
+
+
+def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str = "") -> OpenAI:
+    """Return OpenAI's client for an endpoint.
+
+    It sends no key but the one that was named, follows no redirect, and does not retry by itself.
+
+    Args:
+        base_url: The endpoint.
+        key_variable: The environment variable that holds the key; empty sends none.
+        timeout: Seconds.
+        who: The model, for the error.
+
+    Raises:
+        ValueError: The key is not set.
+    """
+    from openai import DefaultHttpxClient, OpenAI
+
+    key = os.environ.get(key_variable, "") if key_variable else ""
+    if key_variable and not key:
+        raise ValueError(
+            f"{who or 'the model'} at {base_url} wants a key: export {key_variable}=... "
+            "(a key never stands in a recipe or a cell)"
+        )
+    made = OpenAI(
+        api_key=key or "none",
+        base_url=base_url,
+        timeout=timeout,
+        max_retries=0,
+        # A redirect would carry the request, and what stands in its headers, elsewhere.
+        http_client=DefaultHttpxClient(follow_redirects=False, timeout=timeout),
+    )
+    if not is_openai(base_url):
+        # The client takes these from the environment and sends them to any endpoint.
+        for name_of_header in ("organization", "project", "admin_api_key"):
+            if hasattr(made, name_of_header):
+                setattr(made, name_of_header, None)
+    return made
 
 
 class Endpoint:
@@ -84,27 +128,7 @@ class Endpoint:
         retries: int = 5,
         **settings: Any,
     ):
-        from openai import DefaultHttpxClient, OpenAI
-
-        key = os.environ.get(key_variable, "") if key_variable else ""
-        if key_variable and not key:
-            raise ValueError(
-                f"{name} at {base_url} wants a key: export {key_variable}=... "
-                "(a key never stands in a recipe or a cell)"
-            )
-        self.client = OpenAI(
-            api_key=key or "none",
-            base_url=base_url,
-            timeout=timeout,
-            max_retries=0,
-            # A redirect would carry the request, and what stands in its headers, elsewhere.
-            http_client=DefaultHttpxClient(follow_redirects=False, timeout=timeout),
-        )
-        if not is_openai(base_url):
-            # The client takes these from the environment and sends them to any endpoint.
-            for name_of_header in ("organization", "project", "admin_api_key"):
-                if hasattr(self.client, name_of_header):
-                    setattr(self.client, name_of_header, None)
+        self.client = client(base_url, key_variable, timeout, who=name)
         self.name = name
         self.base_url = base_url
         self.settings = {"temperature": 0, "max_tokens": 1024} | settings
@@ -126,7 +150,7 @@ class Endpoint:
         if kept is not None:
             return kept
         try:
-            text = _text_of(self._send(messages))
+            text = text_of(self._send(messages))
         except (OpenAIError, *NO_ANSWER) as error:
             with self._lock:
                 self.errors += 1
@@ -194,13 +218,25 @@ def open_endpoint(spec: str, **options: Any) -> Endpoint:
     Raises:
         ValueError: It has another form, or the key is not set.
     """
-    name, _, rest = spec.partition("@http")
-    url, _, variable = rest.partition("#")
-    if not name or not url:
-        raise ValueError(
-            f"'{spec}' is no endpoint: write model@url, such as "
-            "gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed"
-        )
-    if not variable and is_openai(f"http{url}"):
+    name, url, variable = parts(spec)
+    if not name:
+        raise ValueError(NO_ENDPOINT.format(spec=spec))
+    return Endpoint(name, url, key_variable=variable, **options)
+
+
+def parts(spec: str) -> tuple[str, str, str]:
+    """Return the model's name, the URL and the key's variable of an endpoint's description.
+
+    Args:
+        spec: `model@url#VARIABLE`; the name, with its @, and the variable may be missing.
+
+    Raises:
+        ValueError: There is no URL in it.
+    """
+    found = SPEC.fullmatch(spec)
+    if not found:
+        raise ValueError(NO_ENDPOINT.format(spec=spec))
+    name, url, variable = (part or "" for part in found.groups())
+    if not variable and is_openai(url):
         variable = "OPENAI_API_KEY"
-    return Endpoint(name, f"http{url}", key_variable=variable, **options)
+    return name, url, variable

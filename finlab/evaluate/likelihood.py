@@ -95,6 +95,22 @@ def bits_per_character(
     return nats / math.log(2) / max(characters, 1)
 
 
+def bits_by_group(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]]
+) -> dict[str, float]:
+    """Return the bits per character of each group of texts.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        texts: {group: texts}.
+    """
+    bits = {}
+    for group, of_group in texts.items():
+        bits[group] = bits_per_character(model, tokenizer, of_group)
+    return bits
+
+
 # --- answers of preference pairs -----------------------------------------------------------------
 def answer_log_probs(
     model: PreTrainedModel, pairs: list[Pair], batch_tokens: int = 8192

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,3 +149,79 @@ def answer_messages(
     new = out[0, ids.shape[1] :]
     ended = bool(len(new)) and new[-1].item() == tokenizer.eos_token_id
     return tokenizer.decode(new, skip_special_tokens=True).strip(), ended
+
+
+def stream_messages(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    max_new_tokens: int,
+    **options: Any,
+) -> Iterator[str]:
+    """Let a chat model answer, and yield the answer piece by piece.
+
+    Whoever stops reading stops the model.
+
+    Args:
+        model: The model.
+        tokenizer: With a chat template.
+        messages: The dialogue so far, ending with the user.
+        max_new_tokens: Of the answer, at most; fewer where the context is full before.
+        **options: For `model.generate`: temperature, top_p, ...
+
+    Raises:
+        ValueError: The dialogue is longer than the model's context.
+    """
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+    prompt = templates.prompt_ids(tokenizer, messages)
+    room = room_for_answer(model, len(prompt))
+    ids = torch.tensor([prompt], device=model.device)
+    stopped = threading.Event()
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failures: list[Exception] = []
+
+    def write() -> None:
+        try:
+            with torch.inference_mode():
+                model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=min(max_new_tokens, room),
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([lambda *_: stopped.is_set()]),
+                    pad_token_id=tokenizer.pad_token_id,
+                    **options,
+                )
+        except Exception as error:  # it is raised again below, where somebody sees it
+            failures.append(error)
+            streamer.end()
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield from streamer
+    finally:
+        stopped.set()
+        writer.join()
+    if failures:
+        raise failures[0]
+
+
+def room_for_answer(model: PreTrainedModel, prompt_tokens: int) -> int:
+    """Return how many tokens an answer may have after a prompt.
+
+    Args:
+        model: The model.
+        prompt_tokens: Of the prompt.
+
+    Raises:
+        ValueError: The prompt fills the context.
+    """
+    context = model.config.max_position_embeddings
+    if prompt_tokens >= context:
+        raise ValueError(
+            f"the dialogue has {prompt_tokens:,} tokens, and the model reads {context:,}: "
+            "take back the last questions, begin anew, or ask a shorter one"
+        )
+    return context - prompt_tokens

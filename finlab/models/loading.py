@@ -68,6 +68,11 @@ def load(
     return model.eval()
 
 
+def usual_dtype() -> str:
+    """Return the type that weights are used in on this machine: bfloat16 on a GPU."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def read_config(source: str | Path) -> PretrainedConfig:
     """Return the config of a model.
 

@@ -1,24 +1,57 @@
-"""What quantization saves and costs: bytes, error and speed of int8, NF4 and 4-bit GPTQ."""
+"""Quantize a model, and save it so that servers load it: int8, NF4, GPTQ, AWQ, FP8, GGUF.
+
+    quantize.missing("awq4")                          # "", or why this machine cannot make it
+    quantize.make(source, config, tokenizer, folder)  # without the calibration texts
+    model = loading.load(folder)
+
+bitsandbytes rounds as it loads. GPTQ and AWQ look at calibration texts, see `calibration`. FP8 is
+the data-free scheme FP8_DYNAMIC of llm-compressor: a scale for each row of weights, and one for
+each token of activations.
+"""
 
 from __future__ import annotations
 
-import time
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finlab import files
+from finlab.models import adapters, loading
+
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+FP8_FORMAT = "float-quantized"  # compressed-tensors' name of FP8 weights on disk
+HEAD = "lm_head"  # stays in full precision in all formats
+CONVERTER = "convert_hf_to_gguf.py"  # llama.cpp's
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return the bytes of a saved model's weight files."""
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+# --- what can be made here -----------------------------------------------------------------------
+def missing(name: str) -> str:
+    """Return why this machine cannot make a format; empty where it can.
+
+    Args:
+        name: int8, nf4, gptq4, awq4, fp8 or gguf.
+    """
+    if name == "awq4" and not torch.cuda.is_available():
+        return "AWQ is made by GPTQModel on CUDA alone"
+    if name == "fp8" and importlib.util.find_spec("compressed_tensors") is None:
+        return "FP8 needs the package compressed-tensors: pip install compressed-tensors"
+    if name == "gguf" and not _converter():
+        return f"GGUF needs llama.cpp's {CONVERTER}: put it on PATH, or name its folder LLAMA_CPP"
+    return ""
 
 
-def require_gptq_widths(config: PretrainedConfig, group_size: int) -> None:
-    """Refuse a model whose layer widths cannot be cut into GPTQ groups.
+def require_groups(config: PretrainedConfig, group_size: int) -> None:
+    """Refuse a model whose layer widths cannot be cut into groups that share a scale.
 
     Args:
         config: The model's.
@@ -31,58 +64,299 @@ def require_gptq_widths(config: PretrainedConfig, group_size: int) -> None:
         width = getattr(config, name)
         if width % group_size:
             raise ValueError(
-                f"GPTQ in groups of {group_size} needs widths divisible by {group_size}, "
-                f"but {name} is {width}: change gptq_group, or leave gptq4 out of formats"
+                f"4 bits in groups of {group_size} need widths divisible by {group_size}, "
+                f"but {name} is {width}: change group_size, or leave gptq4 and awq4 out of formats"
             )
 
 
-def logit_error(
-    full: PreTrainedModel, quantised: PreTrainedModel, rows: list[list[int]]
-) -> dict[str, float]:
-    """Compare two models on rows of token ids.
+def require_full_precision(source: str | Path) -> None:
+    """Refuse to quantise what is quantised already, and adapters, which have nothing to round.
 
-    Returns:
-        kl: The mean divergence of the quantised model's distribution from the full model's, in
-            nats per token.
-        same_top: The share of places with the same likeliest token.
+    Args:
+        source: A model's folder, or a hub id.
     """
-    divergence = agreement = count = 0.0
-    for row in rows:
-        ids = torch.tensor([row])
-        with torch.inference_mode():
-            full_logits = full(ids.to(full.device)).logits[0]
-            other_logits = quantised(ids.to(quantised.device)).logits[0]
-        p = full_logits.float().log_softmax(-1)
-        q = other_logits.float().log_softmax(-1).to(p.device)
-        divergence += (p.exp() * (p - q)).sum(-1).sum().item()
-        agreement += (p.argmax(-1) == q.argmax(-1)).sum().item()
-        count += len(row)
-    return {"kl": divergence / count, "same_top": agreement / count}
+    if adapters.is_adapter(source):
+        raise ValueError(
+            f"{source} is an adapter: merge it into its base, and quantise the merged model"
+        )
+    config = loading.read_config(source)
+    done = getattr(config, "quantization_config", None)
+    if done:
+        method = done.get("quant_method", "some method") if isinstance(done, dict) else done
+        raise ValueError(
+            f"{source} is quantised already ({method}): quantise the full-precision model, "
+            "since a second rounding adds its error to the first"
+        )
 
 
-def generation_speed(
-    model: PreTrainedModel, prompt: list[int], new_tokens: int = 64, repeats: int = 2
-) -> float:
-    """Return generated tokens per second at batch size 1, greedily: what a single user feels.
+def require_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that would pad with another token than its tokenizer.
+
+    A quantiser and a batch of questions both pad, and a wrong token is read as text.
 
     Args:
         model: The model.
-        prompt: Token ids.
-        new_tokens: So many are timed.
-        repeats: The best of so many is returned.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ValueError: There is no pad token, the model names another, or has no row for it.
     """
-    ids = torch.tensor([prompt], device=model.device)
-    best = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                do_sample=False,
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, and save it")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if pad >= rows:
+        raise ValueError(
+            f"the pad token is {pad}, but the model has {rows} rows of embeddings: "
+            "grow the model, or choose another pad token"
+        )
+    for name, config in (("config", model.config), ("generation_config", model.generation_config)):
+        named = getattr(config, "pad_token_id", None)
+        if named is not None and named != pad:
+            raise ValueError(
+                f"the model's {name} pads with token {named}, its tokenizer with {pad}: "
+                f"set {name}.pad_token_id to {pad}, and save the model again"
             )
-        generated = out.shape[1] - ids.shape[1]
-        best = max(best, generated / (time.perf_counter() - began))
-    return best
+
+
+# --- making --------------------------------------------------------------------------------------
+def round_model(
+    source: str | Path, settings: Any, dtype: str = "float32", device: str = "cpu"
+) -> PreTrainedModel:
+    """Return a model in fewer bits.
+
+    Args:
+        source: The folder of a full-precision model.
+        settings: A BitsAndBytesConfig or GPTQConfig of transformers, or a QuantizationConfig of
+            compressed-tensors.
+        dtype: Of what stays in full precision.
+        device: Where the model is made.
+
+    Raises:
+        ValueError: The model is quantised already.
+    """
+    require_full_precision(source)
+    if type(settings).__module__.startswith("compressed_tensors"):
+        return _round_to_fp8(loading.load(source, dtype, device_map=device), settings)
+    model = loading.load(source, dtype, quantization_config=settings, device_map=device)
+    forget_calibration(model)
+    return model
+
+
+def forget_calibration(model: PreTrainedModel) -> None:
+    """Take the calibration texts out of a model's config, with which they would be published.
+
+    transformers writes the `dataset` of a GPTQConfig into config.json, text by text.
+
+    Args:
+        model: The model, changed in place.
+    """
+    settings = getattr(model.config, "quantization_config", None)
+    if getattr(settings, "dataset", None) is not None:
+        settings.dataset = None
+    if getattr(settings, "tokenizer", None) is not None:
+        settings.tokenizer = None
+
+
+def _round_to_fp8(model: PreTrainedModel, settings: Any) -> PreTrainedModel:
+    """Return a model whose linear layers hold 8-bit floats.
+
+    Args:
+        model: In full precision, changed in place.
+        settings: A QuantizationConfig of compressed-tensors.
+    """
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import apply_quantization_config
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    apply_quantization_config(model, settings)
+    for layer in model.modules():
+        scheme = getattr(layer, "quantization_scheme", None)
+        if scheme is None:
+            continue
+        lowest = layer.weight.amin(1, keepdim=True)
+        highest = layer.weight.amax(1, keepdim=True)
+        scale, _ = calculate_qparams(lowest, highest, scheme.weights)
+        layer.weight_scale.data.copy_(scale)
+    compressor = ModelCompressor.from_pretrained_model(model, quantization_format=FP8_FORMAT)
+    compressor.compress_model(model)
+    model.fp8_compressor = compressor  # writes its part of config.json when the model is saved
+    return model
+
+
+def fp8_config() -> Any:
+    """Return compressed-tensors' QuantizationConfig for FP8_DYNAMIC."""
+    from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
+
+    return QuantizationConfig(
+        config_groups={"group_0": preset_name_to_scheme("FP8_DYNAMIC", ["Linear"])},
+        ignore=[HEAD],
+        quantization_status="frozen",
+        format=FP8_FORMAT,
+    )
+
+
+def make_awq(
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    group_size: int,
+    folder: Path,
+) -> None:
+    """Quantise a model with GPTQModel's AWQ, and save it. It needs CUDA.
+
+    Args:
+        source: The folder of a full-precision model.
+        tokenizer: Its tokenizer.
+        rows: Calibration rows, of `calibration.encode`.
+        group_size: Weights that share a scale.
+        folder: Where the model goes.
+    """
+    from gptqmodel import GPTQModel
+    from gptqmodel.quantization.config import AWQConfig
+
+    require_full_precision(source)
+    model = GPTQModel.load(str(source), AWQConfig(bits=4, group_size=group_size))
+    model.quantize([row["input_ids"][0].tolist() for row in rows], batch_size=1)
+    model.save(str(folder))
+    tokenizer.save_pretrained(folder)
+
+
+# --- saving --------------------------------------------------------------------------------------
+def make(
+    source: str | Path,
+    settings: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> None:
+    """Quantise a model, and save it with its tokenizer, ready for a server.
+
+    It is saved before it is used: the first forward pass lets GPTQ's kernels and FP8's turn the
+    weights into forms that no server reads.
+
+    Args:
+        source: The folder of a full-precision model.
+        settings: See `round_model`.
+        tokenizer: The model's.
+        folder: Where it goes.
+        dtype: Of what stays in full precision.
+        device: Where the model is made.
+
+    Raises:
+        ValueError: The model is quantised already, or pads with another token than its tokenizer.
+    """
+    model = round_model(source, settings, dtype, device)
+    require_pad(model, tokenizer)
+    _use_first_gptq_format(model)
+    model.save_pretrained(folder)
+    compressor = getattr(model, "fp8_compressor", None)
+    if compressor is not None:
+        compressor.update_config(str(folder))
+    tokenizer.save_pretrained(folder)
+
+
+def _use_first_gptq_format(model: PreTrainedModel) -> None:
+    """Turn GPTQ's weights into the form that every server reads.
+
+    In memory they have GPTQModel's second form, and transformers would save that. vLLM before
+    0.11.1 and others read it as the first form, and write "!!!!" (vllm-project/vllm#26343).
+
+    Args:
+        model: The model; one of another method is left as it is.
+    """
+    quantizer = getattr(getattr(model, "hf_quantizer", None), "optimum_quantizer", None)
+    if quantizer is None:
+        return
+    from gptqmodel.utils.model import hf_convert_gptq_v2_to_v1_format
+
+    _, changed = hf_convert_gptq_v2_to_v1_format(
+        model,
+        quantizer.sym,
+        quantizer.bits,
+        quantizer.quant_linear,
+        quantizer.format,
+        quantizer.meta,
+    )
+    if changed:
+        model.config.quantization_config.format = "gptq"
+
+
+def full_precision_weights(folder: Path) -> list[str]:
+    """Return the names of the matrices that a saved model holds in full precision.
+
+    Args:
+        folder: A folder of safetensors files.
+    """
+    from safetensors import safe_open
+
+    names = []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():
+                view = tensors.get_slice(name)
+                matrix = len(view.get_shape()) == 2 and name.endswith(".weight")
+                if matrix and view.get_dtype() in ("F32", "F16", "BF16"):
+                    names.append(name)
+    return sorted(names)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of a saved model's weight files."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+
+
+# --- GGUF ----------------------------------------------------------------------------------------
+@functools.cache
+def _converter() -> str:
+    """Return the path of llama.cpp's converter; empty where it is not installed."""
+    named = os.environ.get("LLAMA_CPP", "")
+    if named and (Path(named) / CONVERTER).exists():
+        return str(Path(named) / CONVERTER)
+    return shutil.which(CONVERTER) or ""
+
+
+def export_gguf(source: str | Path, target: Path, kind: str = "q8_0") -> Path:
+    """Write a model as a GGUF file with llama.cpp's own converter, for llama.cpp and Ollama.
+
+    Args:
+        source: The folder of a full-precision model.
+        target: The file.
+        kind: The converter's `--outtype`: f32, f16, bf16, q8_0 or auto.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: llama.cpp is not installed, or its converter refuses the model.
+    """
+    require_full_precision(source)
+    if missing("gguf"):
+        raise ValueError(missing("gguf"))
+    part = target.with_name(f"{target.name}.part")
+    command = [sys.executable, _converter(), str(source), "--outfile", str(part), "--outtype", kind]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode or not part.exists():
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        part.unlink(missing_ok=True)
+        raise ValueError(f"llama.cpp's converter cannot write {source} as {kind}: {' '.join(last)}")
+    os.replace(part, target)
+    return target
+
+
+# --- settings of a saved model -------------------------------------------------------------------
+def method_of(folder: str | Path) -> str:
+    """Return how a saved model is quantised: gptq, awq, bitsandbytes, ...; empty if it is not.
+
+    Args:
+        folder: The model's.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return ""
+    try:
+        settings = files.read_json(path).get("quantization_config") or {}
+    except (json.JSONDecodeError, AttributeError):
+        return ""
+    return str(settings.get("quant_method", ""))

@@ -1,19 +1,75 @@
-"""The model card beside every model of a run: from what it was made, and what that forbids.
+"""The model card beside every model of a run: its making, its terms, its scores.
 
 A licence that forbids commercial use binds whatever was trained on the data. So the licences of all
-cards behind a step stand in its manifest, and in the README.md of each of its models.
+cards behind a step stand in its manifest, and in the README.md of each of its models. The sections
+have the order of the Hub's template. Scores are known only after a later step: `complete` adds them
+when a model is published.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from finlab import files
 
 # Cards that score a model, or are asked of it, are not trained on.
 NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
 MODEL_FILES = ("config.json", "adapter_config.json")
+EVALUATION = "07_evaluation"
+NO_ADVICE = "Nothing that it says is investment advice."
+USES = (
+    f"For research on Chinese finance language models. {NO_ADVICE} Do not let it decide on credit, "
+    "trades or insurance, and have people check what reaches a customer."
+)
+RISKS = (
+    "It makes up facts, figures and sources with confidence, most of all about what it never read "
+    "and about what happened after its data ended."
+)
+# Where transformers and PEFT say how a model is to be loaded.
+CODE = {
+    "config.json": (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("{name}")'
+    ),
+    "adapter_config.json": (
+        "from peft import PeftModel\n\n"
+        'model = PeftModel.from_pretrained(base, "{name}")  # base: the model named above'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says.
+
+    Attributes:
+        title: Which model it is, such as `dpo/model`.
+        base: What it was made from; empty for finlab's tiny one.
+        licences: {card: licence} of all data behind it.
+        recipe: The recipe's name; empty where none is known.
+        parameters: Of the step that made it.
+        made_with: {package: version}.
+        device: On which it was made.
+        kind: config.json for a model, adapter_config.json for an adapter.
+        scores: Records of the evaluation step; see `statistics.scores`.
+        by_verdict: {all, clean, contaminated: accuracy} of the evaluation step.
+    """
+
+    title: str
+    base: str
+    licences: dict[str, str]
+    recipe: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    kind: str = MODEL_FILES[0]
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    by_verdict: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def forbids_commercial_use(licence: str) -> bool:
@@ -30,7 +86,9 @@ def trained_cards(parameters: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def write(artifact: Path, step: str, base: str, licences: dict[str, str]) -> list[Path]:
+def write(
+    artifact: Path, step: str, base: str, licences: dict[str, str], **more: Any
+) -> list[Path]:
     """Write the card of every model in a step's artifact.
 
     Args:
@@ -38,6 +96,7 @@ def write(artifact: Path, step: str, base: str, licences: dict[str, str]) -> lis
         step: The step's name.
         base: The base's folder or hub id; empty for the tiny one.
         licences: {card: licence} of all data behind the step.
+        **more: Further fields of `Facts`.
 
     Returns:
         The files.
@@ -46,39 +105,168 @@ def write(artifact: Path, step: str, base: str, licences: dict[str, str]) -> lis
     for name in MODEL_FILES:
         for path in sorted(artifact.rglob(name)):
             card = path.parent / "README.md"
-            if card not in written:
-                files.write_text(card, _text(f"{step}/{path.parent.name}", base, licences))
-                written.append(card)
+            if card in written:
+                continue
+            facts = Facts(f"{step}/{path.parent.name}", base, licences, kind=name, **more)
+            files.write_text(card, text(facts))
+            written.append(card)
     return written
 
 
-def _text(title: str, base: str, licences: dict[str, str]) -> str:
-    """Return a model card.
+# --- a card with scores, for publishing ----------------------------------------------------------
+def complete(folder: Path) -> str:
+    """Return the card of a finished model with the scores that its run has measured.
 
     Args:
-        title: Which model it is.
-        base: What it was made from.
-        licences: {card: licence}.
+        folder: The model's, in a run.
+
+    Raises:
+        ValueError: The folder is not in a finished step of a run.
     """
-    forbidding = {name: each for name, each in licences.items() if forbids_commercial_use(each)}
-    unknown = [name for name, each in licences.items() if each == "unknown"]
-    licence = next(iter(forbidding.values()), "other").lower()
-    front = ["---", f"license: {licence}"]
-    if licence == "other":
-        front.append("license_name: that of the base and of the data")
-    if base and not base.startswith(("/", ".", "~", "$")):
-        front.append(f"base_model: {base}")
-    front += ["tags: [finlab]", "---"]
-    lines = [f"# {title}", "", f"Made from {base or 'a tiny base of finlab'} with finlab.", ""]
-    lines += ["## Licence and terms", ""]
-    for name, each in forbidding.items():
-        lines.append(f"**No commercial use**: it was trained on {name}, whose licence is {each}.")
-        lines.append("")
-    for name in unknown:
-        lines += [f"{name} states no licence: ask its authors before you publish this model.", ""]
-    lines += ["The licence of the base holds too.", "", "## Data", ""]
-    lines += ["| card | licence |", "|---|---|"]
-    lines += [f"| {name} | {each} |" for name, each in sorted(licences.items())]
-    lines += ["", "## Uses and limits", ""]
-    lines.append("For research. Nothing that it says is investment advice.")
-    return "\n".join([*front, *lines]) + "\n"
+    folder = folder.resolve()
+    parts = folder.parts
+    if "artifact" not in parts:
+        raise ValueError(f"{folder} is not in the artifact of a run's step")
+    place = len(parts) - 1 - parts[::-1].index("artifact")
+    step_folder = Path(*parts[:place])
+    manifest = _read(step_folder / "manifest.json")
+    if not manifest:
+        raise ValueError(f"step {step_folder.name} of {step_folder.parent} is not finished")
+    name = "/".join([step_folder.name, *(part for part in parts[place + 1 :] if part != "model")])
+    scores, verdicts = _scores(step_folder.parent, manifest, name)
+    kind = next(each for each in reversed(MODEL_FILES) if (folder / each).exists())
+    facts = Facts(
+        title=f"{step_folder.name}/{folder.name}",
+        base=manifest.get("base", ""),
+        licences=manifest.get("licences", {}),
+        recipe=_read(step_folder.parent / "run.json").get("recipe", ""),
+        parameters=manifest["parameters"],
+        made_with=manifest["versions"],
+        device=manifest["device"],
+        kind=kind,
+        scores=scores,
+        by_verdict=verdicts,
+    )
+    return text(facts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; empty where there is none."""
+    return files.read_json(path) if path.exists() else {}
+
+
+def _scores(run: Path, manifest: dict, name: str) -> tuple[list[dict], dict[str, dict]]:
+    """Return what the run's evaluation says of a model, as it is now.
+
+    Args:
+        run: The run's folder.
+        manifest: Of the step that made the model.
+        name: The model's name in the evaluation.
+    """
+    for path in sorted(run.glob("*/manifest.json")):
+        other = _read(path)
+        read = other.get("inputs", {}).get("steps", {})
+        if other.get("notebook") != EVALUATION or read.get(manifest["step"]) != manifest["key"]:
+            continue
+        metrics = _read(path.parent / "metrics.json")
+        scores = [row for row in metrics.get("scores", []) if row["model"] == name]
+        return scores, metrics.get("by_verdict", {}).get(name, {})
+    return [], {}
+
+
+# --- the text ------------------------------------------------------------------------------------
+def text(facts: Facts) -> str:
+    """Return a model card, with the Hub's metadata before it."""
+    lines = [f"# {facts.title}", "", _made_from(facts), ""]
+    lines += ["## Uses", "", USES, ""]
+    lines += ["## Bias, risks and limitations", "", RISKS, "", *_terms(facts.licences)]
+    lines += ["## How to get started", "", "```python"]
+    lines += [CODE[facts.kind].format(name=facts.title), "```", ""]
+    lines += ["## Training data", "", "| card | licence |", "|---|---|"]
+    lines += [f"| {name} | {each} |" for name, each in sorted(facts.licences.items())]
+    lines += ["", *_procedure(facts), *_evaluation(facts)]
+    front = yaml.safe_dump(_metadata(facts), allow_unicode=True, sort_keys=False)
+    return "\n".join([f"---\n{front}---", *lines]).rstrip() + "\n"
+
+
+def _made_from(facts: Facts) -> str:
+    """Return the sentence that says what a model was made from."""
+    by = f", recipe `{facts.recipe}`" if facts.recipe else ""
+    return f"Made from {facts.base or 'a tiny base of finlab'} with finlab{by}."
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    """Return the Hub's metadata: licence, base, language, scores."""
+    forbidding = [each for each in facts.licences.values() if forbids_commercial_use(each)]
+    found: dict[str, Any] = {"license": forbidding[0].lower() if forbidding else "other"}
+    if not forbidding:
+        found["license_name"] = "that of the base and of the data"
+    if facts.base and not facts.base.startswith(("/", ".", "~", "$")):
+        found["base_model"] = facts.base
+    found |= {"language": ["zh", "en"], "pipeline_tag": "text-generation", "tags": ["finlab"]}
+    found["library_name"] = "peft" if facts.kind == MODEL_FILES[1] else "transformers"
+    if facts.scores:
+        results = [_result(score) for score in facts.scores]
+        found["model-index"] = [{"name": facts.title, "results": results}]
+    return found
+
+
+def _result(score: dict[str, Any]) -> dict[str, Any]:
+    """Return a score in the Hub's form."""
+    name = f"accuracy, {score['shots']}-shot, prompt {score['prompt']}"
+    metric = {"type": "accuracy", "value": round(score["accuracy"], 4), "name": name}
+    dataset = {"name": score["benchmark"], "type": score["benchmark"]}
+    return {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]}
+
+
+def _terms(licences: dict[str, str]) -> list[str]:
+    """Return the lines about what the licences of the data forbid."""
+    lines = ["## Licence and terms", ""]
+    for name, each in licences.items():
+        if forbids_commercial_use(each):
+            lines.append(
+                f"**No commercial use**: it was trained on {name}, whose licence is {each}."
+            )
+            lines.append("")
+    for name, each in licences.items():
+        if each == "unknown":
+            lines += [f"{name} states no licence: ask its authors before you publish this model."]
+            lines.append("")
+    return [*lines, "The licence of the base holds too.", ""]
+
+
+def _procedure(facts: Facts) -> list[str]:
+    """Return the lines about how a model was made."""
+    if not facts.parameters:
+        return []
+    lines = ["## Training procedure", "", "| parameter | value |", "|---|---|"]
+    for name, value in facts.parameters.items():
+        if not name.endswith(("_cards", "_dir", "_from")) and value not in ("", None, []):
+            lines.append(f"| {name} | {value} |")
+    versions = ", ".join(f"{name} {version}" for name, version in facts.made_with.items())
+    return [*lines, "", f"Made on {facts.device or 'an unknown device'} with {versions}.", ""]
+
+
+def _evaluation(facts: Facts) -> list[str]:
+    """Return the lines about what a model scores, and which items it had seen."""
+    lines = ["## Evaluation", ""]
+    if not facts.scores:
+        return [*lines, "Not scored in this run, or not since it was made anew."]
+    lines += [
+        "| exam | shots | accuracy | 95% interval | items | prompt |",
+        "|---|---|---|---|---|---|",
+    ]
+    for score in facts.scores:
+        interval = f"{score['ci_low']:.3f} to {score['ci_high']:.3f}"
+        lines.append(
+            f"| {score['benchmark']} | {score['shots']} | {score['accuracy']:.3f} | {interval} "
+            f"| {score['n']} | {score['prompt']} |"
+        )
+    seen = facts.by_verdict.get("contaminated", {}).get("n", 0)
+    of = facts.by_verdict.get("all", {}).get("n", 0)
+    if of:
+        clean = facts.by_verdict.get("clean", {}).get("accuracy")
+        lines += ["", f"{seen} of {of} items stand in the training text, in words or nearly."]
+        if seen and clean is not None:
+            lines.append(f"Without them the accuracy is {clean:.3f}.")
+    return lines

@@ -245,7 +245,16 @@ class Run:
         """
         files.write_json(self.folder / "metrics.json", metrics)
         licences = self._licences()
-        model_card.write(self.artifact, self.step, self._base(), licences)
+        model_card.write(
+            self.artifact,
+            self.step,
+            self._base(),
+            licences,
+            recipe=self._recipe(),
+            parameters=self.parameters,
+            made_with=environment.versions(),
+            device=environment.device(),
+        )
         manifest = self._manifest(metrics) | {"licences": licences, "base": self._base()}
         files.write_json(self.folder / "manifest.json", manifest, sync=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -262,6 +271,11 @@ class Run:
         for card in model_card.trained_cards(self.parameters):
             found[card] = _card_licence(card)
         return found
+
+    def _recipe(self) -> str:
+        """Return the name of the recipe that runs; empty in a notebook that is run by itself."""
+        begun = self.folder.parent / "run.json"
+        return files.read_json(begun).get("recipe", "") if begun.exists() else ""
 
     def _base(self) -> str:
         """Return the folder or hub id of the base that this step's models come from."""

@@ -33,7 +33,8 @@ EFFICIENCY = {
 # A frozen base in few bits is unpacked for each product. nf4: Qwen-7B's Q-LoRA is 13 to 26%
 # slower than its LoRA. int8: our guess, no figure for training is known to us.
 QUANTIZED_SPEED = {"none": 1.0, "nf4": 0.8, "int8": 0.6}
-QUANTIZED_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.52}
+# Four bits, and the scales: of 64 weights, themselves quantised (nf4), or of 128 (GPTQ, AWQ).
+QUANTIZED_BYTES = {"none": 2.0, "int8": 1.0, "fp8": 1.0, "nf4": 0.52, "gptq4": 0.53, "awq4": 0.53}
 SCALING = 0.97  # of a rate on one machine that stays on many: XuanYuan, 40 and 100 nodes
 
 
@@ -229,19 +230,52 @@ def _activation_bytes(shape: ModelShape, setup: Setup) -> float:
     return setup.micro_tokens * block * shape.layers
 
 
-def inference_bytes(
-    shape: ModelShape, form: str = "none", context: int = 0, batch: int = 1
-) -> float:
-    """Return what a model takes while it answers: weights, and keys and values of its context.
+@dataclass(frozen=True)
+class Answering:
+    """Bytes of a model while it answers.
+
+    Attributes:
+        weights: Of the model.
+        cache: Keys and values of what it has read.
+        activations: Of a prompt that is read at once.
+        other: Of the framework.
+    """
+
+    weights: float
+    cache: float
+    activations: float
+    other: float = FRAMEWORK_BYTES
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.cache + self.activations + self.other
+
+
+def answering(
+    shape: ModelShape,
+    form: str = "none",
+    context: int = 2048,
+    batch: int = 1,
+    whole_logits: bool = False,
+) -> Answering:
+    """Return what a model takes while it answers.
 
     Args:
         shape: The model's.
-        form: none (bfloat16), int8 or nf4; GPTQ with groups of 128 takes what nf4 takes.
+        form: none (bfloat16), int8, fp8, nf4, gptq4 or awq4.
         context: Tokens of each answer, prompt included.
         batch: Answers at once.
+        whole_logits: Whether logits of the whole prompt are made, as transformers did until 2024;
+            now it makes those of the last token.
     """
-    cache = 2 * 2 * shape.kv_width * shape.layers * context * batch
-    return weight_bytes(shape, form) + cache
+    tokens = context * batch
+    cache = 2 * 2 * shape.kv_width * shape.layers * tokens
+    # One block at a time, in 16 bits: its input, the queries, keys and values, and three tensors
+    # of the feed-forward part.
+    block = 2 * shape.hidden + shape.query_width + 2 * shape.kv_width + 3 * shape.feed_forward
+    logits = 6 * shape.vocabulary * (tokens if whole_logits else batch)  # 16 bits, and in float32
+    return Answering(weight_bytes(shape, form), cache, 2.0 * block * tokens + logits)
 
 
 # --- time ----------------------------------------------------------------------------------------

@@ -44,7 +44,8 @@ def _predicted(entry: dict[str, Any]) -> float:
     """
     shape = shapes.of_model(entry["model"])
     if entry["kind"] == "answering":
-        return costs.inference_bytes(shape, entry["form"], CONTEXT) / 1e9
+        whole = entry.get("whole_logits", False)
+        return costs.answering(shape, entry["form"], CONTEXT, whole_logits=whole).total / 1e9
     values = dict(entry["setup"])
     values["lora_targets"] = tuple(values.get("lora_targets", costs.ALL_TARGETS))
     setup = Setup(**values)

@@ -1,0 +1,204 @@
+"""`finlab chat`: a talk in the terminal, in a pipe, or over a file of questions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finlab.evaluate.chat.talk import Talk
+
+HELP = """\
+/system TEXT   set the system message (without TEXT: show it)
+/clear         begin anew
+/undo          take back the last question and its answer
+/history       show what was said
+/save FILE     add the talk to a file of JSON lines that a dialogue card reads
+/exit          leave (also Ctrl-D)"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the words of this module to the parser."""
+    chat = commands.add_parser("chat", help="talk with a model, an adapter or an endpoint")
+    chat.add_argument(
+        "target", help="a model's folder, an adapter's, a hub id, a URL, or model@URL#KEY_VARIABLE"
+    )
+    chat.add_argument("--system", default="", help="the system message")
+    chat.add_argument(
+        "--knowledge",
+        action="append",
+        default=[],
+        metavar="BASE",
+        help="answer from a knowledge base, with sources: a knowledge step's folder or a .sqlite",
+    )
+    chat.add_argument(
+        "--threshold", type=float, help="from which coverage on a base answers (0 to 1)"
+    )
+    chat.add_argument("--max-new-tokens", type=int, help="of an answer")
+    chat.add_argument("--temperature", type=float, help="0 always takes the likeliest token")
+    chat.add_argument("--top-p", type=float)
+    chat.add_argument("--file", default="", help="answer the questions of a file, and leave")
+    chat.add_argument("--out", default="", help="where the answers to --file go (JSON lines)")
+    chat.set_defaults(function=_chat)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    """Talk until the user leaves; return 1 where a question had no answer."""
+    settings = _settings(arguments)
+    if bool(arguments.file) != bool(arguments.out):
+        raise ValueError("--file and --out belong together: name the questions and the answers")
+    questions = []
+    if arguments.file:
+        from finlab.evaluate.chat import batch
+
+        questions = batch.read_questions(Path(arguments.file))
+    from finlab.evaluate.chat import backends, talk
+    from finlab.run import environment
+
+    environment.quiet()
+    knowledge = None
+    if arguments.knowledge:
+        knowledge = talk.open_knowledge(arguments.knowledge, arguments.threshold)
+    model = backends.open_backend(arguments.target)
+    talking = talk.Talk(model, arguments.system, settings, knowledge)
+    if questions:
+        return _answer_file(talking, questions, Path(arguments.out))
+    return _converse(talking)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the settings that the user gave.
+
+    Raises:
+        ValueError: One makes no sense.
+    """
+    found = {}
+    for name, least, most in (
+        ("max_new_tokens", 1, 1_000_000),
+        ("temperature", 0, 10),
+        ("top_p", 0, 1),
+    ):
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        if not least <= value <= most:
+            words = name.replace("_", "-")
+            raise ValueError(f"--{words} {value}: write a number from {least} to {most:,}")
+        found[name] = value
+    return found
+
+
+def _answer_file(talking: Talk, questions: list[str], out: Path) -> int:
+    """Answer a file of questions, and say how far it is."""
+    from finlab.evaluate.chat import batch
+
+    failed = 0
+    answered = 0
+    for row in batch.answer_file(talking, questions, out):
+        answered += 1
+        failed += "error" in row
+        print(f"{row['question'][:60]}\n  {row.get('error') or row['answer']}", flush=True)
+    print(f"{answered} questions answered now, {len(questions)} in {out}; {failed} without answer")
+    return 1 if failed else 0
+
+
+# --- a talk --------------------------------------------------------------------------------------
+def _converse(talking: Talk) -> int:
+    """Read questions and commands until the user leaves."""
+    on_terminal = sys.stdin.isatty()
+    if on_terminal:
+        print(f"talking with {talking.model.name}; /help lists the commands", flush=True)
+    failed = 0
+    for line in _lines(on_terminal):
+        if not line.strip():
+            continue
+        if line.startswith("/"):
+            if not _obey(talking, line):
+                break
+            continue
+        failed += not _say(talking, line)
+    return 1 if failed and not on_terminal else 0
+
+
+def _lines(on_terminal: bool) -> Iterator[str]:
+    """Yield what the user writes, line by line.
+
+    Args:
+        on_terminal: Whether somebody types. prompt_toolkit knows how wide a Chinese character is,
+            so that the cursor of an input method stands where it should.
+    """
+    if not on_terminal:
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+        return
+    from prompt_toolkit import PromptSession
+
+    session: PromptSession = PromptSession()
+    while True:
+        try:
+            yield session.prompt("> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+
+
+def _say(talking: Talk, question: str) -> bool:
+    """Print the answer to a question as it comes; return whether there was one.
+
+    Ctrl-C stops the answer and keeps the talk.
+    """
+    pieces = talking.ask(question)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+    except KeyboardInterrupt:
+        pieces.close()
+        print("\n(stopped; what was said so far is kept)")
+    except ValueError as error:
+        print(f"finlab: {error}", file=sys.stderr)
+        return False
+    for source in talking.sources():
+        print(f"    {source}")
+    sys.stdout.flush()
+    return True
+
+
+def _obey(talking: Talk, line: str) -> bool:
+    """Do what a command says; return False where the talk is over."""
+    command, _, words = line.partition(" ")
+    words = words.strip()
+    try:
+        if command in ("/exit", "/quit"):
+            return False
+        if command == "/help":
+            print(HELP)
+        elif command == "/clear":
+            talking.clear()
+            print("(begun anew)")
+        elif command == "/undo":
+            print(f"(taken back: {talking.undo()})")
+        elif command == "/history":
+            _show_history(talking)
+        elif command == "/save":
+            print(f"(saved to {talking.save(Path(words or 'talk.jsonl'))})")
+        elif command == "/system":
+            talking.system = words or talking.system
+            print(f"(system: {talking.system or 'as the template has it'})")
+        else:
+            print(f"there is no command {command}; /help lists them", file=sys.stderr)
+    except ValueError as error:
+        print(f"finlab: {error}", file=sys.stderr)
+    return True
+
+
+def _show_history(talking: Talk) -> None:
+    """Print what was said."""
+    for message in talking.messages:
+        sign = ">" if message["role"] == "user" else " "
+        print(f"{sign} {message['content']}")

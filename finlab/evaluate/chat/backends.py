@@ -1,0 +1,196 @@
+"""Who answers in a talk: a model on this machine, or one behind an endpoint.
+
+model = backends.open_backend("runs/smoke/dpo/artifact/model")     # or an adapter, or a URL
+for piece in model.stream([{"role": "user", "content": "你好"}], {"max_new_tokens": 64}):
+    print(piece, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from finlab import paths
+from finlab.evaluate import endpoints
+from finlab.models import folders, generation, loading, tokenization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NEW_TOKENS = 512  # of an answer, where neither the model's settings nor the user say
+# transformers' names of settings, and OpenAI's.
+OPENAI_NAMES = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
+Settings = dict[str, Any]
+
+
+class Backend(Protocol):
+    """Who answers.
+
+    Attributes:
+        name: As a reader sees it.
+    """
+
+    name: str
+
+    def stream(self, messages: list[dict], settings: Settings) -> Iterator[str]:
+        """Yield the answer to a dialogue, piece by piece.
+
+        Args:
+            messages: Ending with the user.
+            settings: max_new_tokens, temperature, top_p; what is missing is the model's own.
+
+        Raises:
+            ValueError: There is no answer, or the dialogue is longer than the context.
+        """
+
+
+class LocalModel:
+    """A model on this machine.
+
+    Args:
+        model: The model.
+        tokenizer: With a chat template.
+        name: As a reader sees it.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = ""):
+        if not tokenizer.chat_template:
+            raise ValueError(
+                f"{name or 'the model'} has no chat template, so it is a base and no chat model: "
+                "talk to the model of step sft or dpo"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name or Path(str(model.name_or_path)).name
+
+    def stream(self, messages: list[dict], settings: Settings) -> Iterator[str]:
+        """Yield the answer to a dialogue; see `Backend.stream`."""
+        settings = dict(settings)
+        own = getattr(self.model.generation_config, "max_new_tokens", None)
+        settings.setdefault("max_new_tokens", own or NEW_TOKENS)
+        if "temperature" in settings:
+            settings["do_sample"] = settings["temperature"] > 0
+            if not settings["do_sample"]:
+                del settings["temperature"]
+        return generation.stream_messages(self.model, self.tokenizer, messages, **settings)
+
+
+class RemoteModel:
+    """A model behind an OpenAI-compatible endpoint: `finlab serve`, vLLM, a provider.
+
+    Args:
+        base_url: The endpoint, such as http://localhost:8000/v1.
+        name: The model's name there; empty takes the first that it lists.
+        key_variable: The environment variable with the key; empty for none.
+        timeout: Seconds without a word from it.
+
+    Raises:
+        ValueError: It cannot be reached, or lists no model.
+    """
+
+    def __init__(self, base_url: str, name: str = "", key_variable: str = "", timeout: float = 120):
+        self.client = endpoints.client(base_url, key_variable, timeout, who=name)
+        self.base_url = base_url
+        self.streams = True
+        self.name = name or self._first_model()
+
+    def _first_model(self) -> str:
+        """Return the name of the first model that the endpoint lists."""
+        try:
+            listed = [model.id for model in self.client.models.list().data]
+        except Exception as error:  # what it sends may have any form
+            raise ValueError(self._what_happened(error)) from None
+        if not listed:
+            raise ValueError(f"{self.base_url} lists no model: name one, as model@{self.base_url}")
+        return listed[0]
+
+    def stream(self, messages: list[dict], settings: Settings) -> Iterator[str]:
+        """Yield the answer to a dialogue; see `Backend.stream`."""
+        options = {OPENAI_NAMES[name]: value for name, value in settings.items()}
+        came = False
+        try:
+            if self.streams:
+                for piece in self._pieces(messages, options):
+                    came = True
+                    yield piece
+            if not came:
+                # An endpoint that cannot stream sends one answer, which the client reads as none.
+                self.streams = False
+                yield self._whole(messages, options)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(self._what_happened(error)) from None
+
+    def _pieces(self, messages: list[dict], options: dict[str, Any]) -> Iterator[str]:
+        """Yield what a stream of the endpoint says."""
+        import openai
+
+        try:
+            stream = self.client.chat.completions.create(
+                model=self.name, messages=messages, stream=True, **options
+            )
+        except openai.BadRequestError as error:
+            if "stream" not in str(error):
+                raise
+            return
+        with stream:
+            for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    yield chunk.choices[0].delta.content
+
+    def _whole(self, messages: list[dict], options: dict[str, Any]) -> str:
+        """Return an answer that is sent at once."""
+        completion = self.client.chat.completions.create(
+            model=self.name, messages=messages, **options
+        )
+        return endpoints.text_of(completion)
+
+    def _what_happened(self, error: Exception) -> str:
+        """Return one sentence about a request that failed."""
+        body = getattr(error, "body", None)
+        said = body.get("message") if isinstance(body, dict) else None
+        reason = " ".join(str(said or error).split())[:300]
+        if type(error).__name__ in ("APIConnectionError", "APITimeoutError"):
+            return f"{self.base_url} does not answer ({reason}): is the server running there?"
+        return f"{self.base_url} refused: {reason}"
+
+
+def open_backend(target: str, dtype: str = "", timeout: float = 120) -> Backend:
+    """Return who answers.
+
+    Args:
+        target: A model's folder, an adapter's, a hub id; a URL, or `model@URL#KEY_VARIABLE`.
+        dtype: Of a model's weights; empty takes float32 on a CPU and bfloat16 on a GPU.
+        timeout: Seconds that an endpoint may be silent.
+
+    Raises:
+        ValueError: There is no model.
+    """
+    if "http://" in target or "https://" in target:
+        name, url, variable = endpoints.parts(target)
+        return RemoteModel(url, name, variable, timeout)
+    folder = paths.resolve(target)
+    source = str(folder) if folder.is_dir() else str(folders.fetch(target))
+    tokenizer = tokenization.load(source)
+    model = loading.load(source, dtype or loading.usual_dtype())
+    return LocalModel(model, tokenizer, title(folder) if folder.is_dir() else target)
+
+
+def title(folder: Path) -> str:
+    """Return a short name of a model's folder: `dpo` for runs/smoke/dpo/artifact/model.
+
+    Args:
+        folder: The folder.
+    """
+    parts = [part for part in folder.resolve().parts if part not in ("artifact", "model")]
+    if "artifact" in folder.resolve().parts[-3:-1]:
+        behind = folder.resolve().parts
+        place = len(behind) - 1 - behind[::-1].index("artifact")
+        names = [behind[place - 1], *behind[place + 1 :]]
+        return "-".join(name for name in names if name != "model")
+    return parts[-1]

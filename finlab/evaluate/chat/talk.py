@@ -1,0 +1,206 @@
+"""A talk over several turns: history, undo, sources, and a file to keep it in.
+
+talk = Talk(backends.open_backend("runs/smoke/dpo/artifact/model"))
+talk.answer("恒信银行的总部在哪里？")
+talk.answer("它是哪一年成立的？")       # the model sees the turn before
+talk.save(Path("talk.jsonl"))          # a row that a dialogue card can read
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finlab import files
+from finlab.evaluate.chat.backends import Backend, Settings
+from finlab.evaluate.knowledge import citing, comparing, tiers
+from finlab.evaluate.knowledge.index import Index
+from finlab.evaluate.knowledge.tiers import Found, Tier
+
+BASES = ("domain", "customer")  # the bases of a knowledge step, in the order they are asked
+PASSAGES = 2  # in a prompt
+
+
+@dataclass
+class Knowledge:
+    """Bases that a talk looks things up in.
+
+    Attributes:
+        tiers: The bases, in their order.
+        passages: So many are put before the model.
+    """
+
+    tiers: list[Tier]
+    passages: int = PASSAGES
+
+    def consult(self, question: str) -> Found:
+        """Return what the bases hold on a question."""
+        date = tiers.date_of(question)
+        return tiers.consult(question, self.tiers, self.passages, date)
+
+
+def open_knowledge(sources: list[str], threshold: float | None = None) -> Knowledge:
+    """Return the bases that a user names.
+
+    Args:
+        sources: Folders of knowledge steps, or single .sqlite files.
+        threshold: From which coverage of a question's wording a base answers. None takes what the
+            knowledge step has measured.
+
+    Raises:
+        ValueError: A base is not there, or nobody has measured its threshold.
+    """
+    found = []
+    for source in sources:
+        place = Path(source).expanduser()
+        files_of = [place]
+        if place.is_dir():
+            folder = place / "artifact" if (place / "artifact").is_dir() else place
+            files_of = [folder / f"{name}.sqlite" for name in BASES]
+            files_of = [path for path in files_of if path.exists()]
+        if not files_of or not files_of[0].is_file():
+            raise ValueError(
+                f"no knowledge base at {source}: name a .sqlite file, or the folder of a "
+                "knowledge step such as runs/smoke/knowledge"
+            )
+        for path in files_of:
+            least = threshold if threshold is not None else _measured_threshold(path)
+            found.append(Tier(path.stem, Index(path), least))
+    return Knowledge(found)
+
+
+def _measured_threshold(path: Path) -> float:
+    """Return the threshold that a knowledge step has measured for a base."""
+    metrics = path.parent.parent / "metrics.json"
+    if metrics.exists():
+        measured = files.read_json(metrics).get("thresholds", {})
+        if path.stem in measured:
+            return float(measured[path.stem]["threshold"])
+    raise ValueError(
+        f"{path}: from which coverage on it answers has not been measured; notebook 08 measures "
+        "it, or say --threshold 0.6"
+    )
+
+
+@dataclass
+class Talk:
+    """A dialogue with a model.
+
+    Attributes:
+        model: Who answers.
+        system: The system message; empty for the template's own.
+        settings: max_new_tokens, temperature, top_p; what is missing is the model's own.
+        knowledge: Bases that answers are looked up in, or None.
+        messages: What was said, without the system message.
+        found: What the bases gave for the last question.
+    """
+
+    model: Backend
+    system: str = ""
+    settings: Settings = field(default_factory=dict)
+    knowledge: Knowledge | None = None
+    messages: list[dict] = field(default_factory=list)
+    found: Found | None = None
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Yield the answer to a question, piece by piece.
+
+        An answer that is broken off stays as far as it came. One that never began is forgotten
+        together with its question.
+
+        Args:
+            question: What the user says.
+
+        Raises:
+            ValueError: There is no answer, or the talk is longer than the model's context.
+        """
+        question = question.strip()
+        if not question:
+            raise ValueError("the question is empty: write something")
+        self.found = self.knowledge.consult(question) if self.knowledge else None
+        pieces = self._looked_up(question) if self.found else self._plain(question)
+        said = ""
+        try:
+            for piece in pieces:
+                said += piece
+                yield piece
+        finally:
+            if said:
+                turn = {"role": "assistant", "content": said.strip()}
+                self.messages += [{"role": "user", "content": question}, turn]
+
+    def answer(self, question: str) -> str:
+        """Return the whole answer to a question."""
+        return "".join(self.ask(question)).strip()
+
+    def _plain(self, question: str) -> Iterator[str]:
+        """Yield the model's own answer."""
+        last = {"role": "user", "content": question}
+        return self.model.stream([*self._opening(), *self.messages, last], self.settings)
+
+    def _looked_up(self, question: str) -> Iterator[str]:
+        """Yield an answer that its passages support; it is checked before it is shown.
+
+        Args:
+            question: The question. The model sees it with its passages, without earlier turns,
+                since it was tuned on one question at a time.
+        """
+        if not self.found.hits:
+            yield citing.NOT_FOUND[citing.language_of(question)]
+            return
+        prompt = citing.prompt(question, self.found.passages)
+        said = "".join(self.model.stream([*self._opening(), *prompt], self.settings))
+        yield comparing.guarded(said.strip(), self.found, question)
+
+    def _opening(self) -> list[dict]:
+        """Return the system message, where there is one."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def sources(self) -> list[str]:
+        """Return the sources of the last answer, as a reader cites them."""
+        if not self.found or not self.messages:
+            return []
+        said = self.messages[-1]["content"]
+        lines = []
+        for number, passage in enumerate(self.found.passages, 1):
+            if f"[{number}]" in said:
+                link = f" {passage.url}" if getattr(passage, "url", "") else ""
+                lines.append(f"[{number}] {passage.reference}{link} ({self.found.tier})")
+        return lines
+
+    def undo(self) -> str:
+        """Take back the last question with its answer, and return the question.
+
+        Raises:
+            ValueError: Nothing was said yet.
+        """
+        if not self.messages:
+            raise ValueError("nothing was said yet, so there is nothing to take back")
+        question = self.messages[-2]["content"]
+        del self.messages[-2:]
+        self.found = None
+        return question
+
+    def clear(self) -> None:
+        """Begin anew; the system message stays."""
+        self.messages = []
+        self.found = None
+
+    def save(self, path: Path) -> Path:
+        """Add the talk to a file of JSON lines, one row for a talk, as a dialogue card reads it.
+
+        Args:
+            path: The file; what is in it stays.
+
+        Raises:
+            ValueError: Nothing was said yet, or the place cannot be written.
+        """
+        if not self.messages:
+            raise ValueError("nothing was said yet, so there is nothing to save")
+        path = Path(path).expanduser()
+        if path.is_dir() or not os.access(path.parent if not path.exists() else path, os.W_OK):
+            raise ValueError(f"{path} cannot be written: name a file in a folder that exists")
+        files.append_jsonl(path, {"messages": [*self._opening(), *self.messages]})
+        return path
