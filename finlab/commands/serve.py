@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
+from typing import TYPE_CHECKING
 
 from finlab import paths
-from finlab.evaluate.chat.backends import title
+from finlab.run import model_card
+
+if TYPE_CHECKING:
+    from finlab.models.serve import Settings
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -33,12 +38,17 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve a model until it is stopped."""
+    if not arguments.print:
+        _require_free(arguments.host, arguments.port)
     from finlab.models import serve
 
     folder = paths.resolve(arguments.folder)
+    name = arguments.name
+    if folder.is_dir() and not name:
+        name = model_card.model_name(folder).replace("/", "-")
     chosen = serve.settings(
         folder if folder.is_dir() else arguments.folder,
-        arguments.name or (title(folder) if folder.is_dir() else ""),
+        name,
         arguments.engine,
         arguments.host,
         arguments.port,
@@ -49,7 +59,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         if not chosen.base:
             print(serve.shown(["transformers", "serve", chosen.folder, "--port", str(chosen.port)]))
         return 0
-    serve.require_free(chosen.host, chosen.port)
     if chosen.engine == "vllm":
         if arguments.page:
             raise ValueError("--page stands before transformers' server: add --engine transformers")
@@ -61,11 +70,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     return _serve_with_transformers(chosen, arguments.page)
 
 
-def _serve_with_transformers(chosen: object, page: bool) -> int:
+def _serve_with_transformers(chosen: Settings, page: bool) -> int:
     """Serve with transformers' server.
 
     Args:
-        chosen: serve.Settings.
+        chosen: How the model is served.
         page: Whether to add the page.
     """
     from finlab.models import serve
@@ -88,3 +97,23 @@ def _serve_with_transformers(chosen: object, page: bool) -> int:
     print(f"talk to it: finlab chat {chosen.url}", flush=True)
     serve.run(made, chosen)
     return 0
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse a port that another program listens on, before minutes are spent on loading.
+
+    Args:
+        host: The address.
+        port: The port.
+
+    Raises:
+        ValueError: It is taken, or not ours to take.
+    """
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ValueError(
+            f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
+        ) from None

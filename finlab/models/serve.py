@@ -15,19 +15,36 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import shutil
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finlab import files
 from finlab.models import adapters, folders, loading, quantize, tokenization
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SETTINGS_FILE = "serve.json"
 TOOL_MARK = "<tool_call>"  # in a chat template: tools in Qwen's form, which vLLM calls hermes
+# How transformers' server finds the calls of tools in what a model with our chatml template wrote.
+# It has the same for Qwen's models by their name; ours may be Llamas, whose tokenizer puts a space
+# behind <|im_start|>.
+CALLS = {
+    "defaults": {"role": "assistant"},
+    "start_anchor_pattern": r"<\|im_start\|>\s?assistant\n",
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"\s*<tool_call>",
+            "close": "</tool_call>",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"\s*<\|im_end\|>", "content": "text"},
+    },
+}
 ENGINES = ("auto", "vllm", "transformers")
 
 
@@ -183,26 +200,6 @@ def require_vllm() -> None:
         )
 
 
-def require_free(host: str, port: int) -> None:
-    """Refuse a port that another program listens on, before minutes are spent on loading.
-
-    Args:
-        host: The address.
-        port: The port.
-
-    Raises:
-        ValueError: It is taken, or not ours to take.
-    """
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ValueError(
-            f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
-        ) from None
-
-
 # --- transformers' server ------------------------------------------------------------------------
 def require_server() -> None:
     """Refuse to start transformers' server without its packages."""
@@ -254,16 +251,11 @@ def app(chosen: Settings) -> FastAPI:
     return made
 
 
-def _loaded(chosen: Settings) -> tuple[Any, Any]:
-    """Return model and tokenizer, able to batch and to say which tools they call."""
-    from transformers.cli.serving.utils import _RESPONSE_TEMPLATE_FALLBACKS
-
+def _loaded(chosen: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return model and tokenizer; where its template has tools, calls of them are read."""
     tokenizer = tokenization.load(chosen.folder)
     if chosen.tools and getattr(tokenizer, "response_template", None) is None:
-        # How Qwen2's calls are read, which our chatml template writes.
-        for kinds, template in _RESPONSE_TEMPLATE_FALLBACKS.items():
-            if "qwen2" in kinds:
-                tokenizer.response_template = template
+        tokenizer.response_template = CALLS
     options = {"attn_implementation": "sdpa"} if chosen.batching else {}
     model = loading.load(chosen.folder, loading.usual_dtype(), **options)
     quantize.require_pad(model, tokenizer)

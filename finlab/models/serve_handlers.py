@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from jinja2 import TemplateError
+from transformers.cli.serving import chat_completion
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 
@@ -46,6 +47,26 @@ class OneModel(ModelManager):
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict]:
         """Return the list of models, in OpenAI's form."""
         return [{"id": self.force_model, "object": "model", "owned_by": "finlab", "created": 0}]
+
+
+def parsed_or_raw(*arguments: Any, cleaned_content: str = "", **options: Any) -> tuple:
+    """Return content, thinking and calls of an answer; one whose call is broken off as it is.
+
+    transformers' own reader fails on half a call, and the request with it.
+
+    Args:
+        *arguments: Of transformers' reader.
+        cleaned_content: The answer without special tokens.
+        **options: Of transformers' reader.
+    """
+    try:
+        return _parse(*arguments, cleaned_content=cleaned_content, **options)
+    except ValueError:
+        return cleaned_content, None, None
+
+
+_parse = chat_completion.parse_assistant_message
+chat_completion.parse_assistant_message = parsed_or_raw
 
 
 class ChatHandler(ChatCompletionHandler):

@@ -51,15 +51,17 @@ def quiet() -> None:
 
         datasets.disable_progress_bars()
         datasets.utils.logging.set_verbosity_error()
-    # PEFT imports GPTQModel when it attaches an adapter. Imported here, its banner is cleared too.
+    in_notebook = "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
     if "finlab.models.adapters" in sys.modules and importlib.util.find_spec("gptqmodel"):
-        import gptqmodel  # noqa: F401
         from logbar import LogBar
 
         LogBar.shared().setLevel(logging.ERROR)
+        # PEFT imports GPTQModel when it attaches an adapter. Imported here, its banner is cleared.
+        if in_notebook:
+            import gptqmodel  # noqa: F401
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+    if in_notebook:
         from IPython.display import clear_output
 
         clear_output()

@@ -113,6 +113,20 @@ def write(
     return written
 
 
+def model_name(folder: Path) -> str:
+    """Return the name of a model's folder, as the evaluation step has it.
+
+    Args:
+        folder: Such as runs/smoke/dpo/artifact/model, which is `dpo`, or .../sft/artifact/stage1,
+            which is `sft/stage1`. Outside a run it is the folder's own name.
+    """
+    parts = folder.resolve().parts
+    if "artifact" not in parts:
+        return parts[-1]
+    place = len(parts) - 1 - parts[::-1].index("artifact")
+    return "/".join([parts[place - 1], *(part for part in parts[place + 1 :] if part != "model")])
+
+
 # --- a card with scores, for publishing ----------------------------------------------------------
 def complete(folder: Path) -> str:
     """Return the card of a finished model with the scores that its run has measured.
@@ -132,8 +146,7 @@ def complete(folder: Path) -> str:
     manifest = _read(step_folder / "manifest.json")
     if not manifest:
         raise ValueError(f"step {step_folder.name} of {step_folder.parent} is not finished")
-    name = "/".join([step_folder.name, *(part for part in parts[place + 1 :] if part != "model")])
-    scores, verdicts = _scores(step_folder.parent, manifest, name)
+    scores, verdicts = _scores(step_folder.parent, manifest, model_name(folder))
     kind = next(each for each in reversed(MODEL_FILES) if (folder / each).exists())
     facts = Facts(
         title=f"{step_folder.name}/{folder.name}",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finlab import paths
 from finlab.evaluate import endpoints
 from finlab.models import folders, generation, loading, tokenization
+from finlab.run import model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -178,19 +179,6 @@ def open_backend(target: str, dtype: str = "", timeout: float = 120) -> Backend:
     source = str(folder) if folder.is_dir() else str(folders.fetch(target))
     tokenizer = tokenization.load(source)
     model = loading.load(source, dtype or loading.usual_dtype())
-    return LocalModel(model, tokenizer, title(folder) if folder.is_dir() else target)
-
-
-def title(folder: Path) -> str:
-    """Return a short name of a model's folder: `dpo` for runs/smoke/dpo/artifact/model.
-
-    Args:
-        folder: The folder.
-    """
-    parts = [part for part in folder.resolve().parts if part not in ("artifact", "model")]
-    if "artifact" in folder.resolve().parts[-3:-1]:
-        behind = folder.resolve().parts
-        place = len(behind) - 1 - behind[::-1].index("artifact")
-        names = [behind[place - 1], *behind[place + 1 :]]
-        return "-".join(name for name in names if name != "model")
-    return parts[-1]
+    return LocalModel(
+        model, tokenizer, model_card.model_name(folder) if folder.is_dir() else target
+    )
