@@ -24,11 +24,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--engine", default="auto", help="auto (default), vllm or transformers")
-    serve.add_argument(
-        "--batching",
-        action="store_true",
-        help="transformers answers many clients at once (a GPU is best)",
-    )
     serve.add_argument("--page", action="store_true", help="a web page to chat on, at /page")
     serve.add_argument(
         "--print", action="store_true", help="print the command lines, and start nothing"
@@ -52,7 +47,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         arguments.engine,
         arguments.host,
         arguments.port,
-        arguments.batching,
     )
     if arguments.print:
         print(serve.shown(serve.vllm_command(chosen)))

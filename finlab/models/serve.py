@@ -62,7 +62,6 @@ class Settings:
         method: How it is quantised; empty if it is not.
         base: An adapter's base; empty for a model.
         tools: Whether its template has a place for tools.
-        batching: Whether transformers' server answers many clients at once.
     """
 
     folder: str
@@ -74,7 +73,6 @@ class Settings:
     method: str
     base: str
     tools: bool
-    batching: bool = False
 
     @property
     def url(self) -> str:
@@ -88,7 +86,6 @@ def settings(
     engine: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
-    batching: bool = False,
 ) -> Settings:
     """Return how a model will be served.
 
@@ -98,7 +95,6 @@ def settings(
         engine: vllm, transformers, or auto: vLLM where it is installed.
         host: The address to listen on.
         port: The port.
-        batching: Let transformers' server answer many clients at once.
 
     Raises:
         ValueError: There is no model, it has no chat template, or the engine is not installed.
@@ -127,7 +123,6 @@ def settings(
         method=quantize.method_of(base or folder),
         base=str(base) if base else "",
         tools=TOOL_MARK in str(tokenizer.chat_template),
-        batching=batching,
     )
 
 
@@ -232,7 +227,9 @@ def app(chosen: Settings) -> FastAPI:
     from finlab.models.serve_handlers import ChatHandler, OneModel
 
     manager = OneModel(chosen.name, *_loaded(chosen))
-    state = GenerationState(continuous_batching=chosen.batching)
+    # One answer after another: with transformers 5.23's continuous batching a model on a CPU wrote
+    # other tokens than alone (16年 for 1996年). vLLM is for many clients.
+    state = GenerationState()
     made = build_server(
         manager,
         ChatHandler(manager, state),
@@ -256,8 +253,7 @@ def _loaded(chosen: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     tokenizer = tokenization.load(chosen.folder)
     if chosen.tools and getattr(tokenizer, "response_template", None) is None:
         tokenizer.response_template = CALLS
-    options = {"attn_implementation": "sdpa"} if chosen.batching else {}
-    model = loading.load(chosen.folder, loading.usual_dtype(), **options)
+    model = loading.load(chosen.folder, loading.usual_dtype())
     quantize.require_pad(model, tokenizer)
     return model, tokenizer
 

@@ -53,11 +53,12 @@ def build(url: str, name: str) -> ChatInterface:
 
     return gradio.ChatInterface(
         respond,
+        # Without Gradio's button that shares a talk with strangers.
+        chatbot=gradio.Chatbot(show_label=False, buttons=["copy", "copy_all"], height="60vh"),
         title=f"finlab · {name}",
         description=NOTE,
         examples=EXAMPLES,
         cache_examples=False,
-        save_history=True,
         analytics_enabled=False,
     )
 
@@ -83,4 +84,4 @@ def mount(server: FastAPI, url: str, name: str) -> FastAPI:
 
     # The system's own fonts: Gradio's are fetched from Google.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return gradio.mount_gradio_app(server, build(url, name), path=PATH, theme=theme)
+    return gradio.mount_gradio_app(server, build(url, name), path=PATH, theme=theme, footer_links=[])
