@@ -233,3 +233,11 @@ def tiny(tmp_path_factory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory) -> Path:
+    """A folder with a tiny chat model that knows a few turns by heart; see tests/talker.py."""
+    from tests import talker
+
+    return talker.write(tmp_path_factory.mktemp("talker") / "merged")

@@ -559,7 +559,7 @@ def test_nothing_is_claimed_behind_what_is_supported(text):
     assert not answer.supported
     assert not answer.not_found
     found = tiers.Found("domain", [(each, 1.0) for each in GIVEN])
-    assert comparing.guarded(text, found, "甲公司全年收入是多少？").endswith("[2]")
+    assert citing.guarded(text, found.passages, "甲公司全年收入是多少？").endswith("[2]")
 
 
 def test_a_title_cannot_pass_for_a_passage():

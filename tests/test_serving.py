@@ -32,10 +32,10 @@ TRANSFORMERS = str(Path(sys.executable).with_name("transformers"))
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(chat_model, tmp_path_factory):
     """The folders that notebooks 05 and 06 leave: merged, adapter, and each format."""
     root = tmp_path_factory.mktemp("exported")
-    merged = talker.write(root / "merged")
+    merged = Path(shutil.copytree(chat_model, root / "merged"))
     tokenizer = tokenization.load(merged)
     adapted = get_peft_model(loading.load(merged), LoraConfig(r=4, target_modules=["q_proj"]))
     adapted.save_pretrained(root / "adapter")

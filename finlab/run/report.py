@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from finlab import files
 from finlab.run import integrity
 from finlab.run.step import read_manifest
@@ -254,6 +252,7 @@ def _notebook_html(path: Path, prefix: str) -> str:
         path: The notebook.
         prefix: Put before its ids, so that they are unique on the page.
     """
+    import nbformat
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", anchor_link_text="")

@@ -10,8 +10,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from finlab import files, paths
 from finlab.run import integrity, locks, recipe
 from finlab.run.parameters import SET_BY_RUNNER
@@ -39,6 +37,8 @@ class StopFlag:
 def _failed_cells(notebook: Path) -> list[str]:
     """Describe the failing cells of an executed notebook, with the last lines of their output."""
     try:
+        import nbformat  # it costs half a second
+
         cells = nbformat.read(notebook, 4).cells
     except (OSError, ValueError):  # papermill could not write it, as on a full disk
         return []

@@ -84,4 +84,6 @@ def mount(server: FastAPI, url: str, name: str) -> FastAPI:
 
     # The system's own fonts: Gradio's are fetched from Google.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return gradio.mount_gradio_app(server, build(url, name), path=PATH, theme=theme, footer_links=[])
+    return gradio.mount_gradio_app(
+        server, build(url, name), path=PATH, theme=theme, footer_links=[]
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from finlab import files
 from finlab.evaluate.chat.backends import Backend, Settings
-from finlab.evaluate.knowledge import citing, comparing, tiers
+from finlab.evaluate.knowledge import citing, tiers
 from finlab.evaluate.knowledge.index import Index
 from finlab.evaluate.knowledge.tiers import Found, Tier
 
@@ -116,7 +116,8 @@ class Talk:
         Raises:
             ValueError: There is no answer, or the talk is longer than the model's context.
         """
-        question = question.strip()
+        # Half a character, as a terminal gives it where a wide one was erased, becomes "?".
+        question = question.encode("utf-8", "replace").decode("utf-8").strip()
         if not question:
             raise ValueError("the question is empty: write something")
         self.found = self.knowledge.consult(question) if self.knowledge else None
@@ -127,9 +128,11 @@ class Talk:
                 said += piece
                 yield piece
         finally:
-            if said:
+            if said.strip():
                 turn = {"role": "assistant", "content": said.strip()}
                 self.messages += [{"role": "user", "content": question}, turn]
+        if not said.strip():
+            raise ValueError(f"{self.model.name} ended its answer at once: ask in other words")
 
     def answer(self, question: str) -> str:
         """Return the whole answer to a question."""
@@ -152,7 +155,7 @@ class Talk:
             return
         prompt = citing.prompt(question, self.found.passages)
         said = "".join(self.model.stream([*self._opening(), *prompt], self.settings))
-        yield comparing.guarded(said.strip(), self.found, question)
+        yield citing.guarded(said.strip(), self.found.passages, question)
 
     def _opening(self) -> list[dict]:
         """Return the system message, where there is one."""

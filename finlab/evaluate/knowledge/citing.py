@@ -266,3 +266,17 @@ def extract(question: str, passages: Sequence[Passage]) -> str:
     if not best[1]:
         return NOT_FOUND[language_of(question)]
     return f"{best[2]}[{best[1]}]"
+
+
+def guarded(text: str, passages: Sequence[Passage], question: str) -> str:
+    """Return an answer where its passages support it, else the best quotation from them.
+
+    Args:
+        text: As the model wrote it.
+        passages: What it was given, in the order of their numbers.
+        question: The question.
+    """
+    answer = check(text, passages)
+    if answer.supported or answer.not_found:
+        return text
+    return extract(question, passages)

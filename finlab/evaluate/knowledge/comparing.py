@@ -131,20 +131,6 @@ def spread(places: Sequence[int], count: int) -> list[int]:
     return [places[number * len(places) // count] for number in range(count)]
 
 
-def guarded(text: str, found: Found, question: str) -> str:
-    """Return an answer where its passages support it, else the best quotation from them.
-
-    Args:
-        text: As the model wrote it.
-        found: What the tiers gave.
-        question: The question.
-    """
-    answer = citing.check(text, found.passages)
-    if answer.supported or answer.not_found:
-        return text
-    return citing.extract(question, found.passages)
-
-
 def decisions(
     questions: Sequence[dict], consulted: Sequence[Found]
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:
