@@ -22,7 +22,7 @@ OPEN = [
 # --- the cost model ------------------------------------------------------------------------------
 def test_the_cost_model_is_near_what_others_published():
     rows = published_costs.comparison()
-    assert len(rows) == 23
+    assert len(rows) == 25
     for row in rows:
         assert abs(row["error %"]) < 15, row
 
@@ -141,3 +141,40 @@ def test_a_machine_too_small_is_refused_before_anything_is_loaded(tmp_path, caps
     monkeypatch.setattr(shapes, "of_this_machine", lambda: (shapes.gpu("H200"), 8))
     with pytest.raises(ValueError, match="the run will take about 3"):
         checks.require_feasible(plan, plan.steps, folder)
+
+
+# --- memory of an answering model ----------------------------------------------------------------
+def test_a_model_that_answers_takes_what_others_have_published():
+    """XuanYuan's 129, 65 and 35 GiB, ZhiLu's 30 GB, YaYi's 20 GB."""
+    rows = [row for row in published_costs.comparison() if "answering" in row["what"]]
+    assert len(rows) == 5
+    for row in rows:
+        assert abs(row["error %"]) < 6, row
+
+
+def test_memory_grows_with_context_and_batch():
+    shape = shapes.of_model("meta-llama/Llama-2-7b-hf")
+    small = costs.answering(shape, "none", context=4096)
+    # 2 tables × 2 bytes × 32 layers × 4,096 wide × 4,096 tokens.
+    assert small.cache == 2 * 2 * 32 * 4096 * 4096
+    many = costs.answering(shape, "none", context=4096, batch=8)
+    assert many.cache == 8 * small.cache
+    assert many.weights == small.weights
+    assert costs.answering(shape, "nf4").weights < 0.35 * small.weights
+
+
+def test_finlab_memory(capsys):
+    from finlab.commands.main import main
+
+    assert main(["memory", "Qwen/Qwen3-8B", "--context", "32768", "--gpu", "A100-80G"]) == 0
+    said = capsys.readouterr().out
+    assert "8.2 billion parameters, 1 × 32,768 tokens" in said
+    for label in ("16 bits", "int8", "NF4", "A100-80G needed"):
+        assert label in said
+    for words, sentence in (
+        (["memory", "nobody/knows"], "the shape of 'nobody/knows' is not known"),
+        (["memory", "Qwen/Qwen3-8B", "--batch", "0"], "--batch 0: write 1 or more"),
+        (["memory", "Qwen/Qwen3-8B", "--gpu", "Abacus"], "the GPU kind 'Abacus' is not known"),
+    ):
+        assert main(words) == 2
+        assert sentence in capsys.readouterr().err
