@@ -32,6 +32,7 @@ KEPT = (
     "int8",
     "nf4",
     "gptq4",
+    "fp8",
     "full",
     "accuracy, ",
     "recall at 1",
@@ -362,6 +363,20 @@ def retrieval_table() -> str:
 
 RESULTS_PAGE = Path("docs/results.md")
 BENCHMARKS_PAGE = Path("benchmarks/README.md")
+
+
+def serving_table() -> str:
+    """Return how many requests `finlab serve` answers."""
+    found = measured("serving")
+    rows = []
+    for row in found["rows"]:
+        speeds = [f"{row['requests_per_second']:.1f}", f"{row['tokens_per_second']:.0f}"]
+        waits = f"{row['median_ms']:.0f} / {row['p95_ms']:.0f}"
+        rows.append([row["clients"], row["requests"], *speeds, waits])
+    head = ["clients", "requests", "requests/s", "tokens/s", "ms, median / p95"]
+    return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
+
+
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
     BENCHMARKS_PAGE: {
@@ -369,6 +384,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "corpus_scale": corpus_scale_table,
         "dialogues": dialogues_table,
         "retrieval": retrieval_table,
+        "serving": serving_table,
         "tokenizer": tokenizer_tables,
         "training": training_table,
         "sft": sft_table,

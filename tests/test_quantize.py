@@ -53,7 +53,7 @@ def test_a_format_is_saved_and_loaded_again(tiny, tmp_path, rows, name):
         "lm_head.weight",
         "model.embed_tokens.weight",
     ]
-    error = rounding.logit_error(full, model, [IDS])["kl"]
+    error = rounding.logit_error(rounding.log_probs(full, [IDS]), model, [IDS])["kl"]
     assert 0 < error < 0.05
     assert quantize.method_of(tmp_path) in ("bitsandbytes", "gptq", "compressed-tensors")
     with pytest.raises(ValueError, match="is quantised already"):
@@ -92,8 +92,9 @@ def test_calibration_keeps_what_it_has_seen(tiny, tmp_path, rows):
     calibrated = quantize.round_model(tiny, settings("gptq4", rows))
     blind = [{"input_ids": torch.tensor([[5, 5]]), "attention_mask": torch.ones(1, 2).long()}]
     uncalibrated = quantize.round_model(tiny, settings("gptq4", blind))
-    near = rounding.logit_error(full, calibrated, seen)["kl"]
-    assert near < rounding.logit_error(full, uncalibrated, seen)["kl"]
+    reference = rounding.log_probs(full, seen)
+    near = rounding.logit_error(reference, calibrated, seen)["kl"]
+    assert near < rounding.logit_error(reference, uncalibrated, seen)["kl"]
 
 
 def test_what_cannot_be_quantised_is_refused(tiny, tmp_path):
@@ -182,6 +183,13 @@ def test_too_little_calibration_text_is_refused(tiny):
 
 
 # --- measures ------------------------------------------------------------------------------------
+def test_a_model_is_not_apart_from_itself(tiny):
+    model = loading.load(tiny)
+    same = rounding.logit_error(rounding.log_probs(model, [IDS]), model, [IDS])
+    assert abs(same["kl"]) < 1e-6
+    assert same["same_top"] == 1
+
+
 def test_the_error_is_found_in_the_block_that_has_it(tiny):
     full, other = loading.load(tiny), loading.load(tiny)
     with torch.no_grad():

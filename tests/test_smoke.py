@@ -237,15 +237,56 @@ def test_dpo_reports_what_else_moved(smoke):
 
 
 # --- quantization --------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "points"), [("int8", 0.01), ("nf4", 0.03), ("gptq4", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "points"), [("int8", 0.01), ("nf4", 0.03), ("gptq4", 0.05), ("fp8", 0.01)]
+)
 def test_quantization(smoke, name, points):
     found = metrics(smoke, "quantize")
     full, small = found["full"], found[name]
     assert small["bytes"] < 0.6 * full["bytes"]
-    assert small["peak_bytes"] > 0
+    assert small["peak_bytes"] > small["bytes"]
     assert small["tokens_per_second"] > 0
+    assert small["tokens_per_second_8"] > small["tokens_per_second"]
     assert abs(small["accuracy"] - full["accuracy"]) <= points
     assert small["bits_per_character"] < 1.1 * full["bits_per_character"]
+    assert set(small["bits_by_cell"]) == CORNERS
+    blocks = found["by_block"][name]
+    assert len(blocks) == 4
+    # The blocks' errors, one at a time, come to about the error of all of them.
+    assert 0.3 * small["kl"] < sum(blocks.values()) < 3 * small["kl"]
+    assert found["full_precision"][name] == ["lm_head.weight", "model.embed_tokens.weight"]
+
+
+def test_finance_text_is_what_finance_needs_to_be_calibrated_on(smoke):
+    found = metrics(smoke, "quantize")["calibration"]
+    assert set(found) == {"mixture", "finance", "general", "one sentence"}
+    finance = {name: bits["zh_finance"] for name, bits in found.items()}
+    assert finance["finance"] < finance["general"] < finance["one sentence"]
+
+
+def test_the_gate_names_a_format(smoke):
+    choice = metrics(smoke, "quantize")["choice"]
+    assert choice["format"] in ("int8", "nf4", "gptq4", "fp8")
+    assert "of accuracy" in choice["why"]
+
+
+def test_the_gate_refuses_what_loses_too_much(smoke, tmp_path):
+    """With nothing allowed, a format that loses for certain stops the step."""
+    from finlab.evaluate import gate
+
+    compared = metrics(smoke, "quantize")["paired"]
+    gate.require(compared, 0.05)
+    worst = compared["nf4"] | {"difference": -0.2, "ci_low": -0.25, "ci_high": -0.15}
+    with pytest.raises(ValueError, match="nf4 loses 0.200 of accuracy"):
+        gate.require({"nf4": worst}, 0.05)
+
+
+def test_models_carry_a_card_and_no_calibration_text(smoke):
+    for name in ("int8", "nf4", "gptq4", "fp8"):
+        folder = smoke / "quantize/artifact" / name
+        assert "recipe `smoke`" in (folder / "README.md").read_text(encoding="utf-8")
+        settings = files.read_json(folder / "config.json")["quantization_config"]
+        assert not settings.get("dataset")
 
 
 # --- evaluation ----------------------------------------------------------------------------------

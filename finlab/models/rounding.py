@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def placement() -> str:
+    """Return the device_map of this machine: all its GPUs, its GPU, or its CPU."""
+    if torch.cuda.device_count() > 1:
+        return "auto"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def log_probs(model: PreTrainedModel, rows: list[list[int]]) -> list[torch.Tensor]:
+    """Return what a model expects after each token of rows.
+
+    Args:
+        model: The model.
+        rows: Token ids.
+
+    Returns:
+        For each row float32 [tokens, vocabulary] on the CPU, so that the model may go.
+    """
+    return [_log_probs(model, row).cpu() for row in rows]
+
+
 def _log_probs(model: PreTrainedModel, row: list[int]) -> torch.Tensor:
     """Return the log-probabilities after each token of a row: float32 [tokens, vocabulary]."""
     with torch.inference_mode():
@@ -22,9 +42,14 @@ def _log_probs(model: PreTrainedModel, row: list[int]) -> torch.Tensor:
 
 
 def logit_error(
-    full: PreTrainedModel, quantised: PreTrainedModel, rows: list[list[int]]
+    reference: list[torch.Tensor], quantised: PreTrainedModel, rows: list[list[int]]
 ) -> dict[str, float]:
-    """Compare two models on rows of token ids.
+    """Compare a model with another one's expectations on rows of token ids.
+
+    Args:
+        reference: Of the full model, from `log_probs`.
+        quantised: The same model in fewer bits.
+        rows: Token ids.
 
     Returns:
         kl: The mean divergence of the quantised model's distribution from the full model's, in
@@ -32,9 +57,8 @@ def logit_error(
         same_top: The share of places with the same likeliest token.
     """
     divergence = agreement = count = 0.0
-    for row in rows:
-        p = _log_probs(full, row)
-        q = _log_probs(quantised, row).to(p.device)
+    for row, p in zip(rows, reference, strict=True):
+        q = _log_probs(quantised, row).cpu()
         divergence += (p.exp() * (p - q)).sum(-1).sum().item()
         agreement += (p.argmax(-1) == q.argmax(-1)).sum().item()
         count += len(row)
@@ -155,10 +179,12 @@ def peak_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int = 8) -
     _generate(model, ids, 1)  # a format that unpacks its weights does so at the first token
     weights = model.get_memory_footprint()
     if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
-        before = torch.cuda.memory_allocated(model.device)
+        gpus = range(torch.cuda.device_count())
+        before = sum(map(torch.cuda.memory_allocated, gpus))
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
         _generate(model, ids, new_tokens)
-        return weights + torch.cuda.max_memory_allocated(model.device) - before
+        return weights + sum(map(torch.cuda.max_memory_allocated, gpus)) - before
     held = [*model.parameters(), *model.buffers()]
     with _Working(held) as working:
         _generate(model, ids, new_tokens)

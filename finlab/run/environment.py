@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -46,6 +47,7 @@ def quiet() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    _quiet_tqdm()
     if "datasets" in sys.modules:
         import datasets
 
@@ -65,6 +67,26 @@ def quiet() -> None:
         from IPython.display import clear_output
 
         clear_output()
+
+
+def _quiet_tqdm() -> None:
+    """Turn off the bars of tqdm, also those that a library has asked for by name.
+
+    TQDM_DISABLE is read when tqdm is imported, and yields to `disable=False`.
+    """
+    if os.environ.get("TQDM_DISABLE") != "1" or "tqdm" not in sys.modules:
+        return
+    from tqdm.std import tqdm
+
+    loud = tqdm.__init__
+    if hasattr(loud, "__wrapped__"):
+        return
+
+    @functools.wraps(loud)
+    def begin(bar: tqdm, *arguments: object, **options: object) -> None:
+        loud(bar, *arguments, **options | {"disable": True})
+
+    tqdm.__init__ = begin
 
 
 def seed_all(seed: int) -> None:

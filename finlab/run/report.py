@@ -120,12 +120,13 @@ def _dpo(metrics: Metrics) -> list[Line]:
 def _quantize(metrics: Metrics) -> list[Line]:
     """Return the main results of quantization."""
     lines = []
-    for name in ("full", "int8", "nf4", "gptq4"):
+    for name in ("full", "int8", "nf4", "gptq4", "awq4", "fp8"):
         if name not in metrics:
             continue
         row = metrics[name]
         value = f"{row['bytes']:,}, {row['bits_per_character']:.3f}, {row['accuracy']:.3f}"
         lines.append((f"{name}: bytes, bits per character, accuracy", value))
+    lines.append(("format to take", f"{metrics['choice']['format']}: {metrics['choice']['why']}"))
     return lines
 
 

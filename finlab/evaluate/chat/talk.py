@@ -138,6 +138,13 @@ class Talk:
         """Return the whole answer to a question."""
         return "".join(self.ask(question)).strip()
 
+    def reply(self, question: str) -> str:
+        """Return the answer, or the sentence that says why there is none: for notebooks."""
+        try:
+            return self.answer(question)
+        except ValueError as error:
+            return str(error)
+
     def _plain(self, question: str) -> Iterator[str]:
         """Yield the model's own answer."""
         last = {"role": "user", "content": question}
