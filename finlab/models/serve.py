@@ -267,5 +267,11 @@ def run(made: FastAPI, chosen: Settings) -> None:
     """
     import uvicorn
 
-    config = uvicorn.Config(made, host=chosen.host, port=chosen.port, log_level="warning")
+    config = uvicorn.Config(
+        made,
+        host=chosen.host,
+        port=chosen.port,
+        log_level="warning",
+        timeout_graceful_shutdown=3,  # seconds: an open page holds its connection for ever
+    )
     uvicorn.Server(config).run()
