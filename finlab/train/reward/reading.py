@@ -1,0 +1,145 @@
+"""Where in a text the answer stands.
+
+A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. What counts is the text after
+the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is no
+answer: a search through the whole text would pay for a lucky word.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
+THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
+ANSWER = re.compile(r"<(?P<end>/)?answer>", re.I)
+BOX = "\\boxed"
+BRACE = re.compile(r"(?P<open>(?P<box>\\boxed\s*)?\{)|(?P<close>\})")
+MOST_WRAPS = 5  # \text{} within \text{}, which no honest answer has deeper
+# \text{A}, \mathrm{元}: the words inside count.
+WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|rm|bf|mbox)\s*\{([^{}]*)\}")
+OPENING = re.compile(r"[\[{]")
+LONGEST_JSON = 20_000  # characters, from the end
+MOST_TRIES = 200  # brackets that open no JSON
+FENCE = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.S | re.I)
+WELL_FORMED = re.compile(
+    r"\s*<think>(?P<thought>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.S
+)
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def well_formed(text: str, boxed: bool = True) -> bool:
+    """Tell whether a completion has the form that is asked for, and nothing besides.
+
+    Args:
+        text: The completion, from `<think>` on.
+        boxed: Whether exactly one box must stand in the answer.
+    """
+    found = WELL_FORMED.fullmatch(text)
+    if not found or any(text.count(tag) != 1 for tag in TAGS):
+        return False
+    if not found["thought"].strip() or not found["answer"].strip():
+        return False
+    return not boxed or found["answer"].count(BOX) == 1
+
+
+def after_thinking(text: str) -> str:
+    """Return what is said after the thinking; empty where the thinking never ends."""
+    ends = list(THINK_END.finditer(text))
+    said = text[ends[-1].end() :] if ends else text
+    return "" if THINK_START.search(said) else said
+
+
+def answer_part(text: str) -> str | None:
+    """Return the inside of the last `<answer>` after the thinking; None where there is none."""
+    said = after_thinking(text)
+    opened = None
+    found = None
+    for tag in ANSWER.finditer(said):
+        if not tag["end"]:
+            opened = tag.end()
+        elif opened is not None:
+            found = said[opened : tag.start()]
+            opened = None
+    return None if found is None else unwrapped(found)
+
+
+def boxes(text: str) -> list[str]:
+    """Return the contents of all `\\boxed{}`, with balanced braces; one that never closes is none.
+
+    The text is read once: a completion of a hundred thousand braces takes no longer than another.
+    """
+    found = []
+    opened: list[int] = []  # for each brace that is open: where its box begins, or -1
+    for brace in BRACE.finditer(text):
+        if brace["open"]:
+            opened.append(brace.end() if brace["box"] else -1)
+        elif opened:
+            begin = opened.pop()
+            if begin >= 0:
+                found.append((brace.start(), text[begin : brace.start()]))
+    return [unwrapped(inside) for _, inside in found]
+
+
+def unwrapped(text: str) -> str:
+    """Return a text without the marks that LaTeX puts around words and formulas."""
+    for _ in range(MOST_WRAPS):
+        text, count = WRAPPED.subn(r"\1", text)
+        if not count:
+            break
+    text = text.replace("\\%", "%").replace("\\,", "").replace("\\;", "").strip()
+    for mark in ("$$", "$"):
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)].strip()
+    return text.replace("\\$", "$")
+
+
+def final(text: str, where: str = "box") -> str | None:
+    """Return the words of the answer.
+
+    Args:
+        text: The completion.
+        where: `box`: the last box, inside `<answer>` where that tag is used; `answer`: the inside of
+            `<answer>`; `whole`: all that is said after the thinking.
+
+    Returns:
+        None where there is no answer at that place.
+
+    Raises:
+        ValueError: `where` is unknown.
+    """
+    if where == "whole":
+        said = after_thinking(text).strip()
+        return unwrapped(said) or None
+    if where == "answer":
+        return answer_part(text)
+    if where != "box":
+        raise ValueError(f"where can be box, answer or whole, not '{where}'")
+    said = after_thinking(text)
+    if "<answer>" in said.lower():
+        said = answer_part(text) or ""
+    found = boxes(said)
+    return found[-1] if found else None
+
+
+def json_value(text: str) -> Any:
+    """Return the last JSON list or object in a text; None where there is none.
+
+    Args:
+        text: Of an answer. A value in a code fence, or behind words, is found.
+    """
+    fenced = FENCE.findall(text[-LONGEST_JSON:])
+    text = fenced[-1] if fenced else text[-LONGEST_JSON:]
+    decoder = json.JSONDecoder()
+    found = None
+    end = 0
+    tries = 0
+    for opening in OPENING.finditer(text):
+        if opening.start() < end or tries > MOST_TRIES:
+            continue  # within a value that was read, or in a text that is no JSON
+        try:
+            found, end = decoder.raw_decode(text, opening.start())
+        except (ValueError, RecursionError):
+            tries += 1
+    return found

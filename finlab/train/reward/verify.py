@@ -1,0 +1,227 @@
+"""Is an answer right? Checked by code, the same for a reward in training and for a score.
+
+    gold = Gold("number", "1.2亿元")
+    check("<think>…</think><answer>\\boxed{12,000万元}</answer>", gold).right      # True
+
+Each kind of answer has one function in KINDS: it reads the words of the answer and says whether they
+are the gold, and of lists how much was found and how much of it was right. An answer with other
+words beside it, several answers, and an answer that stands in the thinking alone are not right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from finlab.train.reward import lists, quantities, reading
+from finlab.train.reward.gold import Gold, Verdict, single
+
+LETTERS = "ABCDEFGHIJ"
+BETWEEN = re.compile(r"[\s,、;/&+和与及]|\band\b", re.I)
+YES = frozenset("是 对 正确 真 √ ✓ yes true 合规 成立".split())
+NO = frozenset("否 错 错误 不是 不对 不正确 假 × ✗ no false 不合规 违规 不成立".split())
+DATE = re.compile(
+    r"(?P<year>\d{4})\s*(?:年|[-/.])\s*(?P<month>\d{1,2})\s*(?:月|[-/.])\s*(?P<day>\d{1,2})\s*日?"
+    r"|(?P<year2>\d{4})\s*(?:年|[-/.])\s*(?P<month2>\d{1,2})\s*月?"
+    r"|(?P<year3>(?:19|20)\d\d)(?P<month3>[01]\d)(?P<day3>[0-3]\d)"
+    r"|(?P<year4>\d{4})\s*年"
+)
+
+
+def check(text: str, gold: Gold) -> Verdict:
+    """Check a completion.
+
+    Args:
+        text: The completion, thinking included.
+        gold: The right answer.
+
+    Raises:
+        ValueError: The kind is unknown, or the gold itself cannot be read.
+    """
+    if gold.kind not in KINDS:
+        raise ValueError(f"'{gold.kind}' is no kind of answer: write one of {', '.join(KINDS)}")
+    said = reading.final(text, gold.where)
+    if said is None:
+        return Verdict(False, None, "no answer at its place")
+    return KINDS[gold.kind](said, gold)
+
+
+def require_sound(golds: Iterable[Gold]) -> None:
+    """Refuse golds that do not pass their own check: they would teach or score nonsense.
+
+    Args:
+        golds: The golds.
+
+    Raises:
+        ValueError: Some do not; the first is shown.
+    """
+    bad = []
+    for number, gold in enumerate(golds, 1):
+        try:
+            sound = KINDS[gold.kind](_as_text(gold.answer), gold).right
+        except (KeyError, ValueError):
+            sound = False
+        if not sound:
+            bad.append((number, gold))
+    if bad:
+        number, gold = bad[0]
+        raise ValueError(
+            f"{len(bad)} golds cannot be checked; the first is number {number}: "
+            f"{gold.kind} {gold.answer!r}: correct it, or leave the question out"
+        )
+
+
+def _as_text(answer: Any) -> str:
+    """Return a gold as an answer would write it."""
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+
+
+# --- letters, yes and no -------------------------------------------------------------------------
+def letters_of(text: str) -> str | None:
+    """Return the letters of an answer in their order, each once; None for other words.
+
+    Args:
+        text: Such as AC, A、C, `(A)`, `a, c`, A和C, Ａ．
+    """
+    said = quantities.plain(text).upper()
+    said = re.sub(r"[()\[\]{}<>。.:\"'“”‘’]", " ", said)
+    said = BETWEEN.sub("", said)
+    if not said or any(sign not in LETTERS for sign in said):
+        return None
+    return "".join(sorted(set(said)))
+
+
+def _letters(said: str, gold: Gold) -> Verdict:
+    """Check one or several letters, in any order."""
+    right = letters_of(gold.answer)
+    if right is None:
+        raise ValueError(f"the gold {gold.answer!r} holds other signs than letters")
+    found = letters_of(said)
+    if found is None:
+        return Verdict(False, None, "other words than letters")
+    choices = gold.options.get("choices", 0)
+    if choices and any(LETTERS.index(letter) >= choices for letter in found):
+        return Verdict(False, found, "a letter that was not offered")
+    hits = len(set(found) & set(right))
+    verdict = found == right
+    why = "" if verdict else f"{found} is not {right}"
+    return Verdict(verdict, found, why, hits / len(found), hits / len(right))
+
+
+def truth_of(text: str) -> bool | None:
+    """Return what a word of agreement or denial says; None for any other text."""
+    said = quantities.plain(text).strip(" 。.!:\"'“”()\n").lower()
+    if said in YES:
+        return True
+    return False if said in NO else None
+
+
+def _truth(said: str, gold: Gold) -> Verdict:
+    """Check 是 or 否, 对 or 错."""
+    right = truth_of(gold.answer)
+    if right is None:
+        raise ValueError(f"the gold {gold.answer!r} is neither 是 nor 否")
+    found = truth_of(said)
+    if found is None:
+        return Verdict(False, None, "neither 是 nor 否")
+    return single(found == right, found, f"{said} is not {gold.answer}")
+
+
+# --- numbers and dates ---------------------------------------------------------------------------
+def _gold_number(text: str) -> quantities.Quantity:
+    """Return a gold as a number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = quantities.read(str(text))
+    if found is None:
+        raise ValueError(f"the gold {text!r} is no number")
+    return found
+
+
+def _limits(gold: Gold) -> dict[str, Any]:
+    """Return how a number is compared."""
+    known = {name: gold.options.get(name) for name in ("decimals", "relative", "absolute")}
+    return known | {"asked": gold.options.get("unit", "")}
+
+
+def _number(said: str, gold: Gold) -> Verdict:
+    """Check one number."""
+    right = _gold_number(gold.answer)
+    found = quantities.read(said)
+    if found is None:
+        return Verdict(False, None, "no number, or more than one")
+    return single(
+        quantities.same(found, right, **_limits(gold)), said, f"{said} is not {gold.answer}"
+    )
+
+
+def _numbers(said: str, gold: Gold) -> Verdict:
+    """Check several numbers between semicolons: as many, in their order."""
+    golds = gold.answer if isinstance(gold.answer, list) else re.split("[;；]", gold.answer)
+    rights = [_gold_number(part) for part in golds]
+    parts = [part for part in re.split("[;；]", said) if part.strip()]
+    found = [quantities.read(part) for part in parts]
+    if not found or None in found:
+        return Verdict(False, None, "a part that is no number")
+    limits = _limits(gold)
+    if gold.options.get("ordered", True):
+        hits = sum(quantities.same(one, other, **limits) for one, other in zip(found, rights))
+    else:
+        left = list(rights)
+        for one in found:
+            match = next((other for other in left if quantities.same(one, other, **limits)), None)
+            if match is not None:
+                left.remove(match)
+        hits = len(rights) - len(left)
+    right = hits == len(rights) == len(found)
+    why = "" if right else f"{hits} of {len(rights)} numbers, {len(found)} given"
+    return Verdict(right, said, why, hits / len(found), hits / len(rights))
+
+
+def date_of(text: str) -> tuple[int, ...] | None:
+    """Return a date as (year, month, day), as far as it is given; None for any other text.
+
+    Args:
+        text: Such as 2024年5月7日, 2024-05-07, 20240507 or 2024年5月.
+    """
+    found = DATE.fullmatch(quantities.plain(text).strip(" 。.\n"))
+    if not found:
+        return None
+    parts = found.groupdict()
+    numbers = []
+    for name in ("year", "month", "day"):
+        written = [
+            parts[f"{name}{which}"] for which in ("", "2", "3", "4") if f"{name}{which}" in parts
+        ]
+        value = next((each for each in written if each), None)
+        if value:
+            numbers.append(int(value))
+    month, day = (*numbers[1:], 1, 1)[:2]
+    return tuple(numbers) if 1 <= month <= 12 and 1 <= day <= 31 else None
+
+
+def _date(said: str, gold: Gold) -> Verdict:
+    """Check a date, however it is written."""
+    right = date_of(str(gold.answer))
+    if right is None:
+        raise ValueError(f"the gold {gold.answer!r} is no date")
+    found = date_of(said)
+    if found is None:
+        return Verdict(False, None, "no date")
+    return single(found == right, found, f"{said} is not {gold.answer}")
+
+
+KINDS: dict[str, Callable[[str, Gold], Verdict]] = {
+    "letters": _letters,
+    "truth": _truth,
+    "number": _number,
+    "numbers": _numbers,
+    "date": _date,
+    "names": lists.names,
+    "entities": lists.entities,
+    "tools": lists.tools,
+}
