@@ -377,6 +377,17 @@ def serving_table() -> str:
     return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
 
 
+def answer_sets_table() -> str:
+    """Return what trivial answers score on published sets."""
+    found = measured("answer_sets")
+    rows = []
+    for row in found["rows"]:
+        scores = [f"{row[name]:.3f}" for name in ("official", "ours", "f1")]
+        rows.append([row["set"], row["items"], row["unsound"], row["answer"], *scores])
+    head = ["set", "items", "golds that cannot be checked", "answer", "official", "ours", "our F1"]
+    return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
+
+
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
     BENCHMARKS_PAGE: {
@@ -385,6 +396,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "dialogues": dialogues_table,
         "retrieval": retrieval_table,
         "serving": serving_table,
+        "answer_sets": answer_sets_table,
         "tokenizer": tokenizer_tables,
         "training": training_table,
         "sft": sft_table,

@@ -1,1 +1,1 @@
-"""Answers that code can check: one reading serves rewards in training and scores in evaluation."""
+"""Answers that code can check: one reading for rewards and for scores."""

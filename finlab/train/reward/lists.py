@@ -58,6 +58,8 @@ def _listed(text: str) -> list[str] | None:
 def entities(said: str, gold: Gold) -> Verdict:
     """Check named entities: a JSON list of {type, content}."""
     value = reading.json_value(said)
+    if isinstance(value, dict) and isinstance(value.get("results"), list):
+        value = value["results"]
     found = _pairs(value)
     if found is None:
         return Verdict(False, None, "no JSON list of {type, content}")

@@ -1,7 +1,7 @@
 """Where in a text the answer stands.
 
-A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. What counts is the text after
-the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is no
+A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. What counts is the text
+after the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is no
 answer: a search through the whole text would pay for a lucky word.
 """
 
@@ -16,6 +16,8 @@ THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
 ANSWER = re.compile(r"<(?P<end>/)?answer>", re.I)
 BOX = "\\boxed"
 BRACE = re.compile(r"(?P<open>(?P<box>\\boxed\s*)?\{)|(?P<close>\})")
+PLACES = ("box", "answer", "line", "json", "whole")
+LINE = re.compile(r"(?:答案|(?i:answer))\s*(?:是|为)?\s*[:：]\s*([^\n]+)")
 MOST_WRAPS = 5  # \text{} within \text{}, which no honest answer has deeper
 # \text{A}, \mathrm{元}: the words inside count.
 WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|rm|bf|mbox)\s*\{([^{}]*)\}")
@@ -66,7 +68,7 @@ def answer_part(text: str) -> str | None:
 
 
 def boxes(text: str) -> list[str]:
-    """Return the contents of all `\\boxed{}`, with balanced braces; one that never closes is none.
+    """Return the contents of all `\\boxed{}` with balanced braces; an open one is none.
 
     The text is read once: a completion of a hundred thousand braces takes no longer than another.
     """
@@ -101,7 +103,8 @@ def final(text: str, where: str = "box") -> str | None:
     Args:
         text: The completion.
         where: `box`: the last box, inside `<answer>` where that tag is used; `answer`: the inside of
-            `<answer>`; `whole`: all that is said after the thinking.
+            `<answer>`; `line`: what stands behind the last `答案：`; `json`: the value of `answer` in
+            the last JSON object; `whole`: all that is said after the thinking.
 
     Returns:
         None where there is no answer at that place.
@@ -114,9 +117,16 @@ def final(text: str, where: str = "box") -> str | None:
         return unwrapped(said) or None
     if where == "answer":
         return answer_part(text)
-    if where != "box":
-        raise ValueError(f"where can be box, answer or whole, not '{where}'")
     said = after_thinking(text)
+    if where == "line":
+        lines = LINE.findall(said)
+        return unwrapped(lines[-1]) if lines else None
+    if where == "json":
+        value = json_value(said)
+        found = value.get("answer") if isinstance(value, dict) else None
+        return None if found is None else str(found)
+    if where != "box":
+        raise ValueError(f"where can be {', '.join(PLACES)}, not '{where}'")
     if "<answer>" in said.lower():
         said = answer_part(text) or ""
     found = boxes(said)

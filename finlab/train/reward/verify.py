@@ -3,8 +3,8 @@
     gold = Gold("number", "1.2亿元")
     check("<think>…</think><answer>\\boxed{12,000万元}</answer>", gold).right      # True
 
-Each kind of answer has one function in KINDS: it reads the words of the answer and says whether they
-are the gold, and of lists how much was found and how much of it was right. An answer with other
+Each kind of answer has one function in KINDS: it reads the words of the answer and says whether
+they are the gold, and of lists how much was found and how much of it was right. An answer with other
 words beside it, several answers, and an answer that stands in the thinking alone are not right.
 """
 
