@@ -1,8 +1,8 @@
 """Where in a text the answer stands.
 
 A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. What counts is the text
-after the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is no
-answer: a search through the whole text would pay for a lucky word.
+after the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is
+no answer: a search through the whole text would pay for a lucky word.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     check("<think>…</think><answer>\\boxed{12,000万元}</answer>", gold).right      # True
 
 Each kind of answer has one function in KINDS: it reads the words of the answer and says whether
-they are the gold, and of lists how much was found and how much of it was right. An answer with other
-words beside it, several answers, and an answer that stands in the thinking alone are not right.
+they are the gold, and of lists how much was found and how much of it was right. An answer with
+other words beside it, several answers, and an answer in the thinking alone are not right.
 """
 
 from __future__ import annotations
