@@ -102,9 +102,9 @@ def final(text: str, where: str = "box") -> str | None:
 
     Args:
         text: The completion.
-        where: `box`: the last box, inside `<answer>` where that tag is used; `answer`: the inside of
-            `<answer>`; `line`: what stands behind the last `答案：`; `json`: the value of `answer` in
-            the last JSON object; `whole`: all that is said after the thinking.
+        where: `box`: the last box, inside `<answer>` where that tag is used; `answer`: the inside
+            of `<answer>`; `line`: what stands behind the last `答案：`; `json`: the value of
+            `answer` in the last JSON object; `whole`: all that is said after the thinking.
 
     Returns:
         None where there is no answer at that place.
