@@ -140,8 +140,14 @@ def append_jsonl(path: Path, record: Any) -> None:
         path: The file.
         record: What JSON can hold.
     """
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    with open(path, "a+b") as file:
+        # A last line without its end, as a kill or an editor leaves it, spoils no line of ours.
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
 
 
 def read_jsonl(path: Path) -> list[Any]:

@@ -289,7 +289,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "id": name,
                     "sha": self.hub.commit(place),
                     "gated": "manual" if name in self.hub.gated else False,
-                    "private": False,
+                    "private": getattr(self.hub, "private", {}).get(name, False),
                     "tags": [],
                     "downloads": 0,
                     "likes": 0,

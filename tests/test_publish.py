@@ -157,6 +157,63 @@ def test_a_model_is_published_with_its_card(run, hub, tmp_path):
     again = push(hub, tmp_path, model, "bank/finance-7b")
     assert again.returncode == 0
     assert [name for name, _ in hub.commits] == ["bank/finance-7b"] * 2
+    assert 'from_pretrained("bank/finance-7b")' in (there / "README.md").read_text("utf-8")
+
+
+def test_only_what_loading_needs_is_published(run, hub, tmp_path):
+    model = run / "dpo/artifact/model"
+    (model / ".ipynb_checkpoints").mkdir()
+    (model / ".ipynb_checkpoints/config.json").write_text("{}")
+    (model / "notes.txt").write_text("secret")
+    (model / "generation_config.json").unlink()
+    (model / "generation_config.json").symlink_to("/etc/hostname")
+    assert push(hub, tmp_path, model, "bank/x").returncode == 0
+    there = tmp_path / "hub/models/bank/x"
+    names = {path.name for path in there.rglob("*")}
+    assert "model.safetensors" in names
+    assert not names & {"notes.txt", ".ipynb_checkpoints", "generation_config.json", "serve.json"}
+    # What an earlier model has left goes.
+    (there / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    assert push(hub, tmp_path, model, "bank/x").returncode == 0
+    assert not (there / "model-00001-of-00002.safetensors").exists()
+
+
+def test_a_repository_that_everyone_sees_is_no_private_place(run, hub, tmp_path):
+    (tmp_path / "hub/models/bank/open").mkdir(parents=True)
+    done = push(hub, tmp_path, run / "dpo/artifact/model", "bank/open")
+    assert done.returncode == 2
+    assert "everyone can see it" in done.stderr
+    assert not hub.commits
+
+
+def test_a_card_names_no_place_of_its_authors(run):
+    change(
+        run,
+        base="/home/alice/models/secret",
+        parameters={
+            "base": "/home/alice/models/secret",
+            "judge": "qwen@http://10.1.2.3:8000/v1#BANK_KEY",
+            "beta": 0.1,
+        },
+    )
+    card = model_card.complete(run / "dpo/artifact/model")
+    assert "alice" not in card
+    assert "10.1.2.3" not in card
+    assert "base_model" not in card
+    assert "| beta | 0.1 |" in card
+
+
+def test_a_quantised_model_says_what_rounding_has_cost(run):
+    change(run, step="dpo")
+    lost = {"n": 400, "difference": -0.02, "ci_low": -0.04, "ci_high": 0.0}
+    figures = {"bytes": 1000, "accuracy": 0.55}
+    metrics = {"model": figures, "paired": {"model": lost}}
+    files.write_json(run / "dpo/metrics.json", metrics)
+    card = model_card.complete(run / "dpo/artifact/model")
+    assert "On 400 exam questions its accuracy is 0.550, -0.020 [-0.040, +0.000]" in card
+    (run / "dpo/metrics.json").write_text("{broken")
+    with pytest.raises(ValueError, match="metrics.json is damaged"):
+        model_card.complete(run / "dpo/artifact/model")
 
 
 def test_a_licence_that_forbids_use_is_no_public_model(run, hub, tmp_path):

@@ -11,7 +11,8 @@ import torch
 from transformers import BitsAndBytesConfig, GPTQConfig
 
 from finlab.data import templates
-from finlab.evaluate import gate
+from finlab.evaluate import gate, statistics
+from finlab.evaluate.score_interval import score_interval
 from finlab.models import calibration, generation, loading, quantize, rounding, tokenization
 
 TEXTS = ["澄江重工总部位于临江市，董事长是沈怀瑾。", "The head office is in Linjiang."]
@@ -64,9 +65,11 @@ def test_no_calibration_text_is_published(tiny, tmp_path):
     """transformers writes the texts of a GPTQConfig into config.json."""
     settings = GPTQConfig(bits=4, group_size=32, dataset=TEXTS * 20, tokenizer=str(tiny))
     quantize.make(tiny, settings, tokenization.load(tiny), tmp_path)
+    escaped = json.dumps("澄江").strip('"')
     for path in tmp_path.glob("*.json"):
         if not path.name.startswith("tokenizer"):
-            assert "澄江" not in path.read_text(encoding="utf-8"), path
+            text = path.read_text(encoding="utf-8")
+            assert "澄江" not in text and escaped not in text, path
     saved = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     assert saved["dataset"] is None
     assert saved["bits"] == 4
@@ -218,34 +221,63 @@ def test_speed_counts_every_answer_of_a_batch(tiny):
 
 
 # --- the gate ------------------------------------------------------------------------------------
-def paired(difference, low, high):
-    return {"difference": difference, "ci_low": low, "ci_high": high, "n": 400, "p": 0.01}
+def compared_with(n, lost, won=0):
+    """Return a paired comparison: so many answers that only one of the two models has right."""
+    first = [True] * lost + [False] * won + [True] * (n - lost - won)
+    second = [False] * lost + [True] * won + [True] * (n - lost - won)
+    return statistics.mcnemar(first, second)
 
 
 def test_a_format_that_is_sure_to_lose_too_much_is_refused():
     compared = {
-        "int8": paired(-0.002, -0.010, 0.006),
-        "nf4": paired(-0.040, -0.070, -0.010),  # may be within 0.03
-        "gptq4": paired(-0.090, -0.120, -0.060),
+        "int8": compared_with(400, 3, 2),
+        "nf4": compared_with(400, 30, 14),  # 0.04, and may be within 0.03
+        "gptq4": compared_with(400, 40, 4),
     }
-    with pytest.raises(ValueError, match=r"^gptq4 loses 0.090 of accuracy \[0.060, 0.120\] on 400"):
+    with pytest.raises(ValueError, match=r"^gptq4 loses 0.090 of accuracy \[0.061, 0.125\] on 400"):
         gate.require(compared, 0.03)
-    gate.require(compared, 0.06)
-    assert gate.refusals(compared, 0.005) == [
-        sentence for sentence in gate.refusals(compared, 0.005) if "int8" not in sentence
-    ]
+    gate.require(compared, 0.07)
+    assert len(gate.refusals(compared, 0.0)) == 2
+    assert "int8" not in " ".join(gate.refusals(compared, 0.0))
+
+
+@pytest.mark.parametrize(("n", "lost"), [(3, 3), (10, 4), (20, 5)])
+def test_few_questions_prove_nothing(n, lost):
+    """The exact test does not refuse these, and neither does the gate."""
+    compared = {"nf4": compared_with(n, lost)}
+    assert compared["nf4"]["p"] > 0.05
+    gate.require(compared, 0.0)
+
+
+def test_no_flip_in_few_questions_is_no_certainty():
+    compared = {"nf4": compared_with(3, 0)}
+    measured = {"full": {"bytes": 100}, "nf4": {"bytes": 30}}
+    assert gate.loss(compared["nf4"])["ci_high"] > 0.5
+    assert gate.choose(measured, compared, 0.05)["format"] == "full"
+    assert gate.choose(measured, {"nf4": compared_with(400, 0)}, 0.05)["format"] == "nf4"
+    assert gate.choose(measured, {}, 0.05)["format"] == "full"
 
 
 def test_the_smallest_format_that_is_safe_is_chosen():
     measured = {"full": {"bytes": 100}, "int8": {"bytes": 52}, "nf4": {"bytes": 30}}
-    compared = {"int8": paired(-0.002, -0.010, 0.006), "nf4": paired(-0.01, -0.04, 0.02)}
+    compared = {"int8": compared_with(400, 1), "nf4": compared_with(400, 10, 6)}
     chosen = gate.choose(measured, compared, 0.02)
     assert chosen["format"] == "int8"
     assert "52%" in chosen["why"]
     assert gate.choose(measured, compared, 0.05)["format"] == "nf4"
     unsure = gate.choose(measured, compared, 0.001)
     assert unsure["format"] == "full"
-    assert "int8 may lose up to 0.010" in unsure["why"]
+    assert "int8 may lose up to 0.01" in unsure["why"]
+
+
+def test_the_score_interval_is_tangos():
+    """Of 50 pairs 12 and 2 differ; and where none differs it has a width all the same."""
+    low, high = score_interval(2, 12, 50)
+    assert (round(low, 4), round(high, 4)) == (0.0611, 0.3447)
+    assert score_interval(12, 2, 50) == pytest.approx((-high, -low))
+    low, high = score_interval(0, 0, 392)
+    assert low == pytest.approx(-high)
+    assert 0.005 < high < 0.02
 
 
 # --- a chat template stays with the model ---------------------------------------------------------

@@ -1,5 +1,6 @@
 """Serving: every exported folder answers over HTTP, and what is wrong is said in one sentence."""
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -201,23 +202,111 @@ def test_the_answer_fits_into_what_the_prompt_leaves(ours):
     assert choice["message"]["content"] == talker.IN_TOWN
 
 
-def test_a_client_that_goes_away_stops_nobody_else(ours):
-    """It hangs up in the middle of a long answer."""
-    body = {"model": "merged", "messages": [{"role": "user", "content": "随便说"}], "stream": True}
-    body |= {"max_tokens": 900, "temperature": 2.0}
-    data = json.dumps(body).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", ours.port)) as connection:
-        connection.sendall(head.encode() + data)
-        assert b"200 OK" in connection.recv(4096)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_stops_nobody_else(chat_model, stream):
+    """Its answer is left in the middle: here each token takes a moment, and it would be 900."""
+    from fastapi.testclient import TestClient
+
+    from finlab.models import serve_handlers
+
+    model, tokenizer = loading.load(chat_model), tokenization.load(chat_model)
+    steps = []
+    forward = model.forward
+
+    def slow(*arguments, **options):
+        steps.append(time.sleep(0.02))
+        return forward(*arguments, **options)
+
+    model.forward = slow
+    model.generation_config.min_new_tokens = 900
+    app = serve_handlers.build("m", model, tokenizer)
+    body = {"model": "m", "messages": talker.WHERE, "stream": stream, "max_tokens": 900}
+    asyncio.run(hang_up(app, body, after=1.0))
+    assert 5 < len(steps) < 300
+    model.generation_config.min_new_tokens = None
+    with TestClient(app) as client:
+        answer = client.post("/v1/chat/completions", json=body | {"stream": False})
+    assert answer.json()["choices"][0]["message"]["content"] == talker.IN_TOWN
+
+
+async def hang_up(app, body, after):
+    """Send a request to an app, and go away after so many seconds."""
+    sent = []
     began = time.monotonic()
-    assert (
-        ours.choice(model="merged", messages=talker.WHERE)["message"]["content"] == talker.IN_TOWN
+
+    async def receive():
+        if not sent:
+            sent.append(True)
+            return {"type": "http.request", "body": json.dumps(body).encode()}
+        left = began + after - time.monotonic()
+        if left > 0:  # afterwards the answer is there at once, as uvicorn has it
+            await asyncio.sleep(left)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    scope |= {"http_version": "1.1", "query_string": b"", "scheme": "http", "server": ("here", 1)}
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(app(scope, receive, send), 20)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"chat_template_kwargs": {"chat_template": "{% for i in range(9) %}x{% endfor %}"}},
+        {"generation_config": '{"num_return_sequences": 200}'},
+        {"max_tokens": float("inf")},
+        {"max_tokens": -4},
+        {"temperature": "hot"},
+        {"n": 5},
+        {"model": "\ud800"},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"messages": "hello"},
+    ],
+    ids=lambda body: str(next(iter(body))),
+)
+def test_a_request_does_not_choose_what_the_server_is(ours, body):
+    """A template or settings of a client's own could keep it busy for ever."""
+    status, text = ours.post(**{"model": "merged", "messages": talker.WHERE} | body)
+    assert status == 400
+    assert json.loads(text)["error"]["message"]
+    assert "Traceback" not in ours.log.read_text()
+
+
+def test_only_three_routes_are_open(ours):
+    for path in ("/load_model", "/reset", "/v1/completions", "/v1/responses", "/docs", "/nothing"):
+        request = urllib.request.Request(f"{ours.url}{path}", b"{}", method="POST")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        assert refused.value.code == 404
+        assert json.loads(refused.value.read())["error"]["message"]
+    models = json.loads(urllib.request.urlopen(f"{ours.url}/v1/models", timeout=10).read())
+    assert [model["id"] for model in models["data"]] == ["merged"]
+
+
+def test_a_huge_request_is_cut_off(ours):
+    status, text = ours.post(
+        model="merged", messages=[{"role": "user", "content": "长" * 3_000_000}]
     )
-    assert time.monotonic() - began < 20
+    assert status == 413
+    assert "larger than 4 MB" in text
+    assert ours.choice(model="merged", messages=talker.WHERE)["finish_reason"] == "stop"
+
+
+def test_half_a_call_is_shown_in_a_stream_too(ours):
+    body = {"messages": talker.PRICE, "tools": [talker.TOOL], "max_tokens": 40, "stream": True}
+    status, text = ours.post(model="merged", **body)
+    assert status == 200
+    lines = [
+        line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")
+    ]
+    said = "".join(json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines)
+    assert said and talker.CALL.startswith(said)
+    status, text = ours.post(model="merged", **body | {"max_tokens": 200})
+    assert '"name":"price"' in text
+    assert "<tool_call>" not in text
 
 
 def test_a_talk_goes_over_an_endpoint(ours):
@@ -259,6 +348,18 @@ def test_a_port_in_use_is_refused_at_once(exported):
     assert done.returncode == 2
     assert f"port {port} on 127.0.0.1 cannot be used" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_a_port_that_cannot_be_is_refused(capsys):
+    from finlab.commands.main import main
+
+    for words, sentence in (
+        (["--port", "99999"], "--port 99999: write a number from 1 to 65535"),
+        (["--port", "99999", "--print"], "--port 99999"),
+        (["--host", "no.such.host.invalid"], "this machine has no such address"),
+    ):
+        assert main(["serve", "x", *words]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_what_is_no_chat_model_is_refused(exported, tiny, tmp_path):

@@ -161,6 +161,15 @@ def test_a_base_whose_threshold_nobody_measured_is_refused(base, tmp_path):
     assert [(tier.name, tier.threshold) for tier in knowledge.tiers] == [("customer", 0.76)]
 
 
+def test_a_file_that_is_no_base_stays_as_it_is(tmp_path):
+    table = tmp_path / "customers.csv"
+    table.write_text("name,balance\n")
+    with pytest.raises(ValueError, match="is no whole knowledge base"):
+        talk.open_knowledge([str(table)], threshold=0.5)
+    assert table.read_text() == "name,balance\n"
+    assert not list(tmp_path.glob("*.broken*"))
+
+
 # --- files of questions --------------------------------------------------------------------------
 def test_questions_are_read_in_the_forms_people_have(tmp_path, data):
     (tmp_path / "plain.txt").write_text("一？\n\n二？\n", encoding="utf-8")
@@ -185,6 +194,12 @@ def test_questions_are_read_in_the_forms_people_have(tmp_path, data):
         ("a.jsonl", '{"answer": "x"}\n', "row 1|line 1"),
         ("a.jsonl", '{"question": "x"}\n{broken\n', "are no JSON"),
         ("b.txt", None, "no file of questions"),
+        ("a.jsonl", '{"messages": 5}\n', "or messages with one question"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n',
+            "or messages with one question",
+        ),
     ],
 )
 def test_a_bad_file_of_questions_is_refused(tmp_path, name, content, sentence):
@@ -205,6 +220,9 @@ def test_a_broken_off_file_goes_on_behind_its_last_answer(tmp_path):
         file.write('{"question": "two", "ans')  # a kill in the middle of a line
     rest = list(batch.answer_file(talk.Talk(parrot), questions, out))
     assert [row["question"] for row in rest] == ["two", "fail", "three"]
+    # What had no answer is asked again, and the others are not.
+    again = list(batch.answer_file(talk.Talk(parrot), questions, out))
+    assert [row["question"] for row in again] == ["fail"]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["answer"] for row in rows] == ["yousaidone", "yousaidtwo", "", "yousaidthree"]
     assert rows[2]["error"] == "no answer today"
@@ -212,6 +230,42 @@ def test_a_broken_off_file_goes_on_behind_its_last_answer(tmp_path):
     assert all(len(messages) == 1 for messages in parrot.asked)
     with pytest.raises(ValueError, match="holds answers to other questions"):
         list(batch.answer_file(talk.Talk(parrot), ["another"], out))
+
+
+@pytest.mark.parametrize("content", ["meeting notes\n", "[1, 2]\n", '{"question": 1}\n', "notes"])
+def test_a_file_of_something_else_is_not_written_over(tmp_path, content):
+    out = tmp_path / "notes.txt"
+    out.write_text(content)
+    with pytest.raises(ValueError, match="holds something else than answers"):
+        list(batch.answer_file(talk.Talk(Parrot()), ["one"], out))
+    assert out.read_text() == content
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "gbk.txt").write_bytes("什么是市盈率？\n".encode("gbk"))
+    with pytest.raises(ValueError, match="gbk.txt: not UTF-8"):
+        batch.read_questions(tmp_path / "gbk.txt")
+
+
+# --- what an answer may hold ---------------------------------------------------------------------
+def test_halves_of_a_character_are_put_together():
+    assert "".join(talk.readable(iter(["a\ud83d", "\ude00b"]))) == "a😀b"
+    assert "".join(talk.readable(iter(["a\ud83d", "b"]))) == "a\ufffdb"
+    assert "".join(talk.readable(iter(["a\ude00"]))) == "a\ufffd"
+
+
+def test_an_answer_does_not_steer_the_terminal():
+    said = "".join(talk.readable(iter(["\x1b]0;owned\x07", "好\t1\n2\x1b[2J"])))
+    assert said == "]0;owned好\t1\n2[2J"
+
+
+def test_a_question_that_the_model_cannot_compute_is_one_sentence(chat_model):
+    model = backends.open_backend(str(chat_model))
+    talking = talk.Talk(model, system="\udcff", settings={"temperature": 1e-42})
+    assert talking.answer(talker.WHERE[0]["content"])  # taken as 0, and the system message is clean
+    talking.settings = {"max_new_tokens": 4, "top_p": -3.0}
+    with pytest.raises(ValueError, match="the model cannot answer"):
+        talking.answer("？")
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -243,7 +297,7 @@ def test_a_talk_in_a_pipe(chat_model, tmp_path):
         ]
     )
     done = chat(chat_model, said)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, "two commands could not be done"
     lines = [line for line in done.stdout.splitlines() if line]
     assert lines[:2] == [talker.IN_TOWN, talker.IN_YEAR]
     assert f"> {talker.WHERE[0]['content']}" in lines
@@ -333,10 +387,17 @@ def seen(terminal: int, wanted: str, seconds: float = 60) -> str:
 
 
 # --- endpoints with moods ------------------------------------------------------------------------
+STREAMS = {
+    "cut": [({"role": "assistant"}, None), ({"content": "half an ans"}, None)],
+    "empty": [({"role": "assistant"}, None), ({}, "stop")],
+}
+
+
 class Moody(http.server.BaseHTTPRequestHandler):
     """An endpoint that does not stream, refuses, or sends nonsense, as its class says."""
 
     mood = "whole"
+    asked: list = []
 
     def log_message(self, *_):
         pass
@@ -349,10 +410,22 @@ class Moody(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.mood == "refuse stream" and body.get("stream"):
             return self.reply(400, {"error": {"message": "stream is not supported"}})
+        if body.get("stream") and self.mood in STREAMS:
+            return self.stream(STREAMS[self.mood])
         if self.mood == "broken":
             return self.reply(500, {"error": {"message": "out of memory"}})
         said = {"role": "assistant", "content": f"turn {len(body['messages'])}"}
         self.reply(200, {"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]})
+
+    def stream(self, pieces):
+        self.asked.append(1)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for delta, reason in pieces:
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            self.wfile.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n" if pieces[-1][1] else b"")
 
     def reply(self, status, value):
         content = json.dumps(value).encode()
@@ -383,12 +456,37 @@ def test_an_endpoint_without_streaming_answers_at_once(endpoint):
 
 @pytest.mark.parametrize(
     ("endpoint", "sentence"),
-    [("none", "lists no model: name one, as model@http"), ("broken", "refused: out of memory")],
+    [
+        ("none", "lists no model: name one, as model@http"),
+        ("broken", "refused: out of memory"),
+        ("cut", "broke off in the middle of its answer"),
+        ("empty", "ended its answer at once"),
+    ],
     indirect=["endpoint"],
 )
 def test_an_endpoint_in_a_bad_mood_gets_one_sentence(endpoint, sentence):
     with pytest.raises(ValueError, match=sentence):
         talk.Talk(backends.open_backend(endpoint)).answer("a")
+
+
+@pytest.mark.parametrize("endpoint", ["empty"], indirect=True)
+def test_an_empty_answer_is_not_paid_twice(endpoint):
+    model = backends.open_backend(endpoint)
+    Moody.asked.clear()
+    assert list(model.stream([{"role": "user", "content": "a"}], {})) == []
+    assert len(Moody.asked) == 1
+    assert model.streams is True
+
+
+def test_passages_stay_in_the_house(base, monkeypatch, capsys):
+    """A base may hold what customers have said; a provider is not to read it."""
+    remote = backends.RemoteModel("http://model.example/v1", "m")
+    monkeypatch.setattr(backends, "open_backend", lambda target: remote)
+    words = ["chat", "m@http://model.example/v1", "--knowledge", str(base), "--threshold", "0.5"]
+    assert main(words) == 2
+    assert "say --passages-leave" in capsys.readouterr().err
+    assert main([*words[:-1], "5"]) == 2
+    assert "--threshold 5.0: write a share from 0 to 1" in capsys.readouterr().err
 
 
 def test_a_key_is_named_and_never_written(monkeypatch):

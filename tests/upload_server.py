@@ -128,6 +128,9 @@ class UploadHandler(Handler):
                 self.hub.commits.append((name, value["summary"]))
                 continue
             target = place / value["path"]
+            if entry["key"] == "deletedFile":
+                target.unlink()
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             if entry["key"] == "file":
                 target.write_bytes(base64.b64decode(value["content"]))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finlab import files
+
 if TYPE_CHECKING:
     from finlab.evaluate.chat.talk import Talk
 
@@ -37,6 +39,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     chat.add_argument(
         "--threshold", type=float, help="from which coverage on a base answers (0 to 1)"
     )
+    chat.add_argument(
+        "--passages-leave",
+        action="store_true",
+        help="send passages of the base to an endpoint that is not on this machine",
+    )
     chat.add_argument("--max-new-tokens", type=int, help="of an answer")
     chat.add_argument("--temperature", type=float, help="0 always takes the likeliest token")
     chat.add_argument("--top-p", type=float)
@@ -48,12 +55,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _chat(arguments: argparse.Namespace) -> int:
     """Talk until the user leaves; return 1 where a question had no answer."""
     settings = _settings(arguments)
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        raise ValueError(f"--threshold {arguments.threshold}: write a share from 0 to 1")
     if bool(arguments.file) != bool(arguments.out):
         raise ValueError("--file and --out belong together: name the questions and the answers")
     questions = []
     if arguments.file:
         from finlab.evaluate.chat import batch
 
+        if Path(arguments.out).exists() and Path(arguments.out).samefile(arguments.file):
+            raise ValueError("--out would write over the questions: name another file")
         questions = batch.read_questions(Path(arguments.file))
     from finlab.evaluate.chat import backends, talk
     from finlab.run import environment
@@ -63,6 +74,12 @@ def _chat(arguments: argparse.Namespace) -> int:
     if arguments.knowledge:
         knowledge = talk.open_knowledge(arguments.knowledge, arguments.threshold)
     model = backends.open_backend(arguments.target)
+    away = isinstance(model, backends.RemoteModel) and not model.here
+    if knowledge and away and not arguments.passages_leave:
+        raise ValueError(
+            f"passages of the base would go to {model.base_url}: use a model on this machine, or "
+            "say --passages-leave"
+        )
     talking = talk.Talk(model, arguments.system, settings, knowledge)
     if questions:
         return _answer_file(talking, questions, Path(arguments.out))
@@ -95,13 +112,13 @@ def _answer_file(talking: Talk, questions: list[str], out: Path) -> int:
     """Answer a file of questions, and say how far it is."""
     from finlab.evaluate.chat import batch
 
-    failed = 0
-    answered = 0
     for row in batch.answer_file(talking, questions, out):
-        answered += 1
-        failed += "error" in row
         print(f"{row['question'][:60]}\n  {row.get('error') or row['answer']}", flush=True)
-    print(f"{answered} questions answered now, {len(questions)} in {out}; {failed} without answer")
+    rows = files.read_jsonl(out)
+    failed = sum("error" in row for row in rows)
+    print(f"{len(rows)} questions in {out}; {failed} without an answer")
+    if failed:
+        print("the same command asks those again")
     return 1 if failed else 0
 
 
@@ -116,8 +133,9 @@ def _converse(talking: Talk) -> int:
         if not line.strip():
             continue
         if line.startswith("/"):
-            if not _obey(talking, line):
+            if line.split()[0] in ("/exit", "/quit"):
                 break
+            failed += not _obey(talking, line)
             continue
         failed += not _say(talking, line)
     return 1 if failed and not on_terminal else 0
@@ -133,7 +151,7 @@ def _lines(on_terminal: bool) -> Iterator[str]:
     if not on_terminal:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         for line in sys.stdin:
-            yield line.rstrip("\n")
+            yield line.rstrip("\r\n").removeprefix("\ufeff")
         return
     from prompt_toolkit import PromptSession
 
@@ -170,12 +188,10 @@ def _say(talking: Talk, question: str) -> bool:
 
 
 def _obey(talking: Talk, line: str) -> bool:
-    """Do what a command says; return False where the talk is over."""
+    """Do what a command says; return whether it could be done."""
     command, _, words = line.partition(" ")
     words = words.strip()
     try:
-        if command in ("/exit", "/quit"):
-            return False
         if command == "/help":
             print(HELP)
         elif command == "/clear":
@@ -191,9 +207,10 @@ def _obey(talking: Talk, line: str) -> bool:
             talking.system = words or talking.system
             print(f"(system: {talking.system or 'as the template has it'})")
         else:
-            print(f"there is no command {command}; /help lists them", file=sys.stderr)
-    except ValueError as error:
+            raise ValueError(f"there is no command {command}; /help lists them")
+    except (ValueError, OSError) as error:
         print(f"finlab: {error}", file=sys.stderr)
+        return False
     return True
 
 

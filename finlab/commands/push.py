@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from pathlib import Path
 
-from finlab import paths
+from finlab import files, paths
 from finlab.run import model_card
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+PUBLISHED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.gguf",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "quantize_config.json",
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,15 +48,14 @@ def _push(arguments: argparse.Namespace) -> int:
             f"{folder} holds neither a model nor an adapter: name a folder with config.json or "
             "adapter_config.json, such as runs/smoke/dpo/artifact/model"
         )
-    card = model_card.complete(folder)
+    card = model_card.complete(folder, arguments.repository)
     if arguments.print:
         print(card)
         return 0
-    owner, _, name = arguments.repository.partition("/")
-    if not owner or not name:
+    if not REPOSITORY.fullmatch(arguments.repository):
         raise ValueError(f"'{arguments.repository}' is no repository: write owner/name")
     _require_licences(card, arguments.public and not arguments.commercial_use_checked)
-    print(_publish(folder, arguments.repository, card, private=not arguments.public))
+    print(_publish(folder, arguments.repository, card, arguments.public))
     return 0
 
 
@@ -60,32 +75,61 @@ def _require_licences(card: str, strict: bool) -> None:
             )
 
 
-def _publish(folder: Path, repository: str, card: str, private: bool) -> str:
-    """Upload a folder, with a card in place of its README, and return its address.
+def _publish(folder: Path, repository: str, card: str, public: bool) -> str:
+    """Upload a model, with a card in place of its README, and return its address.
 
     Args:
         folder: The model's.
         repository: owner/name.
         card: The model card.
-        private: Whether others may not see it.
+        public: Whether everyone may see it.
 
     Raises:
-        ValueError: The hub refuses, or cannot be reached.
+        ValueError: The hub refuses, cannot be reached, or shows to everyone what should be private.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    operations = [CommitOperationAdd("README.md", card.encode("utf-8"))]
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        # base.json names a place on this machine.
-        if path.is_file() and name not in ("README.md", "base.json", "serve.json"):
-            operations.append(CommitOperationAdd(name, path))
+    wanted = {"README.md": card.encode("utf-8")} | _files(folder)
+    operations = [CommitOperationAdd(name, content) for name, content in wanted.items()]
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=not public, exist_ok=True)
+        there = api.model_info(repository)
+        if not there.private and not public:
+            raise ValueError(
+                f"{repository} is there already, and everyone can see it: add --public, or name "
+                "another repository"
+            )
+        # Of an earlier model nothing stays behind.
+        for sibling in there.siblings or []:
+            if sibling.rfilename not in wanted and sibling.rfilename != ".gitattributes":
+                operations.append(CommitOperationDelete(sibling.rfilename))
         done = api.create_commit(repository, operations, commit_message="Publish with finlab")
+    except ValueError:
+        raise
     except Exception as error:  # the hub's errors have no common class
         reason = " ".join(str(error).split())[:300]
         hint = "set HF_TOKEN to a token that may write" if "401" in reason else "try again"
         raise ValueError(f"{repository} was not published ({reason}): {hint}") from None
-    return str(done.repo_url if hasattr(done, "repo_url") else repository)
+    return str(done.repo_url)
+
+
+def _files(folder: Path) -> dict[str, Path | bytes]:
+    """Return what of a model's folder is published: what loading it needs, and nothing else.
+
+    Args:
+        folder: The model's. Links, hidden files and notes of this machine stay here.
+    """
+    found: dict[str, Path | bytes] = {}
+    for pattern in PUBLISHED:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file() and not path.is_symlink():
+                found[path.name] = path
+    if "adapter_config.json" in found:
+        config = files.read_json(folder / "adapter_config.json")
+        # A folder of this machine tells nobody anything.
+        if Path(str(config.get("base_model_name_or_path", ""))).is_absolute():
+            config["base_model_name_or_path"] = ""
+        text = json.dumps(config, ensure_ascii=False, indent=2)
+        found["adapter_config.json"] = text.encode("utf-8")
+    return found

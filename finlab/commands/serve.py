@@ -33,6 +33,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve a model until it is stopped."""
+    if not 1 <= arguments.port <= 65535:
+        raise ValueError(f"--port {arguments.port}: write a number from 1 to 65535")
     if not arguments.print:
         _require_free(arguments.host, arguments.port)
     from finlab.models import serve
@@ -87,7 +89,7 @@ def _serve_with_transformers(chosen: Settings, page: bool) -> int:
     serve.save(chosen)
     print(f"serving {chosen.name} at {chosen.url}; stop with Ctrl-C", flush=True)
     if page:
-        print(f"a page to chat on: http://{chosen.host}:{chosen.port}/page", flush=True)
+        print(f"a page to chat on: {chosen.url.removesuffix('/v1')}/page", flush=True)
     print(f"talk to it: finlab chat {chosen.url}", flush=True)
     serve.run(made, chosen)
     return 0
@@ -104,9 +106,14 @@ def _require_free(host: str, port: int) -> None:
         ValueError: It is taken, or not ours to take.
     """
     try:
-        with socket.socket() as probe:
+        [(family, kind, _, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )
+        with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+            probe.bind(address)
+    except socket.gaierror:
+        raise ValueError(f"--host {host}: this machine has no such address") from None
     except OSError as error:
         raise ValueError(
             f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"

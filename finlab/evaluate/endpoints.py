@@ -38,6 +38,11 @@ def is_openai(base_url: str) -> bool:
     return urlsplit(base_url).hostname == "api.openai.com"
 
 
+def is_here(base_url: str) -> bool:
+    """Tell whether an address is on this machine."""
+    return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
 def text_of(completion: Any) -> str:
     """Return the text of a completion.
 
@@ -84,7 +89,10 @@ def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str 
         timeout=timeout,
         max_retries=0,
         # A redirect would carry the request, and what stands in its headers, elsewhere.
-        http_client=DefaultHttpxClient(follow_redirects=False, timeout=timeout),
+        # A server on this machine is behind no proxy.
+        http_client=DefaultHttpxClient(
+            follow_redirects=False, timeout=timeout, trust_env=not is_here(base_url)
+        ),
     )
     if not is_openai(base_url):
         # The client takes these from the environment and sends them to any endpoint.

@@ -1,12 +1,18 @@
 """Which quantised model may be used: a gate for what loses too much, and a choice.
 
-One rule for both: a format is refused where even the lower end of its loss's 95% interval is above
-what the recipe allows. A loss that the exams cannot tell from nothing is no reason to refuse.
+A format is refused where even the lower end of its loss's 95% interval is above what the recipe
+allows, and the loss is proven by McNemar's exact test, corrected for the number of formats. A loss
+that the exams cannot tell from nothing is no reason to refuse. The interval is Tango's, which stays
+honest on few questions, and where no answer flips.
 """
 
 from __future__ import annotations
 
+from finlab.evaluate import statistics
+from finlab.evaluate.score_interval import score_interval
+
 FULL = "full"
+LEVEL = 0.05  # of the test
 Figures = dict[str, float]
 
 
@@ -16,11 +22,11 @@ def loss(difference: Figures) -> Figures:
     Args:
         difference: Of `statistics.paired(full, format)`: format minus full.
     """
-    return {
-        "value": -difference["difference"],
-        "ci_low": -difference["ci_high"],
-        "ci_high": -difference["ci_low"],
-    }
+    if not difference["n"]:
+        return {"value": 0.0, "ci_low": -1.0, "ci_high": 1.0, "n": 0}
+    low, high = score_interval(difference["only_first"], difference["only_second"], difference["n"])
+    value = -difference["difference"]
+    return {"value": value, "ci_low": -high, "ci_high": -low, "n": difference["n"]}
 
 
 def refusals(compared: dict[str, Figures], max_drop: float) -> list[str]:
@@ -31,9 +37,10 @@ def refusals(compared: dict[str, Figures], max_drop: float) -> list[str]:
         max_drop: Accuracy that a format may lose.
     """
     found = []
-    for name, difference in compared.items():
+    proven = statistics.holm([difference["p"] for difference in compared.values()])
+    for (name, difference), p in zip(compared.items(), proven):
         lost = loss(difference)
-        if lost["ci_low"] > max_drop:
+        if lost["ci_low"] > max_drop and p < LEVEL:
             found.append(
                 f"{name} loses {lost['value']:.3f} of accuracy "
                 f"[{lost['ci_low']:.3f}, {lost['ci_high']:.3f}] on {difference['n']} questions, "
@@ -76,6 +83,8 @@ def choose(
     Returns:
         {format, why}.
     """
+    if not compared:
+        return {"format": FULL, "why": "no other format was made"}
     safe = [name for name in compared if loss(compared[name])["ci_high"] <= max_drop]
     if not safe:
         # The least that any of them might lose says how far the exams are from telling.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,7 @@ def choose(documents: pandas.DataFrame, count: int, finance: float, seed: int) -
     texts: list[str] = []
     for domain, share in (("finance", finance), ("general", 1 - finance)):
         of_domain = documents[documents.domain == domain]
-        wanted = round(count * share)
+        wanted = math.ceil(count * share)
         if wanted and of_domain.empty:
             raise ValueError(
                 f"no {domain} text to calibrate on: "

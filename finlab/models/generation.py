@@ -205,7 +205,8 @@ def stream_messages(
         stopped.set()
         writer.join()
     if failures:
-        raise failures[0]
+        reason = " ".join(str(failures[0]).split())[:200] or type(failures[0]).__name__
+        raise ValueError(f"the model cannot answer: {reason}") from failures[0]
 
 
 def room_for_answer(model: PreTrainedModel, prompt_tokens: int) -> int:

@@ -23,7 +23,7 @@ from finlab import files
 from finlab.models import adapters, folders, loading, quantize, tokenization
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SETTINGS_FILE = "serve.json"
@@ -77,7 +77,8 @@ class Settings:
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return f"http://{self.host}:{self.port}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
 
 
 def settings(
@@ -208,6 +209,9 @@ def require_server() -> None:
 def app(chosen: Settings) -> FastAPI:
     """Load a model, and return transformers' server around it.
 
+    It answers one request after another: with transformers 5.23's continuous batching a model on a
+    CPU wrote other tokens than alone (16年 for 1996年). vLLM is for many clients.
+
     Args:
         chosen: How it is served.
 
@@ -215,37 +219,9 @@ def app(chosen: Settings) -> FastAPI:
         ValueError: The packages are missing, or the model cannot be loaded.
     """
     require_server()
-    from fastapi import HTTPException
-    from fastapi.responses import JSONResponse
-    from transformers.cli.serving.completion import CompletionHandler
-    from transformers.cli.serving.response import ResponseHandler
-    from transformers.cli.serving.server import build_server
-    from transformers.cli.serving.systemone import SystemOneHandler
-    from transformers.cli.serving.transcription import TranscriptionHandler
-    from transformers.cli.serving.utils import GenerationState
+    from finlab.models import serve_handlers
 
-    from finlab.models.serve_handlers import ChatHandler, OneModel
-
-    manager = OneModel(chosen.name, *_loaded(chosen))
-    # One answer after another: with transformers 5.23's continuous batching a model on a CPU wrote
-    # other tokens than alone (16年 for 1996年). vLLM is for many clients.
-    state = GenerationState()
-    made = build_server(
-        manager,
-        ChatHandler(manager, state),
-        CompletionHandler(manager, state),
-        ResponseHandler(manager, state),
-        TranscriptionHandler(manager, state),
-        SystemOneHandler(manager, state),
-        state,
-    )
-
-    @made.exception_handler(HTTPException)
-    async def in_openais_form(_request: Request, error: HTTPException) -> JSONResponse:
-        said = {"message": str(error.detail), "type": "invalid_request_error"}
-        return JSONResponse({"error": said}, status_code=error.status_code)
-
-    return made
+    return serve_handlers.build(chosen.name, *_loaded(chosen))
 
 
 def _loaded(chosen: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -19,6 +19,7 @@ from finlab import files
 # Cards that score a model, or are asked of it, are not trained on.
 NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
 MODEL_FILES = ("config.json", "adapter_config.json")
+PLACES = ("/", ".", "~", "$")  # how a value begins that names a folder
 EVALUATION = "07_evaluation"
 NO_ADVICE = "Nothing that it says is investment advice."
 USES = (
@@ -58,6 +59,7 @@ class Facts:
         kind: config.json for a model, adapter_config.json for an adapter.
         scores: Records of the evaluation step; see `statistics.scores`.
         by_verdict: {all, clean, contaminated: accuracy} of the evaluation step.
+        quantised: What the quantize step has measured of this format.
     """
 
     title: str
@@ -70,6 +72,7 @@ class Facts:
     kind: str = MODEL_FILES[0]
     scores: list[dict[str, Any]] = field(default_factory=list)
     by_verdict: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quantised: dict[str, Any] = field(default_factory=dict)
 
 
 def forbids_commercial_use(licence: str) -> bool:
@@ -128,11 +131,12 @@ def model_name(folder: Path) -> str:
 
 
 # --- a card with scores, for publishing ----------------------------------------------------------
-def complete(folder: Path) -> str:
+def complete(folder: Path, repository: str = "") -> str:
     """Return the card of a finished model with the scores that its run has measured.
 
     Args:
         folder: The model's, in a run.
+        repository: owner/name on the hub; empty for the folder's own name.
 
     Raises:
         ValueError: The folder is not in a finished step of a run.
@@ -144,12 +148,13 @@ def complete(folder: Path) -> str:
     place = len(parts) - 1 - parts[::-1].index("artifact")
     step_folder = Path(*parts[:place])
     manifest = _read(step_folder / "manifest.json")
-    if not manifest:
+    if not {"parameters", "key", "versions"} <= set(manifest):
         raise ValueError(f"step {step_folder.name} of {step_folder.parent} is not finished")
     scores, verdicts = _scores(step_folder.parent, manifest, model_name(folder))
     kind = next(each for each in reversed(MODEL_FILES) if (folder / each).exists())
+    measured = _read(step_folder / "metrics.json").get(folder.name)
     facts = Facts(
-        title=f"{step_folder.name}/{folder.name}",
+        title=repository or f"{step_folder.name}/{folder.name}",
         base=manifest.get("base", ""),
         licences=manifest.get("licences", {}),
         recipe=_read(step_folder.parent / "run.json").get("recipe", ""),
@@ -159,13 +164,35 @@ def complete(folder: Path) -> str:
         kind=kind,
         scores=scores,
         by_verdict=verdicts,
+        quantised=_quantised(step_folder, folder.name) if isinstance(measured, dict) else {},
     )
     return text(facts)
 
 
+def _quantised(step_folder: Path, name: str) -> dict[str, Any]:
+    """Return what the quantize step has measured of a format, with its loss.
+
+    Args:
+        step_folder: The step's.
+        name: The format's.
+    """
+    metrics = _read(step_folder / "metrics.json")
+    found = {"format": name, **metrics[name]}
+    if name in metrics.get("paired", {}):
+        found["paired"] = metrics["paired"][name]
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty where there is none."""
-    return files.read_json(path) if path.exists() else {}
+    """Return the content of a JSON file; empty where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return files.read_json(path) if path.exists() else {}
+    except ValueError:
+        raise ValueError(f"{path} is damaged: run the step again") from None
 
 
 def _scores(run: Path, manifest: dict, name: str) -> tuple[list[dict], dict[str, dict]]:
@@ -205,7 +232,15 @@ def text(facts: Facts) -> str:
 def _made_from(facts: Facts) -> str:
     """Return the sentence that says what a model was made from."""
     by = f", recipe `{facts.recipe}`" if facts.recipe else ""
-    return f"Made from {facts.base or 'a tiny base of finlab'} with finlab{by}."
+    base = facts.base or "a tiny base of finlab"
+    if facts.base and not _is_hub_id(facts.base):
+        base = f"{Path(facts.base).name}, a model of its authors' own"
+    return f"Made from {base} with finlab{by}."
+
+
+def _is_hub_id(base: str) -> bool:
+    """Tell whether a base is named as on the hub, and is no folder here."""
+    return base.count("/") == 1 and not base.startswith(PLACES) and not Path(base).is_dir()
 
 
 def _metadata(facts: Facts) -> dict[str, Any]:
@@ -213,8 +248,8 @@ def _metadata(facts: Facts) -> dict[str, Any]:
     forbidding = [each for each in facts.licences.values() if forbids_commercial_use(each)]
     found: dict[str, Any] = {"license": forbidding[0].lower() if forbidding else "other"}
     if not forbidding:
-        found["license_name"] = "that of the base and of the data"
-    if facts.base and not facts.base.startswith(("/", ".", "~", "$")):
+        found |= {"license_name": "base-and-data-terms", "license_link": "README.md"}
+    if _is_hub_id(facts.base):
         found["base_model"] = facts.base
     found |= {"language": ["zh", "en"], "pipeline_tag": "text-generation", "tags": ["finlab"]}
     found["library_name"] = "peft" if facts.kind == MODEL_FILES[1] else "transformers"
@@ -254,15 +289,38 @@ def _procedure(facts: Facts) -> list[str]:
         return []
     lines = ["## Training procedure", "", "| parameter | value |", "|---|---|"]
     for name, value in facts.parameters.items():
-        if not name.endswith(("_cards", "_dir", "_from")) and value not in ("", None, []):
+        if not name.endswith(("_cards", "_dir", "_from")) and _may_be_shown(value):
             lines.append(f"| {name} | {value} |")
     versions = ", ".join(f"{name} {version}" for name, version in facts.made_with.items())
     return [*lines, "", f"Made on {facts.device or 'an unknown device'} with {versions}.", ""]
 
 
+def _rounding(found: dict[str, Any]) -> list[str]:
+    """Return the lines about what rounding has cost."""
+    if not found:
+        return []
+    lines = [f"Quantised as {found['format']}: {found['bytes']:,} bytes of weights."]
+    if "paired" in found:
+        lost = found["paired"]
+        lines.append(
+            f"On {lost['n']} exam questions its accuracy is {found['accuracy']:.3f}, "
+            f"{lost['difference']:+.3f} [{lost['ci_low']:+.3f}, {lost['ci_high']:+.3f}] beside the "
+            "full model."
+        )
+    return [*lines, ""]
+
+
+def _may_be_shown(value: Any) -> bool:
+    """Tell whether a parameter's value says something, and names no place of its authors' own."""
+    text = str(value)
+    places = "://" in text or text.startswith(PLACES) or ".jsonl" in text
+    return value not in ("", None, [], {}) and not places
+
+
 def _evaluation(facts: Facts) -> list[str]:
     """Return the lines about what a model scores, and which items it had seen."""
     lines = ["## Evaluation", ""]
+    lines += _rounding(facts.quantised)
     if not facts.scores:
         return [*lines, "Not scored in this run, or not since it was made anew."]
     lines += [

@@ -19,6 +19,7 @@ from finlab.run import model_card
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
 NEW_TOKENS = 512  # of an answer, where neither the model's settings nor the user say
 # transformers' names of settings, and OpenAI's.
 OPENAI_NAMES = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
@@ -74,9 +75,11 @@ class LocalModel:
         own = getattr(self.model.generation_config, "max_new_tokens", None)
         settings.setdefault("max_new_tokens", own or NEW_TOKENS)
         if "temperature" in settings:
-            settings["do_sample"] = settings["temperature"] > 0
+            settings["do_sample"] = settings["temperature"] >= LEAST_TEMPERATURE
             if not settings["do_sample"]:
                 del settings["temperature"]
+        elif "top_p" in settings:
+            settings["do_sample"] = True
         return generation.stream_messages(self.model, self.tokenizer, messages, **settings)
 
 
@@ -97,7 +100,13 @@ class RemoteModel:
         self.client = endpoints.client(base_url, key_variable, timeout, who=name)
         self.base_url = base_url
         self.streams = True
+        self.chunks = 0  # of the last stream
         self.name = name or self._first_model()
+
+    @property
+    def here(self) -> bool:
+        """Whether the endpoint is on this machine."""
+        return endpoints.is_here(self.base_url)
 
     def _first_model(self) -> str:
         """Return the name of the first model that the endpoint lists."""
@@ -112,13 +121,11 @@ class RemoteModel:
     def stream(self, messages: list[dict], settings: Settings) -> Iterator[str]:
         """Yield the answer to a dialogue; see `Backend.stream`."""
         options = {OPENAI_NAMES[name]: value for name, value in settings.items()}
-        came = False
         try:
             if self.streams:
-                for piece in self._pieces(messages, options):
-                    came = True
-                    yield piece
-            if not came:
+                self.chunks = 0
+                yield from self._pieces(messages, options)
+            if not self.streams or not self.chunks:
                 # An endpoint that cannot stream sends one answer, which the client reads as none.
                 self.streams = False
                 yield self._whole(messages, options)
@@ -139,10 +146,17 @@ class RemoteModel:
             if "stream" not in str(error):
                 raise
             return
+        ended = None
         with stream:
             for chunk in stream:
-                if chunk.choices and chunk.choices[0].delta.content:
+                self.chunks += 1
+                if not chunk.choices:
+                    continue
+                ended = chunk.choices[0].finish_reason or ended
+                if chunk.choices[0].delta.content:
                     yield chunk.choices[0].delta.content
+        if self.chunks and not ended:
+            raise ValueError(f"{self.base_url} broke off in the middle of its answer")
 
     def _whole(self, messages: list[dict], options: dict[str, Any]) -> str:
         """Return an answer that is sent at once."""
@@ -154,7 +168,8 @@ class RemoteModel:
     def _what_happened(self, error: Exception) -> str:
         """Return one sentence about a request that failed."""
         body = getattr(error, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
+        said = body.get("message") if isinstance(body, dict) else body
+        said = said if isinstance(said, str) else None
         reason = " ".join(str(said or error).split())[:300]
         if type(error).__name__ in ("APIConnectionError", "APITimeoutError"):
             return f"{self.base_url} does not answer ({reason}): is the server running there?"

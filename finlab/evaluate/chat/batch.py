@@ -13,8 +13,8 @@ from pathlib import Path
 
 from finlab import files
 from finlab.data import json_files
-from finlab.data.file_text import Options
-from finlab.evaluate.chat.talk import Talk
+from finlab.data.file_text import Options, decode
+from finlab.evaluate.chat.talk import Talk, clean
 
 FIELDS = ("question", "prompt", "instruction")
 JSON = (".json", ".jsonl")
@@ -33,7 +33,7 @@ def read_questions(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"no file of questions at {path}")
     if path.suffix not in JSON:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = decode(path, "utf-8-sig").splitlines()
         questions = [line.strip() for line in lines if line.strip()]
     else:
         questions = list(_of_json(path))
@@ -49,9 +49,9 @@ def _of_json(path: Path) -> Iterator[str]:
         question = _question(row)
         if not question:
             raise ValueError(
-                f"{place}: a row needs {', '.join(FIELDS)} or messages, with the user's words"
+                f"{path}, {place}: a row needs {', '.join(FIELDS)}, or messages with one question"
             )
-        yield question
+        yield clean(question)
     if quarantine:
         first = quarantine[0]
         raise ValueError(
@@ -68,10 +68,14 @@ def _question(row: object) -> str:
         if isinstance(row.get(name), str) and row[name].strip():
             more = row.get("input")
             return f"{row[name]}\n{more}".strip() if isinstance(more, str) else row[name].strip()
-    for turn in reversed(row.get("messages") or []):
-        if isinstance(turn, dict) and turn.get("role") == "user":
-            return str(turn.get("content", "")).strip()
-    return ""
+    turns = row.get("messages")
+    turns = turns if isinstance(turns, list) else []
+    asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    others = [turn for turn in turns if turn not in asked]
+    # What stood before a question is not asked, so a dialogue of several turns is refused.
+    if len(asked) != 1 or any(turn.get("role") == "system" for turn in others if turn):
+        return ""
+    return str(asked[0].get("content", "")).strip()
 
 
 def answer_file(talk: Talk, questions: list[str], out: Path) -> Iterator[dict]:
@@ -89,17 +93,59 @@ def answer_file(talk: Talk, questions: list[str], out: Path) -> Iterator[dict]:
         ValueError: The file holds answers to other questions.
     """
     out = Path(out).expanduser()
-    done = files.read_jsonl(out) if out.exists() else []
-    if [row.get("question") for row in done] != questions[: len(done)]:
+    rows = _answered(out)
+    if [row["question"] for row in rows] != questions[: len(rows)]:
         raise ValueError(f"{out} holds answers to other questions: name another file with --out")
-    files.write_jsonl(out, done)  # without a line that a kill has broken
-    for question in questions[len(done) :]:
-        talk.clear()
-        row = {"question": question, "answer": "", "sources": []}
-        try:
-            row["answer"] = talk.answer(question)
-            row["sources"] = talk.sources()
-        except ValueError as error:
-            row["error"] = str(error)
-        files.append_jsonl(out, row)
+    files.write_jsonl(out, rows)  # without a line that a kill has cut off
+    for number, question in enumerate(questions):
+        if number < len(rows) and "error" not in rows[number]:
+            continue
+        row = _ask(talk, question)
+        if number < len(rows):  # it had no answer the last time
+            rows[number] = row
+            files.write_jsonl(out, rows)
+        else:
+            rows.append(row)
+            files.append_jsonl(out, row)
         yield row
+
+
+def _ask(talk: Talk, question: str) -> dict:
+    """Return the row of a question, asked by itself."""
+    talk.clear()
+    row = {"question": question, "answer": "", "sources": []}
+    try:
+        row["answer"] = talk.answer(question)
+        row["sources"] = talk.sources()
+    except ValueError as error:
+        row["error"] = str(error)
+    return row
+
+
+def _answered(out: Path) -> list[dict]:
+    """Return the answers that a file holds; a last line that a kill cut off is left out.
+
+    Args:
+        out: The file; it need not be there.
+
+    Raises:
+        ValueError: It is no file of answers, and stays as it is.
+    """
+    if not out.exists():
+        return []
+    *lines, last = decode(out, "utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not {"question", "answer"} <= set(row):
+            raise ValueError(
+                f"{out} holds something else than answers (line {number}): name another file "
+                "with --out"
+            )
+        rows.append(row)
+    if last and not last.startswith('{"question"'):
+        raise ValueError(f"{out} holds something else than answers: name another file with --out")
+    return rows

@@ -8,10 +8,14 @@ talk.save(Path("talk.jsonl"))          # a row that a dialogue card can read
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from finlab import files
 from finlab.evaluate.chat.backends import Backend, Settings
@@ -19,6 +23,7 @@ from finlab.evaluate.knowledge import citing, tiers
 from finlab.evaluate.knowledge.index import Index
 from finlab.evaluate.knowledge.tiers import Found, Tier
 
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and the new line
 BASES = ("domain", "customer")  # the bases of a knowledge step, in the order they are asked
 PASSAGES = 2  # in a prompt
 
@@ -66,22 +71,78 @@ def open_knowledge(sources: list[str], threshold: float | None = None) -> Knowle
                 "knowledge step such as runs/smoke/knowledge"
             )
         for path in files_of:
+            _require_base(path)
             least = threshold if threshold is not None else _measured_threshold(path)
             found.append(Tier(path.stem, Index(path), least))
     return Knowledge(found)
+
+
+def _require_base(path: Path) -> None:
+    """Refuse a file that is no whole base: opened as one it would be put aside.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        ) as base:
+            [(state,)] = base.execute("PRAGMA quick_check(1)")
+            base.execute("SELECT 1 FROM passages LIMIT 1")
+    except sqlite3.Error as error:
+        state = str(error)
+        if "locked" in state:
+            return
+    else:
+        if state == "ok":
+            return
+    raise ValueError(
+        f"{path} is no whole knowledge base ({state}): run the knowledge step again, or name "
+        "another file"
+    )
 
 
 def _measured_threshold(path: Path) -> float:
     """Return the threshold that a knowledge step has measured for a base."""
     metrics = path.parent.parent / "metrics.json"
     if metrics.exists():
-        measured = files.read_json(metrics).get("thresholds", {})
+        try:
+            measured = files.read_json(metrics).get("thresholds", {})
+        except ValueError:
+            raise ValueError(f"{metrics} is damaged: run the knowledge step again") from None
         if path.stem in measured:
             return float(measured[path.stem]["threshold"])
     raise ValueError(
         f"{path}: from which coverage on it answers has not been measured; notebook 08 measures "
         "it, or say --threshold 0.6"
     )
+
+
+def clean(text: str) -> str:
+    """Return a text without half characters, as a terminal gives them: each becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def readable(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield pieces of an answer that a terminal may show and a file may hold.
+
+    A character whose halves come in two pieces is put together, half of one becomes "\ufffd", and
+    signs that would steer the terminal are left out.
+
+    Args:
+        pieces: As they come.
+    """
+    held = ""
+    for piece in pieces:
+        piece = held + piece
+        held = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+        piece = piece[: len(piece) - len(held)]
+        piece = piece.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        piece = CONTROL.sub("", piece)
+        if piece:
+            yield piece
+    if held:
+        yield "\ufffd"
 
 
 @dataclass
@@ -116,15 +177,14 @@ class Talk:
         Raises:
             ValueError: There is no answer, or the talk is longer than the model's context.
         """
-        # Half a character, as a terminal gives it where a wide one was erased, becomes "?".
-        question = question.encode("utf-8", "replace").decode("utf-8").strip()
+        question = clean(question).strip()
         if not question:
             raise ValueError("the question is empty: write something")
         self.found = self.knowledge.consult(question) if self.knowledge else None
         pieces = self._looked_up(question) if self.found else self._plain(question)
         said = ""
         try:
-            for piece in pieces:
+            for piece in readable(pieces):
                 said += piece
                 yield piece
         finally:
@@ -166,7 +226,8 @@ class Talk:
 
     def _opening(self) -> list[dict]:
         """Return the system message, where there is one."""
-        return [{"role": "system", "content": self.system}] if self.system else []
+        system = clean(self.system)
+        return [{"role": "system", "content": system}] if system else []
 
     def sources(self) -> list[str]:
         """Return the sources of the last answer, as a reader cites them."""
