@@ -32,7 +32,7 @@ class Hub:
         tampered: Files whose content is another than their stated hash.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, handler: type | None = None):
         self.folder = folder
         self.moods: list[str] = []
         self.head_moods: list[str] = []
@@ -40,7 +40,7 @@ class Hub:
         self.gated: set[str] = set()
         self.tampered: set[str] = set()
         server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self})
+            ("127.0.0.1", 0), type("Bound", (handler or Handler,), {"hub": self})
         )
         server.daemon_threads = True
         self.url = f"http://127.0.0.1:{server.server_port}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.server
 import json
-import threading
 import urllib.parse
 from pathlib import Path
 
@@ -28,15 +26,7 @@ class UploadHub(Hub):
         self.private: dict[str, bool] = {}
         self.commits: list[tuple[str, str]] = []
         self.objects: dict[str, bytes] = {}
-        self.folder = folder
-        self.reset(folder)
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Bound", (UploadHandler,), {"hub": self})
-        )
-        server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.server = server
+        super().__init__(folder, UploadHandler)
 
 
 class UploadHandler(Handler):
