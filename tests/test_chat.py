@@ -826,3 +826,14 @@ def test_what_contradicts_the_copy_that_stays_stays_too():
     found, _ = selection.screen(groups, [], 0.8)
     assert not found["stage2"]
     assert 1 not in found["stage1"]
+
+
+def test_a_prompt_is_the_same_after_exams(chat_model):
+    """Scoring exams spells special tokens in pieces, and transformers keeps that switch on."""
+    tokenizer = tokenization.load(chat_model)
+    messages = [{"role": "user", "content": "恒信银行在哪里？"}]
+    before = templates.prompt_ids(tokenizer, messages)
+    tokenizer.encode("<|im_start|>", split_special_tokens=True)
+    assert tokenizer.backend_tokenizer.encode_special_tokens
+    assert templates.prompt_ids(tokenizer, messages) == before
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") in before
