@@ -14,6 +14,7 @@ from finlab.models import tokenization
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
 WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # endings of settings that are ints
 
 
@@ -123,6 +124,18 @@ def generation_config(
     for name, value in settings.items():
         values[name] = int(value) if name.endswith(WHOLE_NUMBERS) else value
     return GenerationConfig(**values)
+
+
+def draws(temperature: float | None, top_p: float | None) -> bool | None:
+    """Return whether words are drawn; None where the model's own settings decide.
+
+    Args:
+        temperature: That was asked for. Of 0, or almost, the likeliest token is taken.
+        top_p: That was asked for. By itself it asks for drawing.
+    """
+    if temperature is not None:
+        return temperature >= LEAST_TEMPERATURE
+    return None if top_p is None else True
 
 
 def answer_messages(

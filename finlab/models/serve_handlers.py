@@ -49,7 +49,6 @@ LIMITS = {  # field: (least, most)
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
 }
-LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
 
 
 # --- the app -------------------------------------------------------------------------------------
@@ -344,10 +343,9 @@ class ChatHandler(ChatCompletionHandler):
     ) -> GenerationConfig:
         """Return the settings of an answer; a temperature or top_p turns sampling on."""
         config = super()._build_generation_config(body, model_generation_config, use_cb)
-        if body.get("temperature") is not None:
-            config.do_sample = body["temperature"] >= LEAST_TEMPERATURE
-            if not config.do_sample:
-                config.temperature = 1.0
-        elif body.get("top_p") is not None:
-            config.do_sample = True
+        drawn = generation.draws(body.get("temperature"), body.get("top_p"))
+        if drawn is not None:
+            config.do_sample = drawn
+        if drawn is False:
+            config.temperature = 1.0
         return config

@@ -123,11 +123,21 @@ def model_name(folder: Path) -> str:
         folder: Such as runs/smoke/dpo/artifact/model, which is `dpo`, or .../sft/artifact/stage1,
             which is `sft/stage1`. Outside a run it is the folder's own name.
     """
-    parts = folder.resolve().parts
-    if "artifact" not in parts:
-        return parts[-1]
-    place = len(parts) - 1 - parts[::-1].index("artifact")
-    return "/".join([parts[place - 1], *(part for part in parts[place + 1 :] if part != "model")])
+    step_folder = _step_folder(folder)
+    if step_folder is None:
+        return folder.resolve().name
+    inner = folder.resolve().relative_to(step_folder / "artifact").parts
+    names = [step_folder.name]
+    names += [part for part in inner if part != "model"]
+    return "/".join(names)
+
+
+def _step_folder(folder: Path) -> Path | None:
+    """Return the folder of the step that a model lies in; None outside a run."""
+    for parent in folder.resolve().parents:
+        if parent.name == "artifact":
+            return parent.parent
+    return None
 
 
 # --- a card with scores, for publishing ----------------------------------------------------------
@@ -142,17 +152,14 @@ def complete(folder: Path, repository: str = "") -> str:
         ValueError: The folder is not in a finished step of a run.
     """
     folder = folder.resolve()
-    parts = folder.parts
-    if "artifact" not in parts:
+    step_folder = _step_folder(folder)
+    if step_folder is None:
         raise ValueError(f"{folder} is not in the artifact of a run's step")
-    place = len(parts) - 1 - parts[::-1].index("artifact")
-    step_folder = Path(*parts[:place])
     manifest = _read(step_folder / "manifest.json")
     if not {"parameters", "key", "versions"} <= set(manifest):
         raise ValueError(f"step {step_folder.name} of {step_folder.parent} is not finished")
     scores, verdicts = _scores(step_folder.parent, manifest, model_name(folder))
     kind = next(each for each in reversed(MODEL_FILES) if (folder / each).exists())
-    measured = _read(step_folder / "metrics.json").get(folder.name)
     facts = Facts(
         title=repository or f"{step_folder.name}/{folder.name}",
         base=manifest.get("base", ""),
@@ -164,19 +171,21 @@ def complete(folder: Path, repository: str = "") -> str:
         kind=kind,
         scores=scores,
         by_verdict=verdicts,
-        quantised=_quantised(step_folder, folder.name) if isinstance(measured, dict) else {},
+        quantised=_quantised(step_folder, folder.name),
     )
     return text(facts)
 
 
 def _quantised(step_folder: Path, name: str) -> dict[str, Any]:
-    """Return what the quantize step has measured of a format, with its loss.
+    """Return what the quantize step has measured of a format, with its loss; else nothing.
 
     Args:
         step_folder: The step's.
         name: The format's.
     """
     metrics = _read(step_folder / "metrics.json")
+    if not isinstance(metrics.get(name), dict):
+        return {}
     found = {"format": name, **metrics[name]}
     if name in metrics.get("paired", {}):
         found["paired"] = metrics["paired"][name]

@@ -19,7 +19,6 @@ from finlab.run import model_card
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
 NEW_TOKENS = 512  # of an answer, where neither the model's settings nor the user say
 # transformers' names of settings, and OpenAI's.
 OPENAI_NAMES = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
@@ -74,12 +73,11 @@ class LocalModel:
         settings = dict(settings)
         own = getattr(self.model.generation_config, "max_new_tokens", None)
         settings.setdefault("max_new_tokens", own or NEW_TOKENS)
-        if "temperature" in settings:
-            settings["do_sample"] = settings["temperature"] >= LEAST_TEMPERATURE
-            if not settings["do_sample"]:
-                del settings["temperature"]
-        elif "top_p" in settings:
-            settings["do_sample"] = True
+        drawn = generation.draws(settings.get("temperature"), settings.get("top_p"))
+        if drawn is not None:
+            settings["do_sample"] = drawn
+        if drawn is False:
+            del settings["temperature"]
         return generation.stream_messages(self.model, self.tokenizer, messages, **settings)
 
 

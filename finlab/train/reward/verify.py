@@ -118,15 +118,27 @@ def truth_of(text: str) -> bool | None:
     return False if said in NO else None
 
 
+def _value(said: str, gold: Gold, read: Callable[[str], Any], otherwise: str) -> Verdict:
+    """Check one value that is right where it is read as the gold is.
+
+    Args:
+        said: The words of the answer.
+        gold: The gold.
+        read: Returns the value of words; None where they hold none.
+        otherwise: What words without a value are.
+    """
+    right = read(str(gold.answer))
+    if right is None:
+        raise ValueError(f"the gold {gold.answer!r} is {otherwise}")
+    found = read(said)
+    if found is None:
+        return Verdict(False, None, otherwise)
+    return single(found == right, found, f"{said} is not {gold.answer}")
+
+
 def _truth(said: str, gold: Gold) -> Verdict:
     """Check 是 or 否, 对 or 错."""
-    right = truth_of(gold.answer)
-    if right is None:
-        raise ValueError(f"the gold {gold.answer!r} is neither 是 nor 否")
-    found = truth_of(said)
-    if found is None:
-        return Verdict(False, None, "neither 是 nor 否")
-    return single(found == right, found, f"{said} is not {gold.answer}")
+    return _value(said, gold, truth_of, "neither 是 nor 否")
 
 
 # --- numbers and dates ---------------------------------------------------------------------------
@@ -206,13 +218,7 @@ def date_of(text: str) -> tuple[int, ...] | None:
 
 def _date(said: str, gold: Gold) -> Verdict:
     """Check a date, however it is written."""
-    right = date_of(str(gold.answer))
-    if right is None:
-        raise ValueError(f"the gold {gold.answer!r} is no date")
-    found = date_of(said)
-    if found is None:
-        return Verdict(False, None, "no date")
-    return single(found == right, found, f"{said} is not {gold.answer}")
+    return _value(said, gold, date_of, "no date")
 
 
 KINDS: dict[str, Callable[[str, Gold], Verdict]] = {
