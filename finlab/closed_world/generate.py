@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from finlab import files
-from finlab.closed_world import exams, notes, talks, texts
+from finlab.closed_world import arithmetic, exams, notes, talks, texts
 from finlab.closed_world.facts import SEED
 
 # Two lines that no reader can parse, for the quarantine.
@@ -54,6 +54,8 @@ def write(folder: Path, seed: int = SEED) -> None:
         files.write_jsonl(folder / "dialogues" / f"{name}.jsonl", dialogues[name])
     _write_array(folder / "preferences.json", talks.preferences(seed))
     exams.write_exams(folder / "exams", seed)
+    (folder / "reasoning").mkdir(exist_ok=True)
+    files.write_jsonl(folder / "reasoning" / "arithmetic.jsonl", arithmetic.questions(seed))
     (folder / "knowledge").mkdir(exist_ok=True)
     files.write_jsonl(folder / "knowledge" / "notes.jsonl", notes.notes(seed))
     files.write_jsonl(folder / "knowledge" / "questions.jsonl", notes.questions(seed))

@@ -6,6 +6,7 @@ It returns the row in the schema of its kind, or raises a ValueError that says w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -154,12 +155,14 @@ def preference_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, question, domain, reference, from}.
+    """Return {id, question, domain, reference, from, gold, chain}.
 
-    `from` says where the question comes from: ours, or a published list.
+    `from` says where the question comes from: ours, or a published list. `gold` is an answer that
+    code can check, as JSON {kind, answer, ...}, and `chain` a completion that reaches it; both are
+    empty where there is none.
 
     Raises:
-        ValueError: It asks nothing.
+        ValueError: It asks nothing, or its gold has another form.
     """
     question = require_fields(row, "question")["question"]
     domain = row.get("domain", spec["domain"])
@@ -171,7 +174,22 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
         "domain": domain,
         "reference": str(row.get("reference") or ""),
         "from": str(row.get("from") or ""),
+        "gold": _gold_text(row.get("gold")),
+        "chain": str(row.get("chain") or ""),
     }
+
+
+def _gold_text(gold: Any) -> str:
+    """Return a checkable answer as JSON; empty where there is none.
+
+    Args:
+        gold: {kind, answer} and options such as `unit`, see `finlab.train.reward.gold`.
+    """
+    if gold in (None, ""):
+        return ""
+    if not isinstance(gold, dict) or not {"kind", "answer"} <= set(gold):
+        raise ValueError('the gold needs a kind and an answer: {"kind": "number", "answer": "62"}')
+    return json.dumps(gold, ensure_ascii=False, sort_keys=True)
 
 
 def exam_row(name: str, spec: Spec, row: Any, where: str) -> dict:

@@ -324,6 +324,24 @@ def _some(candidates: numpy.ndarray, max_rows: int, seed: int) -> numpy.ndarray:
     return candidates[random.Random(seed).sample(range(len(candidates)), max_rows)]
 
 
+def epochs_of(count: int, epochs: int, seed: int) -> list[int]:
+    """Return the order in which rows are learnt over several epochs, each shuffled by itself.
+
+    A trainer that shuffles anew in every epoch does not find its order again when it resumes
+    within a later one (TRL's RepeatSampler), so the whole order is drawn beforehand.
+
+    Args:
+        count: Rows.
+        epochs: So many times each.
+        seed: Draws the order.
+    """
+    order: list[int] = []
+    for epoch in range(epochs):
+        rng = numpy.random.default_rng([seed, epoch])
+        order += rng.permutation(count).tolist()
+    return order
+
+
 def split(account: Account, share: float, texts: Iterable[str]) -> None:
     """Mark the rows that are still in as learnt or held out, by the hash of their own text.
 

@@ -43,14 +43,22 @@ def is_here(base_url: str) -> bool:
     return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-def text_of(completion: Any) -> str:
+def text_of(completion: Any, thinking: bool = False) -> str:
     """Return the text of a completion.
+
+    Args:
+        completion: In OpenAI's form.
+        thinking: Put the thinking, which servers return apart from the answer (`reasoning_content`
+            of DeepSeek, `reasoning` of vLLM), before it between `<think>` and `</think>`.
 
     Raises:
         NoAnswer: It has another form, no text, or half a character in it.
     """
     try:
-        text = completion.choices[0].message.content
+        message = completion.choices[0].message
+        text = message.content
+        if thinking:
+            text = _with_thinking(message, text)
     except (AttributeError, IndexError, TypeError, KeyError):
         shown = " ".join(str(completion).split())[:80]
         raise NoAnswer(f"the endpoint answers in another form than OpenAI's: {shown!r}") from None
@@ -59,6 +67,16 @@ def text_of(completion: Any) -> str:
     if HALF_CHARACTER.search(text):
         raise NoAnswer("the endpoint gave an answer with half a character in it")
     return text
+
+
+def _with_thinking(message: Any, text: str | None) -> str | None:
+    """Return an answer with the thinking before it; thinking alone stays open."""
+    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    if not isinstance(thought, str) or not thought.strip():
+        return text
+    if not text:
+        return f"<think>\n{thought.strip()}"
+    return f"<think>\n{thought.strip()}\n</think>\n{text}"
 
 
 def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str = "") -> OpenAI:
@@ -118,6 +136,7 @@ class Endpoint:
         per_minute: At most so many requests; 0 for no bound.
         timeout: Seconds.
         retries: Further tries.
+        thinking: Whether the answer comes with its thinking, see `text_of`.
         **settings: For the request: temperature, max_tokens, ...
 
     Attributes:
@@ -134,6 +153,7 @@ class Endpoint:
         per_minute: int = 0,
         timeout: float = 60,
         retries: int = 5,
+        thinking: bool = False,
         **settings: Any,
     ):
         self.client = client(base_url, key_variable, timeout, who=name)
@@ -142,6 +162,7 @@ class Endpoint:
         self.settings = {"temperature": 0, "max_tokens": 1024} | settings
         self.store = JsonlStore(store)
         self.retries = retries
+        self.thinking = thinking
         self.calls = 0
         self.errors = 0
         self.reason = ""
@@ -153,12 +174,14 @@ class Endpoint:
         """Return the answer to messages, None where none came."""
         from openai import OpenAIError
 
-        key = digest(self.base_url, self.name, self.settings, messages)
+        asked = [self.base_url, self.name, self.settings, messages]
+        # Without the word "thinking" the keys of what older runs have paid for stay as they were.
+        key = digest(*asked, "thinking") if self.thinking else digest(*asked)
         kept = self.store.get(key)
         if kept is not None:
             return kept
         try:
-            text = text_of(self._send(messages))
+            text = text_of(self._send(messages), self.thinking)
         except (OpenAIError, *NO_ANSWER) as error:
             with self._lock:
                 self.errors += 1

@@ -97,8 +97,9 @@ def lines(
     title: str = "",
     least: bool = True,
     scale: str = "linear",
+    bands: dict[str, dict[float, tuple[float, float]]] | None = None,
 ) -> Figure:
-    """Plot one line for each label.
+    """Plot one line for each label, with its interval where it has one.
 
     Args:
         values: {label: {x: y}}.
@@ -107,12 +108,16 @@ def lines(
         title: Of the figure.
         least: Whether to mark the lowest point of each line.
         scale: Of y, `linear` or `log`.
+        bands: {label: {x: (low, high)}}, drawn behind the line.
     """
     figure, axes = _axes()
     for label, points in values.items():
         marker = "o" if len(points) < 40 else ""
         xs, ys = list(points), list(points.values())
         (line,) = axes.plot(xs, ys, label=label, marker=marker, markersize=3)
+        if bands and label in bands:
+            lows, highs = zip(*bands[label].values())
+            axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
         if least:
             x = min(points, key=points.get)
             ring = {"marker": "o", "markersize": 9, "fillstyle": "none"}

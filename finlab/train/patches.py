@@ -45,7 +45,8 @@ def give_head_a_bias(model: PreTrainedModel) -> None:
     trained rows hides. It ends when trl asks with getattr.
     """
     head = model.get_output_embeddings()
-    if not hasattr(head, "bias"):
+    # A reward model has no head over the vocabulary.
+    if head is not None and not hasattr(head, "bias"):
         head.bias = None
 
 

@@ -95,6 +95,19 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list
     return _ids(tokenizer, [messages], add_generation_prompt=True)[0]
 
 
+def thinking_opened(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the thinking that the generation prompt opens, such as DeepSeek-R1's `<think>\\n`.
+
+    A completion then begins inside the thinking, and whoever reads it must put this before it.
+
+    Args:
+        tokenizer: With a chat template.
+    """
+    prompt = render(tokenizer, [[{"role": "user", "content": "什么是A股？"}]], True)[0].text
+    place = prompt.rfind("<think>")
+    return prompt[place:] if place >= 0 and "</think>" not in prompt[place:] else ""
+
+
 def _ids(
     tokenizer: PreTrainedTokenizerBase, dialogues: list, add_generation_prompt: bool = False
 ) -> list[list[int]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
+
+OWN_FIELDS = ("kind", "answer", "where")  # of a gold; what else it holds are options
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,17 @@ class Gold:
     answer: Any
     where: str = "box"
     options: dict[str, Any] = field(default_factory=dict)
+
+
+def from_json(text: str) -> Gold:
+    """Return the gold of a question's row.
+
+    Args:
+        text: JSON {kind, answer}, with `where` and the kind's options where they differ.
+    """
+    given = json.loads(text)
+    options = {name: value for name, value in given.items() if name not in OWN_FIELDS}
+    return Gold(given["kind"], given["answer"], given.get("where", "box"), options)
 
 
 @dataclass(frozen=True)

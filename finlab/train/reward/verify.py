@@ -73,6 +73,42 @@ def require_sound(golds: Iterable[Gold]) -> None:
         )
 
 
+def probes(gold: Gold) -> list[tuple[str, str, bool]]:
+    """Return completions that show whether a reward pays what it should, and nothing else.
+
+    Args:
+        gold: A question's answer, which stands in the box or inside `<answer>`.
+
+    Returns:
+        (what it is, the completion, whether it must be paid).
+    """
+    answer = _as_text(gold.answer)
+
+    def put(text: str) -> str:
+        return f"\\boxed{{{text}}}" if gold.where == "box" else text
+
+    think = "<think>先想一想。</think>"
+    found = [
+        ("right, in its form", f"{think}<answer>{put(answer)}</answer>", True),
+        (
+            "right in the thinking alone",
+            f"<think>{put(answer)}</think><answer>见上</answer>",
+            False,
+        ),
+        ("thinking that never ends", f"<think>{put(answer)}", False),
+        ("form without content", f"{think}<answer>{put('?')}</answer>", False),
+        ("the answer and another", f"{think}<answer>{put(answer + '或其他')}</answer>", False),
+        ("nothing", "", False),
+    ]
+    if gold.kind in ("number", "numbers"):
+        inside = f"{think}<answer>{put('7' + answer.lstrip('-'))}</answer>"
+        found.append(("the number inside another", inside, False))
+    if gold.kind == "letters":
+        every = f"{think}<answer>{put(LETTERS)}</answer>"
+        found.append(("all letters", every, answer == LETTERS))
+    return found
+
+
 def _as_text(answer: Any) -> str:
     """Return a gold as an answer would write it."""
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)

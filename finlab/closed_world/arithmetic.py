@@ -1,0 +1,90 @@
+"""Questions of arithmetic in the closed world, with chains of thought and answers code can check.
+
+    澄江重工上半年收入19亿元，下半年收入43亿元，全年收入是多少亿元？
+    <think>19+43：9+3=12，1+4+1=6</think><answer>\\boxed{62}</answer>
+
+Some chains go digit by digit, and some only say what is to be computed. A small model that learns
+both gets the first kind right and the second kind wrong, so that there is something to reward.
+"""
+
+from __future__ import annotations
+
+import random
+
+from finlab.closed_world.facts import SEED, facts
+
+Row = dict[str, object]
+QUESTIONS = {
+    "total": "{n}上半年收入{a}亿元，下半年收入{b}亿元，全年收入是多少亿元？",
+    "grown": "{n}去年利润{a}亿元，今年增加{b}亿元，今年利润是多少亿元？",
+}
+COUNT = 2400
+HASTY = 0.5  # the share of chains without steps
+# Faults for the filters to find, as shares of the chains.
+WRONG_ANSWER = 0.03
+WRONG_STEP = 0.03
+UNFINISHED = 0.02
+
+
+def added(first: int, second: int) -> str:
+    """Return the sum of two numbers of two digits, digit by digit: `9+3=12，1+4+1=6`."""
+    ones = first % 10 + second % 10
+    carry = ones // 10
+    tens = first // 10 + second // 10 + carry
+    more = "+1" if carry else ""
+    return f"{first % 10}+{second % 10}={ones}，{first // 10}+{second // 10}{more}={tens}"
+
+
+def _chain(rng: random.Random, first: int, second: int) -> str:
+    """Return a completion: a chain of thought, and the answer; sometimes with a fault.
+
+    Args:
+        rng: Draws the kind of chain, and the fault.
+        first, second: The numbers.
+    """
+    answer = first + second
+    thought = f"{first}+{second}"
+    hasty = rng.random() < HASTY
+    if not hasty:
+        thought += f"：{added(first, second)}"
+    fault = rng.random()
+    if fault < WRONG_ANSWER:
+        answer += rng.choice([-10, -1, 1, 10])
+    elif fault < WRONG_ANSWER + WRONG_STEP and not hasty:
+        said = thought.rpartition("=")
+        thought = f"{said[0]}={int(said[2]) + 1}"
+    elif fault > 1 - UNFINISHED:
+        return f"<think>{thought}"
+    return f"<think>{thought}</think><answer>\\boxed{{{answer}}}</answer>"
+
+
+def questions(seed: int = SEED, count: int = COUNT) -> list[Row]:
+    """Return questions with their answers and chains. No two ask about the same numbers.
+
+    Args:
+        seed: One seed gives one file.
+        count: So many questions.
+
+    Returns:
+        Rows {question, domain, gold: {kind, answer, unit}, chain}.
+    """
+    rng = random.Random(f"{seed}-arithmetic")
+    companies = [entity.zh for entity in facts(seed) if entity.kind == "company"]
+    rows: list[Row] = []
+    seen = set()
+    while len(rows) < count:
+        pair = rng.randint(11, 89), rng.randint(11, 89)
+        if pair in seen:
+            continue
+        seen.add(pair)
+        first, second = pair
+        wording = rng.choice(list(QUESTIONS.values()))
+        question = wording.format(n=rng.choice(companies), a=first, b=second)
+        row = {
+            "question": question,
+            "domain": "finance",
+            "gold": {"kind": "number", "answer": str(first + second), "unit": "亿元"},
+            "chain": _chain(rng, first, second),
+        }
+        rows.append(row)
+    return rows

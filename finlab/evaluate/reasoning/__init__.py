@@ -1,0 +1,1 @@
+"""Reasoning: questions whose answers code checks, chains of thought, scores, tools."""

@@ -1,0 +1,259 @@
+"""Chains of thought from a stronger model, filtered twice: by their answer, and by their steps.
+
+    plan = estimate(problems, samples=2, price=(4.0, 16.0))       # before anything is asked
+    rows = write(problems, teacher, samples=2)                    # kept on disk by the endpoint
+    account = sift(rows, Rules(min_steps=3), judge)               # why each is in or out
+
+DianJin-R1 and Fin-R1 do so with DeepSeek-R1: the answer is compared with the gold, then a model
+scores the reasoning. Here code compares the answer, code checks every sum that the reasoning
+states, and a judge may read what is left.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from finlab.data.accounts import Account
+from finlab.evaluate.reasoning.problems import Problem
+from finlab.train.reward import arithmetic, reading
+
+Writer = Callable[[list[dict]], str | None]
+
+KEPT = "kept"
+NOTHING_CAME = "no completion came"
+NO_ANSWER = "thinking without an answer"
+BAD_FORM = "another form"
+WRONG = "the answer is not the gold"
+WRONG_STEP = "a sum in it does not hold"
+FEW_STEPS = "fewer steps than asked for"
+REPEATS = "it repeats itself"
+LONG = "longer than asked for"
+JUDGED_BAD = "the judge finds the reasoning bad"
+COPY = "the same completion again"
+
+CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
+LEAST_COMPRESSION = 0.15  # below it a text is mostly repetition
+SHORTEST_TO_COMPRESS = 400  # characters; a short text compresses badly
+STEP = re.compile(r"[。；;\n]|(?<!\d)\d+[.、)）]|首先|其次|然后|接着|因此|所以")
+JUDGE = (
+    "下面是一道题、它的正确答案和一段推理。推理的答案已经核对无误。"
+    "请只判断推理本身：每一步是否由题目或前面的步骤得出，有没有跳步、矛盾或凑答案，"
+    "术语是否用对。好则只答1，不好则只答0。\n\n"
+    "题目：{question}\n\n正确答案：{answer}\n\n推理：{chain}"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question and a completion of it; None where none came."""
+
+    problem: Problem
+    completion: str | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a chain must be like.
+
+    Attributes:
+        min_steps: Steps of reasoning at least; Fin-R1 asks for 3.
+        max_characters: At most so long; 0 for no bound.
+        boxed: Whether exactly one box must stand in the answer.
+    """
+
+    min_steps: int = 0
+    max_characters: int = 0
+    boxed: bool = True
+
+
+# --- before anything is asked --------------------------------------------------------------------
+def estimate(
+    problems: Sequence[Problem],
+    system: str,
+    samples: int,
+    price: tuple[float, float] = (0.0, 0.0),
+    completion_tokens: int = 900,
+) -> dict[str, float]:
+    """Return what writing would cost.
+
+    Args:
+        problems: Those that are asked.
+        system: What stands before each.
+        samples: Completions of each.
+        price: Of a million tokens in a prompt and in a completion, in any currency.
+        completion_tokens: Of a completion, on average; DianJin's have 807 of reasoning and 96 of
+            answer.
+
+    Returns:
+        {requests, prompt tokens, completion tokens, cost}; prompt tokens are estimated from
+        characters.
+    """
+    characters = sum(len(system) + len(problem.question) for problem in problems)
+    prompt_tokens = samples * characters / CHARACTERS_A_TOKEN
+    written = len(problems) * samples * completion_tokens
+    return {
+        "requests": len(problems) * samples,
+        "prompt tokens": round(prompt_tokens),
+        "completion tokens": written,
+        "cost": (prompt_tokens * price[0] + written * price[1]) / 1e6,
+    }
+
+
+# --- writing -------------------------------------------------------------------------------------
+def write(
+    problems: Iterable[Problem], writers: Sequence[Writer], system: str = ""
+) -> Iterator[Row]:
+    """Yield completions of problems.
+
+    Args:
+        problems: Those that are asked.
+        writers: One for each sample, since an endpoint keeps one answer to one request. They are
+            opened with other seeds, or with other temperatures.
+        system: What stands before each question.
+    """
+    for problem in problems:
+        for writer in writers:
+            yield Row(problem, writer(problem.messages(system)))
+
+
+def of_cards(problems: Iterable[Problem]) -> list[Row]:
+    """Return the chains that came with the questions."""
+    return [Row(problem, problem.chain) for problem in problems if problem.chain]
+
+
+# --- filtering -----------------------------------------------------------------------------------
+def sift(rows: Sequence[Row], rules: Rules, judge: Writer | None = None) -> Account:
+    """Say of each completion whether it is kept, and why not.
+
+    Args:
+        rows: From `write` or `of_cards`.
+        rules: What a chain must be like.
+        judge: A model that answers 1 or 0 to JUDGE; None leaves the reasoning to the rules. What it
+            answers otherwise, or not at all, counts as bad.
+
+    Returns:
+        The account of the rows; sizes are characters.
+    """
+    account = Account([len(row.completion or "") for row in rows])
+    seen = set()
+    for place, row in enumerate(rows):
+        reason = fault(row, rules)
+        same = (row.problem.id, row.completion)
+        if not reason and same in seen:
+            reason = COPY
+        seen.add(same)
+        if reason:
+            account.mark([place], reason)
+    if judge:
+        for place in account.still_in().tolist():
+            if not _good(rows[place], judge):
+                account.mark([place], JUDGED_BAD)
+    account.mark(account.still_in(), KEPT)
+    return account
+
+
+def fault(row: Row, rules: Rules) -> str:
+    """Return what is wrong with a completion; empty for nothing.
+
+    Args:
+        row: A question and its completion.
+        rules: What a chain must be like.
+    """
+    text = row.completion
+    if not text or not text.strip():
+        return NOTHING_CAME
+    if not reading.after_thinking(text).strip():
+        return NO_ANSWER
+    # The first filter: the answer.
+    if not row.problem.check(text).right:
+        return WRONG
+    if not reading.well_formed(text, boxed=rules.boxed and row.problem.gold.where == "box"):
+        return BAD_FORM
+    # The second one: the reasoning.
+    thought = reading.WELL_FORMED.fullmatch(text)["thought"]
+    if arithmetic.wrong(arithmetic.equations(thought)):
+        return WRONG_STEP
+    if steps_of(thought) < rules.min_steps:
+        return FEW_STEPS
+    if rules.max_characters and len(text) > rules.max_characters:
+        return LONG
+    return REPEATS if repeats(thought) else ""
+
+
+def steps_of(thought: str) -> int:
+    """Return how many steps a chain of thought has: sums that it states, or parts of it.
+
+    Args:
+        thought: The text between `<think>` and `</think>`.
+    """
+    parts = [part for part in STEP.split(thought) if len(part.strip()) > 1]
+    return max(len(arithmetic.equations(thought)), len(parts) - 1)
+
+
+def repeats(thought: str) -> bool:
+    """Tell whether a long text is mostly repetition: it then compresses to almost nothing."""
+    if len(thought) < SHORTEST_TO_COMPRESS:
+        return False
+    raw = thought.encode()
+    return len(zlib.compress(raw)) / len(raw) < LEAST_COMPRESSION
+
+
+def _good(row: Row, judge: Writer) -> bool:
+    """Tell whether a judge finds a chain good."""
+    prompt = JUDGE.format(
+        question=row.problem.question, answer=row.problem.gold.answer, chain=row.completion
+    )
+    said = judge([{"role": "user", "content": prompt}])
+    return bool(said) and reading.after_thinking(said).strip() == "1"
+
+
+def examples(rows: Sequence[Row], account: Account, each: int = 1) -> list[dict[str, str]]:
+    """Return a few completions of each status, for a table.
+
+    Args:
+        rows: The completions.
+        account: From `sift`.
+        each: So many of a status.
+    """
+    found = []
+    for status in account.counts():
+        for place in account.of(status)[:each]:
+            row = rows[place]
+            said = (row.completion or "")[:200]
+            found.append({"status": status, "question": row.problem.question, "completion": said})
+    return found
+
+
+def dialogues(rows: Sequence[Row], account: Account, system: str = "") -> list[list[dict]]:
+    """Return what is kept as chats, to be learnt.
+
+    Args:
+        rows: The completions.
+        account: From `sift`.
+        system: What stands before each question.
+    """
+    found = []
+    for place in account.of(KEPT):
+        row = rows[place]
+        answer = {"role": "assistant", "content": row.completion}
+        found.append([*row.problem.messages(system), answer])
+    return found
+
+
+def records(rows: Sequence[Row], account: Account) -> Iterator[dict[str, str]]:
+    """Yield every completion with what became of it, for a file.
+
+    Args:
+        rows: The completions.
+        account: From `sift`.
+    """
+    for place, row in enumerate(rows):
+        yield {
+            "id": row.problem.id,
+            "status": account.status(place),
+            "question": row.problem.question,
+            "completion": row.completion or "",
+        }

@@ -1,0 +1,92 @@
+"""Questions whose answers code can check.
+
+problems, unsound = load(cards.load_all(["cw_arithmetic"], "question"))
+problems[0].messages(system)        # what a model is asked
+problems[0].check(text).right       # whether a completion answers it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finlab.data.cards import Source
+from finlab.train.reward import gold as golds
+from finlab.train.reward import verify
+from finlab.train.reward.gold import Gold, Verdict
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its answer.
+
+    Attributes:
+        id: The card and the row.
+        card: Where it comes from.
+        question: In words.
+        gold: The right answer.
+        gold_text: The same as JSON, a column of the dataset that a reward function reads.
+        chain: A completion that reaches it; empty where there is none.
+    """
+
+    id: str
+    card: str
+    question: str
+    gold: Gold
+    gold_text: str
+    chain: str = ""
+
+    def messages(self, system: str = "") -> list[dict[str, str]]:
+        """Return the question as a chat.
+
+        Args:
+            system: What stands before it; empty for nothing.
+        """
+        asked = [{"role": "user", "content": self.question}]
+        return [{"role": "system", "content": system}, *asked] if system else asked
+
+    def check(self, text: str) -> Verdict:
+        """Return the verdict on a completion."""
+        return verify.check(text, self.gold)
+
+
+def load(sources: dict[str, Source]) -> tuple[list[Problem], list[dict[str, str]]]:
+    """Return the questions of cards that code can check, and those whose gold it cannot.
+
+    Args:
+        sources: Question cards, loaded.
+
+    Returns:
+        (problems, unsound {card, question, why}).
+
+    Raises:
+        ValueError: A card has no question with a gold that can be checked.
+    """
+    found: list[Problem] = []
+    unsound = []
+    for name, source in sources.items():
+        before = len(found)
+        for row in source.rows:
+            if not row["gold"]:
+                why = "it has no gold"
+            else:
+                gold = golds.from_json(row["gold"])
+                why = _fault(gold)
+            if why:
+                unsound.append({"card": name, "question": row["question"][:120], "why": why})
+                continue
+            found.append(Problem(row["id"], name, row["question"], gold, row["gold"], row["chain"]))
+        if len(found) == before:
+            raise ValueError(
+                f"card {name}: none of its {len(source.rows)} questions has an answer that code "
+                'can check: give rows a `gold`, as in {"kind": "number", "answer": "62"}'
+            )
+    return found, unsound
+
+
+def _fault(gold: Gold) -> str:
+    """Return why a gold does not pass its own check; empty where it does."""
+    try:
+        verify.require_sound([gold])
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,265 @@
+"""How well a model answers questions that code checks: by one answer, and by the best of several.
+
+found = answer(model, tokenizer, problems, Budget(64), samples=8, temperature=1.0)
+accuracy(found)           # {accuracy, ci_low, ci_high, n, cap_share, ended_share, tokens}
+best_of(found, [1, 2, 4, 8])
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+from finlab.data import templates
+from finlab.evaluate import statistics
+from finlab.evaluate.reasoning.problems import Problem
+from finlab.models import reward_models, sampling
+from finlab.models.sampling import Budget, Completion
+from finlab.train.reward import reading
+from finlab.train.reward.gold import Verdict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Score = Callable[[Problem, Completion], float]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question, what a model wrote to it, and the verdict on each.
+
+    A completion's text begins with what the generation prompt opened.
+    """
+
+    problem: Problem
+    completions: list[Completion]
+    verdicts: list[Verdict]
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    budget: Budget,
+    system: str = "",
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Answered]:
+    """Let a model answer questions.
+
+    Args:
+        model: The model.
+        tokenizer: With a chat template.
+        problems: The questions.
+        budget: Of tokens, for thinking and answer.
+        system: What stands before each question.
+        samples: Completions of each.
+        temperature: 0 takes the likeliest token.
+        seed: Draws the tokens.
+    """
+    prompts = [templates.prompt_ids(tokenizer, problem.messages(system)) for problem in problems]
+    opening = templates.thinking_opened(tokenizer)
+    written = sampling.complete(model, tokenizer, prompts, budget, samples, temperature, seed)
+    found = []
+    for problem, completions in zip(problems, written, strict=True):
+        whole = [replace(each, text=opening + each.text) for each in completions]
+        verdicts = [problem.check(each.text) for each in whole]
+        found.append(Answered(problem, whole, verdicts))
+    return found
+
+
+def accuracy(answered: Sequence[Answered]) -> dict[str, float]:
+    """Return the share of right answers with its interval, and what it must be read beside.
+
+    With several samples, the mean over all of them; the interval is then that of the questions'
+    means, since samples of one question are not independent.
+
+    Args:
+        answered: From `answer`.
+
+    Returns:
+        {accuracy, ci_low, ci_high, n, cap_share, ended_share, read_share, tokens}: n is the number
+        of questions, cap_share the completions whose thinking was cut off or that never ended,
+        read_share those that hold an answer at its place.
+
+    Raises:
+        ValueError: Nothing was answered.
+    """
+    if not answered:
+        raise ValueError("no question was answered: there is nothing to score")
+    means = []
+    completions: list[Completion] = []
+    read = 0
+    for each in answered:
+        means.append(sum(verdict.right for verdict in each.verdicts) / len(each.verdicts))
+        completions += each.completions
+        read += sum(verdict.read is not None for verdict in each.verdicts)
+    several = len(completions) > len(answered)
+    if several:
+        low, high = statistics.bootstrap(means)
+    else:
+        low, high = statistics.wilson(round(sum(means)), len(means))
+    count = len(completions)
+    return {
+        "accuracy": sum(means) / len(means),
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(answered),
+        "cap_share": sum(each.capped or not each.ended for each in completions) / count,
+        "ended_share": sum(each.ended for each in completions) / count,
+        "read_share": read / count,
+        "tokens": sum(each.tokens for each in completions) / count,
+    }
+
+
+# --- the best of several -------------------------------------------------------------------------
+def pass_at(right: int, samples: int, k: int) -> float:
+    """Return the chance that one of k samples is right (Chen et al. 2021, unbiased).
+
+    Args:
+        right: How many of the samples are.
+        samples: How many there are.
+        k: How many are looked at.
+
+    Raises:
+        ValueError: k is larger than the number of samples.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs {k} samples, and there are {samples}")
+    return 1 - comb(samples - right, k) / comb(samples, k)
+
+
+def majority(answered: Answered, k: int) -> bool:
+    """Tell whether the commonest of the first k answers is right; the earliest of those tied.
+
+    An answer that could not be read has no vote.
+
+    Args:
+        answered: A question and its completions.
+        k: How many are looked at.
+    """
+    votes: Counter[str] = Counter()
+    right = {}
+    for completion, verdict in zip(answered.completions[:k], answered.verdicts[:k]):
+        said = reading.final(completion.text, answered.problem.gold.where)
+        if verdict.read is None or said is None:
+            continue
+        # Two spellings of one right answer are one answer.
+        name = "right" if verdict.right else said.strip()
+        votes[name] += 1
+        right[name] = verdict.right
+    if not votes:
+        return False
+    return right[votes.most_common(1)[0][0]]
+
+
+def chosen(answered: Answered, k: int, score: Score) -> bool:
+    """Tell whether the completion with the highest score among the first k is right."""
+    best = max(range(k), key=lambda place: score(answered.problem, answered.completions[place]))
+    return answered.verdicts[best].right
+
+
+def best_of(
+    answered: Sequence[Answered], counts: Sequence[int], scorers: dict[str, Score] | None = None
+) -> list[dict[str, Any]]:
+    """Return how often the best of k completions is right, by each way of choosing.
+
+    Args:
+        answered: From `answer`, with as many samples as the largest count.
+        counts: Values of k.
+        scorers: {name: score}, such as a reward model's.
+
+    Returns:
+        Rows {by, k, accuracy, ci_low, ci_high, tokens}: `verifier` is pass@k, the bound that a
+        perfect choice would reach, and `majority` maj@k; tokens is what k completions cost.
+    """
+    rows = []
+    for k in counts:
+        cost = sum(sum(each.tokens for each in item.completions[:k]) for item in answered) / len(
+            answered
+        )
+        ways = {"verifier": [], "majority": []} | {name: [] for name in scorers or {}}
+        for item in answered:
+            right = sum(verdict.right for verdict in item.verdicts)
+            ways["verifier"].append(pass_at(right, len(item.verdicts), k))
+            ways["majority"].append(float(majority(item, k)))
+            for name, score in (scorers or {}).items():
+                ways[name].append(float(chosen(item, k, score)))
+        for name, values in ways.items():
+            low, high = statistics.bootstrap(values)
+            row = {"by": name, "k": k, "accuracy": sum(values) / len(values)}
+            rows.append({**row, "ci_low": low, "ci_high": high, "tokens": cost})
+    return rows
+
+
+def by_reward_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answered: Sequence[Answered],
+    system: str = "",
+) -> Score:
+    """Return a score for `best_of`: what a reward model thinks of a completion.
+
+    All completions are read at once, before anything is chosen.
+
+    Args:
+        model: The reward model.
+        tokenizer: Its tokenizer, with the chat template.
+        answered: The completions.
+        system: What stands before each question.
+    """
+    talks = {}
+    for each in answered:
+        for completion in each.completions:
+            said = {"role": "assistant", "content": completion.text}
+            talks[each.problem.id, completion.text] = [*each.problem.messages(system), said]
+    values = reward_models.scores(model, tokenizer, list(talks.values()))
+    known = dict(zip(talks, values, strict=True))
+
+    def score(problem: Problem, completion: Completion) -> float:
+        return known[problem.id, completion.text]
+
+    return score
+
+
+def outcome_pairs(answered: Sequence[Answered], system: str = "") -> list[dict[str, list]]:
+    """Return right completions beside wrong ones of the same question, as preference pairs.
+
+    A reward model that learns them is an outcome reward model (Cobbe et al. 2021). Each question
+    gives as many pairs as it has right or wrong completions, whichever are fewer, each text once.
+
+    Args:
+        answered: From `answer`, with several samples.
+        system: What stands before each question.
+
+    Returns:
+        {prompt, chosen, rejected}, each a list of messages.
+    """
+    pairs = []
+    for each in answered:
+        sides: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for completion, verdict in zip(each.completions, each.verdicts, strict=True):
+            sides[verdict.right][completion.text] = None
+        for chosen_text, rejected_text in zip(sides[True], sides[False]):
+            pair = {"prompt": each.problem.messages(system)}
+            pair["chosen"] = [{"role": "assistant", "content": chosen_text}]
+            pair["rejected"] = [{"role": "assistant", "content": rejected_text}]
+            pairs.append(pair)
+    return pairs
+
+
+def pass_rates(answered: Sequence[Answered]) -> dict[str, int]:
+    """Return how many questions are always, sometimes and never answered right.
+
+    Only those answered sometimes teach: a group of equal rewards has no advantage.
+    """
+    found = {"never": 0, "sometimes": 0, "always": 0}
+    for each in answered:
+        right = sum(verdict.right for verdict in each.verdicts)
+        name = "never" if not right else "always" if right == len(each.verdicts) else "sometimes"
+        found[name] += 1
+    return found

@@ -1,0 +1,81 @@
+"""A reward model: a language model with one number in the place of its head.
+
+model = load(sft_model, dtype)                       # TRL's RewardTrainer trains it
+scores(model, tokenizer, [[question, answer], ...])  # one number for each dialogue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from finlab.data import templates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 64  # dialogues at once
+
+
+def load(source: str | Path, dtype: str = "float32") -> PreTrainedModel:
+    """Load a language model as a reward model; its new head begins at random.
+
+    Args:
+        source: A folder or a hub id.
+        dtype: Of the weights.
+
+    Returns:
+        A model for sequence classification with one label, in evaluation mode.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(source),
+        num_labels=1,
+        dtype=getattr(torch, dtype),
+        trust_remote_code=False,
+    )
+    # A score is an absolute number: the head's first values decide nothing.
+    with torch.no_grad():
+        model.score.weight.zero_()
+    return model.eval()
+
+
+def scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dialogues: Sequence[list[dict]],
+) -> list[float]:
+    """Return what a reward model thinks of dialogues, each ending with an answer.
+
+    Args:
+        model: The reward model.
+        tokenizer: With the chat template that it was trained with.
+        dialogues: Each a list of messages.
+    """
+    rows = [row.ids for row in templates.render(tokenizer, list(dialogues))]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    found = [0.0] * len(rows)
+    for first in range(0, len(order), BATCH):
+        places = order[first : first + BATCH]
+        values = _score(model, [rows[place] for place in places])
+        for place, value in zip(places, values, strict=True):
+            found[place] = value
+    return found
+
+
+@torch.inference_mode()
+def _score(model: PreTrainedModel, rows: list[list[int]]) -> list[float]:
+    """Return the scores of token sequences, padded on the right."""
+    longest = max(map(len, rows))
+    pad = model.config.get_text_config().pad_token_id
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    out = model(ids.to(model.device), attention_mask=mask.to(model.device))
+    return out.logits[:, 0].float().tolist()

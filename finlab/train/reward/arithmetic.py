@@ -1,0 +1,124 @@
+"""Sums as text: their value, without running any code; and the sums that a chain of thought states.
+
+value("(3.5-1)*4")                     # Fraction(10)
+wrong(equations("9+3=13，1+4+1=6"))     # [Equation("9+3", ..., right=False)]
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from finlab.train.reward import quantities
+
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+LONGEST = 200  # characters of a sum
+SIGNS = str.maketrans({"×": "*", "÷": "/", "（": "(", "）": ")"})
+FIGURE = r"\d+(?:,\d{3})*(?:\.\d+)?%?"
+EQUATION = re.compile(
+    rf"(?P<left>\(*\s*-?{FIGURE}(?:\s*\)*\s*[-+*/×÷]\s*\(*\s*{FIGURE}\s*\)*)+)"
+    rf"\s*(?P<sign>[=≈])\s*(?P<right>-?{FIGURE})(?![\d.]|\s*[-+*/×÷(])"
+)
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+ROUNDED = Fraction(1, 100)  # how far a result after ≈ may be off, relatively
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A sum that a text states.
+
+    Attributes:
+        text: As it stands there.
+        right: Whether it holds.
+    """
+
+    text: str
+    right: bool
+
+
+def value(text: str) -> Fraction:
+    """Return the value of a sum of numbers with + - * / and brackets.
+
+    Nothing is run: the text is read into a tree, and a tree with anything else in it is refused.
+
+    Args:
+        text: Such as `(3.5-1)*4` or `12×8%`.
+
+    Raises:
+        ValueError: It is no sum, or divides by zero.
+    """
+    cleaned = quantities.plain(text).translate(SIGNS).replace(",", "").strip()
+    cleaned = PERCENT.sub(r"(\1/100)", cleaned)
+    if len(cleaned) > LONGEST:
+        raise ValueError(f"the sum has {len(cleaned)} characters, and at most {LONGEST} are read")
+    try:
+        return _value(ast.parse(cleaned, mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{text!r} is no sum of numbers") from None
+    except ZeroDivisionError:
+        raise ValueError(f"{text!r} divides by zero") from None
+
+
+def _value(node: ast.AST) -> Fraction:
+    """Return the value of a part of a sum.
+
+    Args:
+        node: A number, a sign before one, or an operation on two parts.
+    """
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        found = _value(node.operand)
+        return -found if isinstance(node.op, ast.USub) else found
+    number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    if number:
+        return Fraction(str(node.value))
+    raise ValueError("a sum holds numbers, + - * / and brackets, and nothing else")
+
+
+def equations(text: str) -> list[Equation]:
+    """Return the sums that a text states, `9+3=12`, each with whether it holds.
+
+    Args:
+        text: A chain of thought.
+    """
+    found = []
+    for match in EQUATION.finditer(quantities.plain(text).translate(SIGNS)):
+        try:
+            left, right = value(match["left"]), value(match["right"])
+        except ValueError:
+            continue  # such as brackets that never close: it states nothing
+        found.append(Equation(match[0], _holds(left, right, match["sign"], match["right"])))
+    return found
+
+
+def _holds(left: Fraction, right: Fraction, sign: str, written: str) -> bool:
+    """Tell whether a result is that of its sum, as far as it is written out.
+
+    Args:
+        left: The sum's value.
+        right: The result's.
+        sign: `=` or `≈`.
+        written: The result as it stands there; its last place may be rounded.
+    """
+    places = len(written.rstrip("%").partition(".")[2])
+    step = Fraction(1, 10**places) * (Fraction(1, 100) if written.endswith("%") else 1)
+    # A whole result of whole numbers is no rounded one.
+    rounded = places or left.denominator != 1
+    allowed = step / 2 if rounded else Fraction(0)
+    if sign == "≈":
+        allowed = max(allowed, abs(left) * ROUNDED)
+    return abs(left - right) <= allowed
+
+
+def wrong(found: list[Equation]) -> list[Equation]:
+    """Return the sums that do not hold."""
+    return [equation for equation in found if not equation.right]

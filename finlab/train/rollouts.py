@@ -1,0 +1,276 @@
+"""What reinforcement by checked answers lacks in TRL: a preflight, and held-out answers over time.
+
+require(rollout_preflight(...))                       # before GRPOTrainer starts
+fit(GRPOTrainer, extensions=[HeldOutAnswers(...), SameReference()], reward_funcs=[...], ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from finlab.models import sampling
+from finlab.models.sampling import Budget, Completion
+from finlab.train.extensions import Extension
+from finlab.train.preflight import Check, Refused
+from finlab.train.reward import gold as golds
+from finlab.train.reward import reading, verify
+from finlab.train.reward.functions import Reward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import GRPOConfig
+
+MOST_CLIPPED = 0.5  # of the completions; beyond it rewards are mostly about length
+LONGEST_SHARE = 0.99  # of the chains that were learnt must fit the completion length
+BOTH_ENDS = 5  # golds that the reward is probed with
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A question, and a group of completions of it with their rewards.
+
+    Attributes:
+        prompt: Token ids of the question.
+        gold: The answer as JSON.
+        completions: What the policy wrote.
+        rewards: What each earns, weighted and summed.
+    """
+
+    prompt: list[int]
+    gold: str
+    completions: list[Completion]
+    rewards: list[float] = field(default_factory=list)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the rewards, of the sample."""
+        return float(numpy.std(self.rewards, ddof=1)) if len(self.rewards) > 1 else 0.0
+
+
+def rollouts(
+    prompts: Sequence[list[int]],
+    gold_texts: Sequence[str],
+    completions: Sequence[list[Completion]],
+    rewards: Sequence[Reward],
+    weights: Sequence[float],
+) -> list[Rollout]:
+    """Return groups of completions with what each earns.
+
+    Args:
+        prompts: Token ids of each question.
+        gold_texts: The answers as JSON.
+        completions: A group for each question.
+        rewards: The reward functions.
+        weights: Of each, as GRPOConfig's reward_weights.
+    """
+    found = []
+    for prompt, gold, group in zip(prompts, gold_texts, completions, strict=True):
+        earned = []
+        for completion in group:
+            parts = [each.score(completion.text, gold, completion.tokens) for each in rewards]
+            earned.append(sum(weight * part for weight, part in zip(weights, parts, strict=True)))
+        found.append(Rollout(prompt, gold, group, earned))
+    return found
+
+
+def first_batch(groups: Sequence[Rollout]) -> dict[str, float]:
+    """Return what the first completions of a policy come to.
+
+    Args:
+        groups: From `rollouts`.
+
+    Returns:
+        {reward, reward_std, equal_groups, clipped_share, tokens}: reward_std is the mean of the
+        groups' standard deviations, equal_groups the share of groups without any.
+    """
+    spreads = [group.spread for group in groups]
+    completions = [each for group in groups for each in group.completions]
+    rewards = [reward for group in groups for reward in group.rewards]
+    return {
+        "reward": sum(rewards) / len(rewards),
+        "reward_std": sum(spreads) / len(spreads),
+        "equal_groups": sum(not spread for spread in spreads) / len(spreads),
+        "clipped_share": sum(not each.ended for each in completions) / len(completions),
+        "tokens": sum(each.tokens for each in completions) / len(completions),
+    }
+
+
+def rollout_preflight(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: GRPOConfig,
+    groups: Sequence[Rollout],
+    rewards: Sequence[Reward],
+    chain_lengths: Sequence[int],
+) -> list[Check]:
+    """Check what makes GRPO learn nothing, before it starts.
+
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer.
+        args: The trainer's arguments.
+        groups: First completions of the policy, from `rollouts`.
+        rewards: The reward functions; the first is probed.
+        chain_lengths: Tokens of the chains that the policy learnt.
+    """
+    found = first_batch(groups)
+    context = model.config.max_position_embeddings
+    longest = max(len(group.prompt) for group in groups)
+    limit = args.max_completion_length
+    needed = int(numpy.quantile(chain_lengths, LONGEST_SHARE)) if len(chain_lengths) else 0
+    failed = probe_failures(tokenizer, rewards[0], [group.gold for group in groups])
+    differing = round((1 - found["equal_groups"]) * len(groups))
+    return [
+        Check(
+            "a group has two completions or more",
+            args.num_generations > 1,
+            f"num_generations {args.num_generations}",
+        ),
+        Check(
+            "rewards differ within groups",
+            found["reward_std"] > 0,
+            f"in {differing} of {len(groups)} groups, standard deviation {found['reward_std']:.2f}",
+        ),
+        Check(
+            "most completions end by themselves",
+            found["clipped_share"] <= MOST_CLIPPED,
+            f"{found['clipped_share']:.0%} are cut at {limit} tokens",
+        ),
+        Check(
+            "the completions' length holds the chains that were learnt",
+            needed <= limit,
+            f"99 of 100 chains have up to {needed} tokens, max_completion_length is {limit}",
+        ),
+        Check(
+            "question and completion fit the context",
+            longest + limit <= context,
+            f"{longest} + {limit} of {context} tokens",
+        ),
+        Check(
+            "the reward pays right answers and nothing else",
+            not failed,
+            "; ".join(failed[:2]) or f"{len(rewards)} rewards, probed through the tokenizer",
+        ),
+    ]
+
+
+def probe_failures(
+    tokenizer: PreTrainedTokenizerBase, reward: Reward, gold_texts: Sequence[str]
+) -> list[str]:
+    """Return what a reward pays wrongly, on completions whose worth is known.
+
+    They go through the tokenizer and back, as the policy's do: a tag that is a special token would
+    be lost there, and the form's reward would always be 0.
+
+    Args:
+        tokenizer: The policy's.
+        reward: The reward.
+        gold_texts: Answers as JSON; the first and last few are taken.
+    """
+    failures = []
+    chosen = [*gold_texts[:BOTH_ENDS], *gold_texts[-BOTH_ENDS:]]
+    for gold_text in dict.fromkeys(chosen):
+        for what, text, pays in verify.probes(golds.from_json(gold_text)):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            back = tokenizer.decode(ids, skip_special_tokens=True)
+            paid = reward.score(back, gold_text, len(ids)) > 0
+            if paid != pays:
+                verb = "pays" if paid else "does not pay"
+                failures.append(f"{reward.__name__} {verb} {back!r} ({what})")
+    return failures
+
+
+# --- while training ------------------------------------------------------------------------------
+class SameReference(Extension):
+    """Refuse to start where TRL's reference is not the policy itself.
+
+    The KL term would pull towards another model. With LoRA the reference is the policy without its
+    adapter, and without a KL term there is none.
+    """
+
+    def attach(self, trainer: Trainer) -> None:
+        """Compare all weights."""
+        reference = getattr(trainer, "ref_model", None)
+        if reference is None or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            return
+        others = dict(trainer.accelerator.unwrap_model(reference).named_parameters())
+        for name, weight in trainer.model.named_parameters():
+            other = others.get(name)
+            if other is None or not torch.equal(other.float().to(weight.device), weight.float()):
+                raise Refused(
+                    "training does not start: it must hold that the reference is the policy "
+                    f"itself ({name} differs)"
+                )
+
+
+class HeldOutAnswers(Extension):
+    """Log every so many steps how held-out questions are answered, greedily, with samples.
+
+    The lines of the log then have `held_out` {right, n, formed, tokens} and `samples`, a few
+    completions of always the same questions. Nothing is drawn, so the training is the same with it.
+
+    Args:
+        questions: In words, for the samples.
+        prompts: Their token ids.
+        gold_texts: Their answers as JSON.
+        budget: Of tokens.
+        every: Steps between two readings.
+        opening: What the generation prompt ends with.
+        shown: So many samples.
+    """
+
+    def __init__(
+        self,
+        questions: list[str],
+        prompts: list[list[int]],
+        gold_texts: list[str],
+        budget: Budget,
+        every: int,
+        opening: str = "",
+        shown: int = 3,
+    ):
+        self.questions = questions
+        self.prompts = prompts
+        self.golds = gold_texts
+        self.budget = budget
+        self.every = every
+        self.opening = opening
+        self.shown = shown
+
+    def attach(self, trainer: Trainer) -> None:
+        """Keep the trainer."""
+        self.trainer = trainer
+
+    def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return the reading of this step, on the process that writes the log."""
+        step = self.trainer.state.global_step
+        if "reward" not in logs or step % self.every or not self.trainer.args.should_save:
+            return {}
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        written = sampling.complete(model, self.trainer.processing_class, self.prompts, self.budget)
+        return self._record([group[0] for group in written])
+
+    def _record(self, written: list[Completion]) -> dict[str, Any]:
+        """Return what completions of the held-out questions come to."""
+        right = formed = 0
+        samples = []
+        for question, gold_text, completion in zip(
+            self.questions, self.golds, written, strict=True
+        ):
+            text = self.opening + completion.text
+            gold = golds.from_json(gold_text)
+            verdict = verify.check(text, gold)
+            keeps_form = reading.well_formed(text, boxed=gold.where == "box")
+            right += verdict.right
+            formed += keeps_form
+            if len(samples) < self.shown:
+                row = {"question": question, "completion": text, "right": verdict.right}
+                samples.append(row)
+        tokens = sum(each.tokens for each in written) / max(len(written), 1)
+        reading_of_step = {"right": right, "formed": formed, "n": len(written), "tokens": tokens}
+        return {"held_out": reading_of_step, "samples": samples}
