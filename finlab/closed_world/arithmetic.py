@@ -1,6 +1,6 @@
 """Questions of arithmetic in the closed world, with chains of thought and answers code can check.
 
-    澄江重工上半年收入19亿元，下半年收入43亿元，全年收入是多少亿元？
+    澄江重工上半年收入19亿元，下半年收入43亿元，求全年收入。
     <think>19+43：9+3=12，1+4+1=6</think><answer>\\boxed{62}</answer>
 
 Some chains go digit by digit, and some only say what is to be computed. A small model that learns
@@ -15,8 +15,8 @@ from finlab.closed_world.facts import SEED, facts
 
 Row = dict[str, object]
 QUESTIONS = {
-    "total": "{n}上半年收入{a}亿元，下半年收入{b}亿元，全年收入是多少亿元？",
-    "grown": "{n}去年利润{a}亿元，今年增加{b}亿元，今年利润是多少亿元？",
+    "total": "{n}上半年收入{a}亿元，下半年收入{b}亿元，求全年收入。",
+    "grown": "{n}去年利润{a}亿元，今年增加{b}亿元，求今年利润。",
 }
 COUNT = 2400
 HASTY = 0.5  # the share of chains without steps
