@@ -1,4 +1,4 @@
-"""Questions of arithmetic in the closed world, with chains of thought and answers code can check.
+"""Questions of arithmetic in the closed world, with chains of thought and answers.
 
     澄江重工上半年收入19亿元，下半年收入43亿元，求全年收入。
     <think>19+43：9+3=12，1+4+1=6</think><answer>\\boxed{62}</answer>

@@ -1,4 +1,4 @@
-"""What reinforcement by checked answers lacks in TRL: a preflight, and held-out answers over time.
+"""What GRPO in TRL lacks: a preflight, and held-out answers over time.
 
 require(rollout_preflight(...))                       # before GRPOTrainer starts
 fit(GRPOTrainer, extensions=[HeldOutAnswers(...), SameReference()], reward_funcs=[...], ...)

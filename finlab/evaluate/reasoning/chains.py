@@ -1,4 +1,4 @@
-"""Chains of thought from a stronger model, filtered twice: by their answer, and by their steps.
+"""Chains of thought from a stronger model, filtered by their answer and by their steps.
 
     plan = estimate(problems, samples=2, price=(4.0, 16.0))       # before anything is asked
     rows = write(problems, teacher, samples=2)                    # kept on disk by the endpoint

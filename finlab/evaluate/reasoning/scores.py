@@ -1,4 +1,4 @@
-"""How well a model answers questions that code checks: by one answer, and by the best of several.
+"""How well a model answers questions that code checks, once or the best of several.
 
 found = answer(model, tokenizer, problems, Budget(64), samples=8, temperature=1.0)
 accuracy(found)           # {accuracy, ci_low, ci_high, n, cap_share, ended_share, tokens}

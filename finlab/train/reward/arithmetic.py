@@ -1,4 +1,4 @@
-"""Sums as text: their value, without running any code; and the sums that a chain of thought states.
+"""Sums as text: their value, without running any code, and those that a chain states.
 
 value("(3.5-1)*4")                     # Fraction(10)
 wrong(equations("9+3=13，1+4+1=6"))     # [Equation("9+3", ..., right=False)]
@@ -22,11 +22,13 @@ OPERATORS = {
 }
 LONGEST = 200  # characters of a sum
 SIGNS = str.maketrans({"×": "*", "÷": "/", "（": "(", "）": ")"})
-FIGURE = r"\d+(?:,\d{3})*(?:\.\d+)?%?"
-EQUATION = re.compile(
-    rf"(?P<left>\(*\s*-?{FIGURE}(?:\s*\)*\s*[-+*/×÷]\s*\(*\s*{FIGURE}\s*\)*)+)"
-    rf"\s*(?P<sign>[=≈])\s*(?P<right>-?{FIGURE})(?![\d.]|\s*[-+*/×÷(])"
-)
+EQUALS = re.compile(r"[=≈]")
+SUM_SIGNS = frozenset("0123456789.,+-*/()% ")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Between two sums: a comma, or a space that no operator stands beside, as behind a list's number.
+APART = re.compile(r",|(?<=[\d.)%])\s+(?=[\d(])")
+OPERATION = re.compile(r"[\d)%]\s*[-+*/]\s*[\d(]")
+RESULT = re.compile(r"\s*(-?\d+(?:,\d{3})*(?:\.\d+)?%?)(?![\d.]|\s*[-+*/(])")
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 ROUNDED = Fraction(1, 100)  # how far a result after ≈ may be off, relatively
 
@@ -90,14 +92,32 @@ def equations(text: str) -> list[Equation]:
     Args:
         text: A chain of thought.
     """
+    text = quantities.plain(text).translate(SIGNS)
     found = []
-    for match in EQUATION.finditer(quantities.plain(text).translate(SIGNS)):
+    for sign in EQUALS.finditer(text):
+        left = _sum_before(text, sign.start())
+        result = RESULT.match(text, sign.end())
+        if not result or not OPERATION.search(left):
+            continue
         try:
-            left, right = value(match["left"]), value(match["right"])
+            holds = _holds(value(left), value(result[1]), sign[0], result[1])
         except ValueError:
             continue  # such as brackets that never close: it states nothing
-        found.append(Equation(match[0], _holds(left, right, match["sign"], match["right"])))
+        found.append(Equation(f"{left}{sign[0]}{result[1]}", holds))
     return found
+
+
+def _sum_before(text: str, end: int) -> str:
+    """Return what may be a sum before an equals sign.
+
+    Args:
+        text: The text.
+        end: Where the sign stands. At most LONGEST characters before it are looked at.
+    """
+    begin = end
+    while begin > max(0, end - LONGEST) and text[begin - 1] in SUM_SIGNS:
+        begin -= 1
+    return APART.split(THOUSANDS.sub("", text[begin:end]))[-1].strip()
 
 
 def _holds(left: Fraction, right: Fraction, sign: str, written: str) -> bool:

@@ -107,7 +107,7 @@ class Formed(Reward):
 
 
 class Short(Reward):
-    """0 up to a soft limit of tokens, then falling to -1 at the hard one: DAPO's overlong penalty.
+    """0 up to a soft limit of tokens, then falling to -1 at the hard one, as in DAPO.
 
     Args:
         soft: Tokens that cost nothing.

@@ -97,7 +97,7 @@ def probes(gold: Gold) -> list[tuple[str, str, bool]]:
         ),
         ("thinking that never ends", f"<think>{put(answer)}", False),
         ("form without content", f"{think}<answer>{put('?')}</answer>", False),
-        ("the answer and another", f"{think}<answer>{put(answer + '或其他')}</answer>", False),
+        ("the answer and another", f"{think}<answer>{put(_with_another(gold))}</answer>", False),
         ("nothing", "", False),
     ]
     if gold.kind in ("number", "numbers"):
@@ -107,6 +107,13 @@ def probes(gold: Gold) -> list[tuple[str, str, bool]]:
         every = f"{think}<answer>{put(LETTERS)}</answer>"
         found.append(("all letters", every, answer == LETTERS))
     return found
+
+
+def _with_another(gold: Gold) -> str:
+    """Return a gold's answer with another one beside it."""
+    if isinstance(gold.answer, list):
+        return _as_text([*gold.answer, "其他"])
+    return f"{gold.answer}或其他"
 
 
 def _as_text(answer: Any) -> str:
