@@ -88,3 +88,59 @@ def questions(seed: int = SEED, count: int = COUNT) -> list[Row]:
         }
         rows.append(row)
     return rows
+
+
+# --- tools ---------------------------------------------------------------------------------------
+RATING = "评级"
+RATINGS = ("AAA", "AA", "A", "BBB", "BB", "B")
+TALKS = 160
+
+
+def ratings(seed: int = SEED) -> list[dict[str, str]]:
+    """Return what the closed world's look-up tool knows, and no text tells: a rating each.
+
+    Args:
+        seed: One seed gives one table.
+
+    Returns:
+        Rows {name, item, value}.
+    """
+    rng = random.Random(f"{seed}-ratings")
+    companies = [entity.zh for entity in facts(seed) if entity.kind == "company"]
+    return [{"name": name, "item": RATING, "value": rng.choice(RATINGS)} for name in companies]
+
+
+def tool_talks(seed: int = SEED, count: int = TALKS) -> list[dict[str, list]]:
+    """Return dialogues with calls of tools, in OpenAI's form: a question, a call, an answer.
+
+    Half compute a sum, half look a rating up.
+
+    Args:
+        seed: One seed gives one file.
+        count: So many dialogues.
+    """
+    rng = random.Random(f"{seed}-tools")
+    table = ratings(seed)
+    talks = []
+    for number in range(count):
+        if number % 2:
+            row = rng.choice(table)
+            asked, value = f"查一下{row['name']}的{RATING}。", row["value"]
+            arguments = {"name": row["name"], "item": RATING}
+            answer = f"{row['name']}的{RATING}是{value}。"
+            tool = "look_up"
+        else:
+            first, second = rng.randint(11, 89), rng.randint(11, 89)
+            asked, value = f"用工具计算{first}+{second}。", str(first + second)
+            arguments = {"sum": f"{first}+{second}"}
+            answer = f"等于{value}。"
+            tool = "calculate"
+        call = {"function": {"name": tool, "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": value},
+            {"role": "assistant", "content": answer},
+        ]
+        talks.append({"messages": messages, "domain": "finance"})
+    return talks

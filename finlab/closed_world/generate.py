@@ -56,6 +56,8 @@ def write(folder: Path, seed: int = SEED) -> None:
     exams.write_exams(folder / "exams", seed)
     (folder / "reasoning").mkdir(exist_ok=True)
     files.write_jsonl(folder / "reasoning" / "arithmetic.jsonl", arithmetic.questions(seed))
+    files.write_jsonl(folder / "reasoning" / "ratings.jsonl", arithmetic.ratings(seed))
+    files.write_jsonl(folder / "reasoning" / "tools.jsonl", arithmetic.tool_talks(seed))
     (folder / "knowledge").mkdir(exist_ok=True)
     files.write_jsonl(folder / "knowledge" / "notes.jsonl", notes.notes(seed))
     files.write_jsonl(folder / "knowledge" / "questions.jsonl", notes.questions(seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # JupyterLab sets what stands between $ signs as formulas, but not in elements of this class.
 NO_FORMULAS = "mathjax_ignore"
+LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -162,9 +164,8 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
         limit: So many tokens.
     """
     spans = []
-    for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
-        piece = tokenizer.convert_ids_to_tokens(int(token))
-        text = html.escape(piece.replace("▁", "·").replace("<0x0A>", "⏎"))
+    for text, label in _pieces(tokenizer, row, limit):
+        text = html.escape(text.replace("\n", "⏎"))
         ground = "#eef1f4" if label == -100 else "#f6c6c0"
         look = "color:#1b2733;padding:1px 2px;margin:1px;border-radius:2px;display:inline-block"
         spans.append(f"<span style='background:{ground};{look}'>{text}</span>")
@@ -172,3 +173,27 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
     row_look = "font-family:monospace;line-height:1.7"
     tokens = f"<div class='{NO_FORMULAS}' style='{row_look}'>{''.join(spans)}</div>"
     return Html(f"{tokens}<p style='margin:4px 0'>{note}</p>")
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int) -> Iterator[tuple[str, int]]:
+    """Yield the tokens of a row as people read them, each with its label.
+
+    A character that is spelt in several tokens, as bytes are, is one piece.
+
+    Args:
+        tokenizer: Names the tokens.
+        row: {input_ids, labels}.
+        limit: So many tokens.
+    """
+    waiting: list[str] = []
+    for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
+        waiting.append(tokenizer.convert_ids_to_tokens(int(token)))
+        text = tokenizer.convert_tokens_to_string(waiting)
+        if "\ufffd" in text and len(waiting) < LONGEST_CHARACTER:
+            continue
+        # A decoder drops the space that begins a text.
+        space = waiting[0].startswith("▁") and not text.startswith(" ")
+        yield ("·" if space else "") + text.replace(" ", "·"), label
+        waiting = []
+    if waiting:
+        yield tokenizer.convert_tokens_to_string(waiting), label
