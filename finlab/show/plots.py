@@ -127,7 +127,7 @@ def lines(
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    if len(values) > 4:
+    if len(values) > 2:
         axes.legend(**BESIDE, fontsize=8)
     elif len(values) > 1:
         axes.legend()

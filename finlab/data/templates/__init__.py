@@ -6,7 +6,8 @@
 A template is a Jinja file beside this one, with `{% generation %}` around what the model must
 produce. The same file renders training rows and prompts, and is saved with the tokenizer. Sources
 of the strings: ZhiLu's README, XuanYuan's conversation.py, YAYI's consts.py and
-trainer_multi_rounds.py, Cornucopia's templates/*.json, Qwen2.5's template for tools.
+trainer_multi_rounds.py, Cornucopia's templates/*.json, Qwen2.5's template for tools, and the
+published templates of Qwen3 and of DeepSeek-R1's distilled models for thinking.
 """
 
 from __future__ import annotations

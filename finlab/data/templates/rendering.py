@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = list[dict]
+THINKING_ENDS = "</think>"
 
 
 @dataclass
@@ -113,6 +114,9 @@ def _mark_answers(
 def left_out(text: str, messages: Messages) -> str:
     """Return the role of the first message whose words a rendered text does not hold.
 
+    Thinking is looked for in the last answer alone, and without the line breaks around it: templates
+    drop that of earlier turns, and set it in their own way.
+
     Args:
         text: From `Rendered.text`.
         messages: What went in.
@@ -123,11 +127,27 @@ def left_out(text: str, messages: Messages) -> str:
     place = 0
     for mark in control_tokens.MARKS:
         text = text.replace(mark, "")
-    for message in messages:
-        content = (message.get("content") or "").strip()
-        found = text.find(content, place if message["role"] != "system" else 0)
-        if found < 0:
-            return message["role"]
-        if message["role"] != "system":
-            place = found + len(content)
+    for number, message in enumerate(messages):
+        last = number == len(messages) - 1
+        for words in _words_of(message, last):
+            found = text.find(words, place if message["role"] != "system" else 0)
+            if found < 0:
+                return message["role"]
+            if message["role"] != "system":
+                place = found + len(words)
     return ""
+
+
+def _words_of(message: dict, last: bool) -> list[str]:
+    """Return what must stand in a rendered text of a message.
+
+    Args:
+        message: {role, content}.
+        last: Whether it is the last one.
+    """
+    content = (message.get("content") or "").strip()
+    thought, end, said = content.rpartition(THINKING_ENDS)
+    if message["role"] != "assistant" or not end:
+        return [content]
+    thought = thought.replace("<think>", "").strip()
+    return [thought, said.strip()] if last else [said.strip()]
