@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 from finlab.data import cards, selection, templates
 from finlab.data.cards import Source
 from finlab.evaluate import endpoints
-from finlab.evaluate.reasoning import chains, problems, scores
+from finlab.evaluate.reasoning import chains, checked, problems, scores, tools
 from finlab.models import loading, reward_models, sampling, tokenization
 from finlab.models.sampling import Budget, Completion
 from finlab.train import fit, preflight, resume, rollouts
@@ -469,3 +470,166 @@ def test_a_reward_model_learns_to_prefer(chat_model, tmp_path):
     unseen = [[question, *pairs[0][side]] for side in ("chosen", "rejected")]
     liked, disliked = reward_models.scores(trainer.model.eval(), tokenizer, unseen)
     assert liked > disliked
+
+
+# --- tools ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def box():
+    rows = [{"name": "澄江重工", "item": "评级", "value": "AA"}]
+    return tools.Toolbox([tools.calculator(), tools.lookup(rows)])
+
+
+def call(name, /, **arguments):
+    return {"name": name, "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("made", "gives"),
+    [
+        (call("calculate", sum="19+43"), "62"),
+        (call("calculate", sum="(120-100)/100"), "0.2"),
+        (call("calculate", sum="1/3"), "0.333333"),
+        (call("look_up", name="澄江重工", item="评级"), "AA"),
+        (call("look_up", name="澄江重工", item="地址"), "error: nothing is known of '地址'"),
+        (call("calculate", sum="__import__('os').system('id')"), "error: a sum holds numbers"),
+        (call("calculate", sum=5), "error: calculate wants a string as 'sum'"),
+        (call("calculate"), "error: calculate needs the argument 'sum'"),
+        (call("calculate", sum="1", deep=True), "error: calculate has no argument 'deep'"),
+        (call("__class__"), "error: there is no tool '__class__'; there are calculate, look_up"),
+        (call("eval", sum="1"), "error: there is no tool 'eval'"),
+    ],
+)
+def test_what_a_call_gives(box, made, gives):
+    assert box.run(made).startswith(gives)
+
+
+def test_tools_have_schemas(box):
+    [first, _] = box.schemas()
+    assert first["function"]["name"] == "calculate"
+    assert first["function"]["parameters"]["required"] == ["sum"]
+
+
+def block(*calls):
+    return "\n".join(f"<tool_call>\n{json.dumps(each)}\n</tool_call>" for each in calls)
+
+
+def test_calls_are_read_behind_the_thinking():
+    text = f"<think>{block(call('eval'))}</think>{block(call('calculate', sum='1+1'))}"
+    assert tools.calls_in(text) == [call("calculate", sum="1+1")]
+    assert tools.calls_in("<tool_call>\nno JSON\n</tool_call>") == []
+    assert tools.calls_in("<tool_call>\n[1]\n</tool_call>") == []
+    assert len(tools.calls_in(block(*[call("a")] * 50))) == tools.MOST_CALLS
+
+
+def test_names_and_whole_calls_have_precision_and_recall():
+    gold = [call("look_up", name="甲", item="评级")]
+    turns = [tools.Turn([], gold), tools.Turn([], gold), tools.Turn([], [])]
+    other = call("look_up", name="乙", item="评级")
+    every = [*gold, call("calculate", sum="1"), call("delete")]
+    found = tools.score(turns, [block(other), block(*every), block(other)])
+    assert found["name_recall"] == 1.0
+    assert found["name_precision"] == 2 / 5
+    assert found["call_recall"] == 1 / 2
+    assert found["call_precision"] == 1 / 5
+    assert found["exact"] == 0
+    assert found["called_needlessly"] == 1.0
+    perfect = tools.score(turns, [block(*gold), block(*gold), "不用查。"])
+    assert (perfect["exact"], perfect["call_precision"], perfect["called_needlessly"]) == (1, 1, 0)
+    with pytest.raises(ValueError, match="no turn of the assistant"):
+        tools.score([], [])
+
+
+def test_a_conversation_runs_calls_until_there_is_an_answer(box, monkeypatch):
+    written = iter([block(call("calculate", sum="19+43")), "等于62。"])
+
+    def complete(model, tokenizer, prompts, budget):
+        return [said(next(written))]
+
+    monkeypatch.setattr(tools.sampling, "complete", complete)
+    monkeypatch.setattr(tools.templates, "prompt_ids", lambda tokenizer, messages: [1])
+    talk = tools.converse(None, None, [{"role": "user", "content": "?"}], box, Budget(8))
+    assert talk.observations == ["62"]
+    assert talk.answer == "等于62。"
+    assert talk.messages[2]["content"] == "<tool_response>\n62\n</tool_response>"
+    endless = block(call("calculate", sum="1"))
+    monkeypatch.setattr(tools.sampling, "complete", lambda *_: [said(endless)])
+    talk = tools.converse(None, None, [{"role": "user", "content": "?"}], box, Budget(8), rounds=2)
+    assert talk.answer == ""
+    assert len(talk.calls) == 3
+
+
+def test_real_dialogues_with_calls(data):
+    """Each call of the Glaive sample is read back, and the gold scores 1 against itself."""
+    source = cards.load("toolcall_zh")
+    dialogues = [row["messages"] for row in source.rows]
+    turns = tools.turns_of(dialogues)
+    calling = [turn for turn in turns if turn.gold]
+    assert len(calling) > 200
+    answers = [
+        messages for talk in dialogues for messages in talk if messages["role"] == "assistant"
+    ]
+    found = tools.score(turns, [message["content"] for message in answers])
+    assert found["exact"] == found["call_precision"] == found["call_recall"] == 1.0
+    assert tools.score(turns, ["不用。"] * len(turns))["call_recall"] == 0
+
+
+# --- scores in notebook 07 -----------------------------------------------------------------------
+def test_a_model_and_an_endpoint_on_one_board(talker):
+    model, tokenizer = talker
+    sets = checked.load(["cw_arithmetic"], [], Path(), items=3)
+    board = checked.Board(sets, Budget(8))
+    board.add_model("talker", model, tokenizer)
+
+    class Silent:
+        name, base_url = "m", "http://localhost"
+
+        def __call__(self, messages):
+            return None if "收入" in messages[0]["content"] else RIGHT
+
+    board.add_endpoint("m@x", Silent())
+    mine, other = board.rows
+    assert mine["n"] == other["n"] == 3
+    assert mine["setting"] != other["setting"]
+    assert mine["official"] is None
+    assert len(board.answers) == 6
+    assert board.note() == ""
+
+
+def test_a_score_s_setting_names_all_that_it_depends_on():
+    settings = [
+        checked.setting_id(Budget(8), 1, 0.0, 0, "t", "b"),
+        checked.setting_id(Budget(8, 4), 1, 0.0, 0, "t", "b"),
+        checked.setting_id(Budget(8), 2, 1.0, 0, "t", "b"),
+        checked.setting_id(Budget(8), 2, 1.0, 1, "t", "b"),
+        checked.setting_id(Budget(8), 1, 0.0, 0, "u", "b"),
+        checked.setting_id(Budget(8), 1, 0.0, 0, "t", "c"),
+    ]
+    assert len(set(settings)) == len(settings)
+
+
+def test_a_thinking_model_is_told_from_another(talker):
+    model, tokenizer = talker
+    tokenizer = tokenization.load(tokenizer.name_or_path)
+    assert not checked.thinks(tokenizer)
+    tokenizer.chat_template = templates.chat_template("deepseek_r1")
+    assert checked.thinks(tokenizer)
+
+
+def test_published_sets_with_the_official_score_beside_ours(data):
+    """Naming all tools is right for Finova's scorer and wrong for ours."""
+    sets = checked.load([], ["finova_tools", "finreasoning_l1"], data / "exams", items=20)
+    assert [len(each.problems) for each in sets] == [20, 20]
+    every = sorted({name for each in sets[0].problems for name in each.gold.answer})
+    text = json.dumps(every, ensure_ascii=False)
+
+    def all_tools(asked):
+        answered = []
+        for each in asked:
+            written = said(text)
+            answered.append(scores.Answered(each, written, [each.check(text)]))
+        return answered
+
+    rows, lines = checked.score("x", sets[:1], all_tools, "s")
+    assert rows[0]["official"] == 1.0
+    assert rows[0]["accuracy"] < 0.2
+    assert len(lines) == 20

@@ -114,8 +114,8 @@ def _mark_answers(
 def left_out(text: str, messages: Messages) -> str:
     """Return the role of the first message whose words a rendered text does not hold.
 
-    Thinking is looked for in the last answer alone, and without the line breaks around it: templates
-    drop that of earlier turns, and set it in their own way.
+    Thinking is looked for in the last answer alone, and without the line breaks around it:
+    templates drop that of earlier turns, and set it in their own way.
 
     Args:
         text: From `Rendered.text`.

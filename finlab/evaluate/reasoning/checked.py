@@ -1,0 +1,313 @@
+"""Questions that code checks, from cards and from published sets, scored for any model.
+
+    board = Board(load(["cw_arithmetic"], ["finova_tools"], folder, items=100), Budget(64, 512))
+    board.add_model("sft", model, tokenizer)
+    board.add_endpoint(spec, endpoint)
+    board.rows, board.answers
+
+Each score stands beside the share of completions that hit their budget, the authors' official score
+where there is one, and the setting under which it was made. Scores of different settings, backends
+and prompts are different scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from finlab import files
+from finlab.data import cards
+from finlab.evaluate import answer_sets, official_scores
+from finlab.evaluate.reasoning import problems, scores
+from finlab.evaluate.reasoning.problems import Problem
+from finlab.evaluate.reasoning.scores import Answered
+from finlab.models.sampling import Budget, Completion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finlab.evaluate.endpoints import Endpoint
+
+Answering = Callable[[Sequence[Problem]], list[Answered]]
+
+
+@dataclass(frozen=True)
+class CheckedSet:
+    """Questions of a card or of a published set.
+
+    Attributes:
+        name: The card's or the set's.
+        problems: Its questions.
+        left_out: How many have a gold that code cannot check.
+        raw: The golds as their authors write them, for the official score; empty without one.
+    """
+
+    name: str
+    problems: list[Problem]
+    left_out: int
+    raw: list[Any] = field(default_factory=list)
+
+
+def load(
+    card_names: Sequence[str], set_names: Sequence[str], folder: Path, items: int = 0
+) -> list[CheckedSet]:
+    """Load the sets of questions that a recipe names.
+
+    Args:
+        card_names: Question cards with golds.
+        set_names: Keys of `answer_sets.SETS`.
+        folder: Where the published sets lie.
+        items: At most so many of each, spread evenly over it; 0 takes all.
+    """
+    found = []
+    for name, source in cards.load_all(list(card_names), "question").items():
+        asked, unsound = problems.load({name: source})
+        chosen = _spread(asked, items)
+        found.append(CheckedSet(name, chosen, len(unsound)))
+    for name in set_names:
+        sound, unsound = answer_sets.load(name, folder)
+        chosen = _spread(sound, items)
+        asked = []
+        for number, item in enumerate(chosen):
+            identity = f"{name}/{number}"
+            asked.append(Problem(identity, name, item.prompt, item.gold, ""))
+        found.append(CheckedSet(name, asked, len(unsound), [item.raw for item in chosen]))
+    return found
+
+
+def _spread(values: list, count: int) -> list:
+    """Return so many values, evenly spread; 0 returns all."""
+    if not count or count >= len(values):
+        return values
+    return [values[number * len(values) // count] for number in range(count)]
+
+
+# --- who answers ---------------------------------------------------------------------------------
+def by_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: Budget,
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Answering:
+    """Return what lets a loaded model answer.
+
+    Args:
+        model: The model.
+        tokenizer: With a chat template.
+        budget: Of tokens.
+        samples: Completions of each question.
+        temperature: 0 takes the likeliest token.
+        seed: Draws the tokens.
+    """
+
+    def answering(asked: Sequence[Problem]) -> list[Answered]:
+        return scores.answer(model, tokenizer, asked, budget, "", samples, temperature, seed)
+
+    return answering
+
+
+def by_endpoint(endpoint: Endpoint) -> Answering:
+    """Return what lets an endpoint answer; a call that fails is an answer without text.
+
+    Args:
+        endpoint: Opened with `thinking=True`, so that its thinking is told from its answer.
+    """
+
+    def answering(asked: Sequence[Problem]) -> list[Answered]:
+        found = []
+        for problem in asked:
+            text = endpoint(problem.messages())
+            # An endpoint does not say how much it wrote, nor why it ended.
+            written = Completion(text or "", 0, text is not None, False)
+            found.append(Answered(problem, [written], [problem.check(written.text)]))
+        return found
+
+    return answering
+
+
+def backend_id(model: PreTrainedModel) -> str:
+    """Return what computes a model's answers; another library or type may answer otherwise.
+
+    Args:
+        model: The model.
+    """
+    dtype = str(model.dtype).rpartition(".")[2]
+    attention = model.config._attn_implementation
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    return f"{versions}, {dtype}, {attention}, {model.device.type}"
+
+
+def setting_id(
+    budget: Budget, samples: int, temperature: float, seed: int, template: str, backend: str
+) -> str:
+    """Return a short name of everything that a score depends on besides model and questions.
+
+    Args:
+        budget: Of tokens.
+        samples, temperature, seed: How completions are drawn.
+        template: The chat template.
+        backend: From `backend_id`, or an endpoint's name.
+    """
+    parts = (budget.thinking, budget.answer, samples, temperature, seed, template, backend)
+    return files.digest(*parts)[:12]
+
+
+# --- scores --------------------------------------------------------------------------------------
+def score(
+    name: str, sets: Sequence[CheckedSet], answering: Answering, setting: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a model's scores on sets of questions, and every answer.
+
+    Args:
+        name: The model's.
+        sets: From `load`.
+        answering: From `by_model` or `by_endpoint`.
+        setting: From `setting_id`.
+
+    Returns:
+        (rows {model, set, accuracy, ci_low, ci_high, n, official, cap_share, ended_share,
+        read_share, tokens, setting}, with pass@k and maj@k where there are several samples; answers
+        {model, set, id, completion, right, read, why, setting}).
+    """
+    rows = []
+    answers = []
+    for each in sets:
+        answered = answering(each.problems)
+        row = {"model": name, "set": each.name, **scores.accuracy(answered)}
+        row["official"] = official(each, answered)
+        row |= _of_several(answered)
+        rows.append({**row, "left_out": each.left_out, "setting": setting})
+        answers += _answer_lines(name, each.name, setting, answered)
+    return rows, answers
+
+
+def official(of_set: CheckedSet, answered: Sequence[Answered]) -> float | None:
+    """Return the authors' own score of the first completions; None where there is none.
+
+    Args:
+        of_set: The set.
+        answered: Its answers.
+    """
+    scorer = official_scores.SCORERS.get(of_set.name)
+    if not scorer or not of_set.raw:
+        return None
+    points = []
+    for each, raw in zip(answered, of_set.raw, strict=True):
+        points.append(scorer(each.completions[0].text, raw))
+    return sum(points) / len(points)
+
+
+def _of_several(answered: Sequence[Answered]) -> dict[str, float]:
+    """Return pass@k and maj@k of all samples, with their intervals."""
+    count = len(answered[0].completions)
+    if count < 2:
+        return {}
+    found = {}
+    for row in scores.best_of(answered, [count]):
+        short = {"verifier": "pass", "majority": "maj"}[row["by"]]
+        found[f"{short}@{count}"] = row["accuracy"]
+        found[f"{short}@{count} low"], found[f"{short}@{count} high"] = (
+            row["ci_low"],
+            row["ci_high"],
+        )
+    return found
+
+
+def _answer_lines(
+    name: str, of_set: str, setting: str, answered: Sequence[Answered]
+) -> list[dict[str, Any]]:
+    """Return a line for every completion."""
+    lines = []
+    for each in answered:
+        for completion, verdict in zip(each.completions, each.verdicts, strict=True):
+            line = {"model": name, "set": of_set, "id": each.problem.id, "setting": setting}
+            line |= {"completion": completion.text, "right": verdict.right, "why": verdict.why}
+            lines.append(line | {"capped": completion.capped, "ended": completion.ended})
+    return lines
+
+
+def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a model's chat template has a place for thinking.
+
+    The likelihood of a letter right after the question is not how such a model answers.
+
+    Args:
+        tokenizer: The model's.
+    """
+    return "<think>" in (tokenizer.chat_template or "")
+
+
+class Board:
+    """The scores of several models on the same questions.
+
+    Args:
+        sets: From `load`.
+        budget: Of tokens.
+        samples, temperature, seed: How completions are drawn.
+
+    Attributes:
+        rows: A row for each model and set, see `score`.
+        answers: Every completion.
+        thinking: Models that have a place for thinking in their template.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[CheckedSet],
+        budget: Budget,
+        samples: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ):
+        self.sets = sets
+        self.budget = budget
+        self.drawing = (samples, temperature, seed)
+        self.rows: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+        self.thinking: list[str] = []
+
+    def add_model(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Score a loaded model, which has a chat template.
+
+        Args:
+            name: The model's.
+            model: The model.
+            tokenizer: Its tokenizer.
+        """
+        if thinks(tokenizer):
+            self.thinking.append(name)
+        backend = backend_id(model)
+        answering = by_model(model, tokenizer, self.budget, *self.drawing)
+        self._add(name, answering, tokenizer.chat_template, backend)
+
+    def add_endpoint(self, name: str, endpoint: Endpoint) -> None:
+        """Score a model behind an endpoint.
+
+        Args:
+            name: What it is called.
+            endpoint: Opened with `thinking=True`.
+        """
+        self._add(name, by_endpoint(endpoint), "", f"{endpoint.name} at {endpoint.base_url}")
+
+    def _add(self, name: str, answering: Answering, template: str, backend: str) -> None:
+        """Score whoever answers, and keep the rows."""
+        setting = setting_id(self.budget, *self.drawing, template, backend)
+        rows, answers = score(name, self.sets, answering, setting)
+        self.rows += rows
+        self.answers += answers
+
+    def note(self) -> str:
+        """Return a sentence on models whose letters were scored without their thinking."""
+        if not self.thinking:
+            return ""
+        names = ", ".join(self.thinking)
+        return f"{names}: the exams above score letters by likelihood, without any thinking"
