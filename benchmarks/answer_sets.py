@@ -78,6 +78,7 @@ ANSWERS: dict[str, dict[str, Answer]] = {
     "finreasoning_l1": {"always 否": _always("\\boxed{否}")},
     "finreasoning_l2": {"always 否": _always("\\boxed{否}")},
     "finreasoning_l3": {"always 否": _always("\\boxed{否}")},
+    "fineval_kr": {"always 0": _always("答案：0")},
 }
 
 
@@ -89,12 +90,13 @@ def rows_of(name: str, folder: Path) -> list[dict]:
         folder: Where the sets lie.
     """
     items, unsound = answer_sets.load(name, folder)
-    score = official_scores.SCORERS[name]
+    score = official_scores.SCORERS.get(name)
     rows = []
     for label, answer in {"the gold itself": _gold, **ANSWERS[name]}.items():
         said = [(answer(item, items), item) for item in items]
         said = [(text, item) for text, item in said if text is not None]
-        theirs = [score(text, item.raw) for text, item in said]
+        # No scorer is published for FinEval-KR.
+        theirs = [score(text, item.raw) for text, item in said] if score else []
         ours = [verify.check(text, item.gold) for text, item in said]
         rows.append(
             {
@@ -102,7 +104,7 @@ def rows_of(name: str, folder: Path) -> list[dict]:
                 "items": len(said),
                 "unsound": len(unsound),
                 "answer": label,
-                "official": statistics.mean(theirs),
+                "official": statistics.mean(theirs) if theirs else None,
                 "ours": statistics.mean(verdict.right for verdict in ours),
                 "f1": statistics.mean(verdict.f1 for verdict in ours),
             }

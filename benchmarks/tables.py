@@ -382,7 +382,9 @@ def answer_sets_table() -> str:
     found = measured("answer_sets")
     rows = []
     for row in found["rows"]:
-        scores = [f"{row[name]:.3f}" for name in ("official", "ours", "f1")]
+        scores = []
+        for name in ("official", "ours", "f1"):
+            scores.append("none" if row[name] is None else f"{row[name]:.3f}")
         rows.append([row["set"], row["items"], row["unsound"], row["answer"], *scores])
     head = ["set", "items", "golds that cannot be checked", "answer", "official", "ours", "our F1"]
     return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)

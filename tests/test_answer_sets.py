@@ -26,6 +26,9 @@ def scores(sets, name, text):
 def test_every_set_is_read_and_its_golds_are_sound(sets):
     assert sum(len(items) for items, _ in sets.values()) > 3000
     unsound = {name: [item.raw for item in bad] for name, (_, bad) in sets.items() if bad}
+    # FinEval-KR's final answers are prose; what holds one number is checked.
+    prose = unsound.pop("fineval_kr")
+    assert len(sets["fineval_kr"][0]) > len(prose)
     assert set(unsound) == {"finova_reasoning", "bizfin_time"}
     assert unsound["finova_reasoning"] == ["69,07;287644.75"]
     assert len(unsound["bizfin_time"]) == 1  # a broken fragment of JSON
@@ -36,7 +39,8 @@ def test_the_gold_itself_is_right_by_both_rules(sets, name):
     items, _ = sets[name]
     for item in items:
         text = benchmark._gold(item, items)
-        assert official_scores.SCORERS[name](text, item.raw) == 1, item.raw
+        official = official_scores.SCORERS.get(name)
+        assert official is None or official(text, item.raw) == 1, item.raw
         assert verify.check(text, item.gold).right, item.raw
 
 

@@ -540,3 +540,78 @@ def test_knowledge_leaves_what_its_table_says(smoke):
     assert all(
         [turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in written
     )
+
+
+# --- reasoning -----------------------------------------------------------------------------------
+def test_reinforcement_raises_held_out_answers(smoke):
+    """The whole interval after reinforcement lies above the SFT model's share."""
+    found = metrics(smoke, "reasoning")
+    before, after = found["accuracy"]["before"], found["accuracy"]["after"]
+    assert before["n"] == after["n"] >= 150
+    assert after["ci_low"] > before["accuracy"]
+    assert found["gained"]["p"] < 0.01
+    assert found["reward_std_first_batch"] > 0
+    assert 0 < found["kl"] < 1
+    assert found["clipped_share"] < 0.2
+
+
+def test_the_filters_find_the_faults_that_were_planted(smoke):
+    found = metrics(smoke, "reasoning")["chains"]
+    assert found["the answer is not the gold"] > 30
+    assert found["a sum in it does not hold"] > 10
+    assert found["thinking without an answer"] > 10
+    assert found["kept"] > 1800
+
+
+def test_the_policy_thinks_longer_because_it_pays(smoke):
+    log = files.read_jsonl(smoke / "reasoning/log.jsonl")
+    steps = [line for line in log if line.get("stage") == "grpo" and "reward" in line]
+    lengths = [line["completions/mean_length"] for line in steps]
+    assert sum(lengths[-5:]) > 1.1 * sum(lengths[:5])
+    readings = [line["held_out"] for line in steps if "held_out" in line]
+    assert len(readings) >= 5
+
+
+def test_a_gamed_reward_is_paid_for_wrong_answers(smoke):
+    """The paid share stays above the right one, and what was paid is kept."""
+    log = files.read_jsonl(smoke / "reasoning/log.jsonl")
+    steps = [line for line in log if line.get("stage") == "hack" and "reward" in line]
+    first, last = steps[:5], steps[-5:]
+
+    def wrongly_paid(part):
+        return sum(line["paid_but_wrong"] for line in part) / len(part)
+
+    assert wrongly_paid(last) > wrongly_paid(first) + 0.02
+    for line in steps:
+        gap = line["rewards/contains/mean"] - line["rewards/right/mean"]
+        assert gap == pytest.approx(line["paid_but_wrong"], abs=1e-3)
+
+
+def test_reasoning_costs_little_of_what_was_known(smoke):
+    for corner, of_model in metrics(smoke, "reasoning")["bits_per_character"].items():
+        assert of_model["GRPO"] < 1.5 * of_model["chat model"], corner
+        assert of_model["GRPO"] < 1.1 * of_model["SFT"], corner
+
+
+def test_the_best_of_several_costs_and_gains(smoke):
+    rows = metrics(smoke, "reasoning")["best_of"]
+    verifier = {row["k"]: row for row in rows if row["by"] == "verifier"}
+    assert verifier[8]["accuracy"] > verifier[1]["accuracy"]
+    assert verifier[8]["tokens"] > 6 * verifier[1]["tokens"]
+    assert {row["by"] for row in rows} == {"verifier", "majority", "reward model"}
+    assert metrics(smoke, "reasoning")["reward_model"]["ci_low"] > 0.5
+
+
+def test_tools_are_called_by_name_and_arguments(smoke):
+    for row in metrics(smoke, "reasoning")["tools"].values():
+        assert row["name_recall"] > 0.8
+        assert row["name_precision"] > 0.8
+        assert row["call_recall"] <= row["name_recall"]
+
+
+def test_chat_models_answer_checked_questions(smoke):
+    rows = metrics(smoke, "evaluate")["checked"]
+    assert {row["model"] for row in rows} == {"sft/stage1", "sft", "dpo"}
+    assert all(0 <= row["cap_share"] <= 1 for row in rows)
+    # Nobody has taught them the form, and the table says so.
+    assert all(row["read_share"] < 0.2 for row in rows)

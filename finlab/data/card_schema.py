@@ -180,6 +180,7 @@ class Spec(BaseModel):
     encoding: Annotated[StrictStr, AfterValidator(_encoding)] = "utf-8"
     rules: Rules = Rules()
     knowledge: StrictBool = False
+    answers: dict[Text, StrictStr | StrictInt] = {}
     dialogue: Annotated[StrictStr, _one_of(dialogues.FORMATS)] = ""
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ and one `finlab:` block:
                                  # each row's own is detected (optional)
       text: input                # the field that holds the text (default `text`); doc.body for one
                                  # inside another, 1 for a place in a list
+      answers: {kind: letters}   # of questions whose chain holds the gold in its last box: the
+                                 # answer's kind (optional)
       encoding: gb18030          # where it is not UTF-8; files may be .gz, .zst, .bz2 or .zip
       rules: {min_chars: 20}     # thresholds and rules of cleaning, see finlab.data.cleaning
       knowledge: true            # books and encyclopaedias: read first in a knowledge-first mixture

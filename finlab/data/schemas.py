@@ -7,12 +7,14 @@ It returns the row in the schema of its kind, or raises a ValueError that says w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from finlab.data import dialogues, preferences, tables, turns
 
 DOMAINS = ("finance", "general")
+BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 Spec = dict[str, Any]
 
 
@@ -159,24 +161,48 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
     `from` says where the question comes from: ours, or a published list. `gold` is an answer that
     code can check, as JSON {kind, answer, ...}, and `chain` a completion that reaches it; both are
-    empty where there is none.
+    empty where there is none. Rows of {instruction, output}, as DianJin-R1's, are a question and
+    its chain; with `answers` in the card, the chain's last box is the gold.
 
     Raises:
         ValueError: It asks nothing, or its gold has another form.
     """
-    question = require_fields(row, "question")["question"]
+    row = require_fields(row)
+    question = row.get("question", row.get("instruction"))
+    if question is None:
+        require_fields(row, "question")
     domain = row.get("domain", spec["domain"])
     if domain not in DOMAINS:
         raise ValueError(f"the domain is {domain!r}, neither finance nor general")
+    chain = str(row.get("chain") or row.get("output") or "")
+    gold = row.get("gold")
+    if gold in (None, "") and spec.get("answers"):
+        gold = _boxed_gold(chain, spec["answers"])
     return {
         "id": f"{name}/{where}",
         "question": turns.require_text(question, "the question"),
         "domain": domain,
         "reference": str(row.get("reference") or ""),
         "from": str(row.get("from") or ""),
-        "gold": _gold_text(row.get("gold")),
-        "chain": str(row.get("chain") or ""),
+        "gold": _gold_text(gold),
+        "chain": chain,
     }
+
+
+def _boxed_gold(chain: str, answers: dict[str, Any]) -> dict[str, Any]:
+    """Return the gold that the last box of a chain holds.
+
+    Args:
+        chain: A completion whose answer its authors have checked.
+        answers: The kind of the answer and its options, from the card.
+
+    Raises:
+        ValueError: It has no box.
+    """
+    found = BOXED.findall(chain)
+    if not found:
+        raise ValueError("the chain holds no \\boxed{} that could be its gold")
+    return {**answers, "answer": found[-1].strip()}
 
 
 def _gold_text(gold: Any) -> str:

@@ -4,8 +4,8 @@
     verify.check(text, items[0].gold)          # ours
     official_scores.SCORERS["finova_tools"](text, items[0].raw)
 
-Sources and commits: Finova d30d4b2, CFLUE ff28c38, BizFinBench 6d2a4a6, FinReasoning bb6d019. All
-are for evaluation only. Golds move between commits, so a score is quoted with its commit.
+Sources and commits: Finova d30d4b2, CFLUE ff28c38, BizFinBench 6d2a4a6, FinReasoning bb6d019,
+FinEval-KR 66a09cd. All are for evaluation only. Golds move between commits, so a score is quoted with its commit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files
-from finlab.train.reward import verify
+from finlab.train.reward import quantities, reading, verify
 from finlab.train.reward.gold import Gold
 
 
@@ -52,7 +52,7 @@ def load(name: str, folder: Path) -> tuple[list[Item], list[Item]]:
         raise ValueError(f"there is no set '{name}': choose one of {', '.join(SETS)}")
     place, read = SETS[name]
     path = folder / place
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"the set {name} is not at {path}: get it from its authors")
     sound, unsound = [], []
     for item in read(path):
@@ -153,6 +153,29 @@ def _finreasoning(path: Path) -> list[Item]:
     return [Item(row["question"], Gold("truth", row["answer"]), row["answer"]) for row in rows]
 
 
+# --- FinEval-KR ----------------------------------------------------------------------------------
+FINAL = re.compile(r"最终答案\s*[:：]\s*(.+)", re.S)
+LAST_LINE = "\n请逐步推理，最后单独一行写出：答案：（一个数，带单位）"
+
+
+def _fineval_kr(folder: Path) -> list[Item]:
+    """Return FinEval-KR's questions; a gold with one number in it is that number.
+
+    Its paper has a judge score the steps, and no scorer is published. What has several numbers, or
+    none, is no gold that code checks.
+    """
+    items = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for row in files.read_jsonl(path):
+            found = FINAL.search(row["gt"])
+            said = reading.unwrapped(found[1]) if found else ""
+            numbers = dict.fromkeys(quantities.all_in(said))
+            answer = next(iter(numbers)) if len(numbers) == 1 else said
+            gold = Gold("number", answer, "line", {"relative": 5e-3})
+            items.append(Item(row["instruction"] + LAST_LINE, gold, row["gt"]))
+    return items
+
+
 SETS: dict[str, tuple[str, Callable[[Path], list[Item]]]] = {
     "finova_ner": ("finova/金融NER.json", _finova_ner),
     "finova_tools": ("finova/金融工具策划.json", _finova_tools),
@@ -172,4 +195,5 @@ SETS: dict[str, tuple[str, Callable[[Path], list[Item]]]] = {
     "finreasoning_l1": ("finreasoning/L1_Verification.json", _finreasoning),
     "finreasoning_l2": ("finreasoning/L2_Calculation.json", _finreasoning),
     "finreasoning_l3": ("finreasoning/L3_Reasoning.json", _finreasoning),
+    "fineval_kr": ("fineval-kr", _fineval_kr),
 }

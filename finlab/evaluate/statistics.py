@@ -172,7 +172,7 @@ def holm(values: list[float]) -> list[float]:
 
 
 # --- preference pairs ----------------------------------------------------------------------------
-def _share(hits: list[bool]) -> dict[str, float]:
+def share(hits: list[bool]) -> dict[str, float]:
     """Return how often something holds, with its Wilson interval.
 
     Args:
@@ -246,12 +246,12 @@ def preferences(
         correlation = float(spearmanr(margins, extra_tokens).statistic)
     mean_margin = sum(margins) / max(n, 1)
     return {
-        "accuracy": _share([margin > 0 for margin in margins]),
+        "accuracy": share([margin > 0 for margin in margins]),
         "margin": {"value": mean_margin, "ci_low": low, "ci_high": high, "n": n},
         "chosen_likelier": likelier,
         "length_bias": {
-            "chosen longer": _share(longer),
-            "chosen shorter": _share(shorter),
+            "chosen longer": share(longer),
+            "chosen shorter": share(shorter),
             "correlation": correlation,
         },
     }

@@ -160,6 +160,25 @@ def _knowledge(metrics: Metrics) -> list[Line]:
     return lines
 
 
+def _reasoning(metrics: Metrics) -> list[Line]:
+    """Return the main results of reasoning."""
+    lines = []
+    for when, name in (("before", "after SFT on chains"), ("after", "after reinforcement")):
+        score = metrics["accuracy"][when]
+        value = f"{score['accuracy']:.3f} {_interval(score)}"
+        lines.append((f"held-out questions, {name}", f"{value}, cut off {score['cap_share']:.1%}"))
+    for name, score in metrics["tools"].items():
+        value = f"{score['call_precision']:.2f}, {score['call_recall']:.2f}"
+        lines.append((f"calls of tools, precision and recall, {name}", value))
+    for corner, of_model in metrics["bits_per_character"].items():
+        values = " → ".join(f"{value:.3f}" for value in of_model.values())
+        lines.append((f"bits per character, {corner}: chat model, SFT, GRPO", values))
+    if metrics["paid_but_wrong"] is not None:
+        paid = f"{metrics['paid_but_wrong']:.0%} of the last completions"
+        lines.append(("paid although wrong, by a reward that can be gamed", paid))
+    return lines
+
+
 HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
     "01_corpus_stats": _corpus,
     "02_tokenizer_extension": _tokenizer,
@@ -169,6 +188,7 @@ HEADLINES: dict[str, Callable[[Metrics], list[Line]]] = {
     "06_quantization": _quantize,
     "07_evaluation": _evaluate,
     "08_knowledge": _knowledge,
+    "10_reasoning": _reasoning,
 }
 
 

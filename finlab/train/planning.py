@@ -21,6 +21,7 @@ from finlab.train.shapes import Gpu, ModelShape
 
 BASE, TOKENIZER = "00_base_model", "02_tokenizer_extension"
 PRETRAIN, SFT, DPO = "03_lora_pretraining", "04_two_stage_sft", "05_dpo"
+REASONING = "10_reasoning"
 # The reference reads every pair once more, forward alone: a third of forward and backward.
 DPO_READS = 4 / 3
 # Llama 3's training: 419 unexpected stops in 54 days of 16,384 H100 (its paper, table 5).
@@ -225,6 +226,11 @@ def _trained_tokens(step: Step, plan: Recipe, entries: list[Entry]) -> list[tupl
     if step.notebook == DPO:
         held = sum(tokens[card] for card in values["preference_cards"])
         return [(step.name, held * values["epochs"] * DPO_READS)]
+    if step.notebook == REASONING:
+        # The chains alone: reinforcement is bound by sampling, whose speed no plan knows.
+        held = sum(tokens[card] for card in values["question_cards"])
+        mixed = held * values["sft_epochs"] / (1 - values["text_share"])
+        return [(f"{step.name}/sft", mixed)]
     return []
 
 

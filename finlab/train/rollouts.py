@@ -249,7 +249,7 @@ class HeldOutAnswers(Extension):
     def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return the reading of this step, on the process that writes the log."""
         step = self.trainer.state.global_step
-        if "reward" not in logs or step % self.every or not self.trainer.args.should_save:
+        if "loss" not in logs or step % self.every or not self.trainer.args.should_save:
             return {}
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         written = sampling.complete(model, self.trainer.processing_class, self.prompts, self.budget)

@@ -16,15 +16,17 @@ import psutil
 import pytest
 import torch
 from peft import LoraConfig
-from trl import SFTConfig, SFTTrainer
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from finlab import paths
 from finlab.data import columns, packing, planned, templates
 from finlab.models import loading, merging, tokenization
-from finlab.train import fit, resume
+from finlab.models.sampling import Budget
+from finlab.train import fit, resume, rollouts
 from finlab.train.collate import PackedRows
 from finlab.train.log import SourceLoss, eval_losses, read_log, summary
 from finlab.train.meter import TokenMeter
+from finlab.train.reward import functions
 
 TEXTS = [
     text * (1 + number % 3)
@@ -319,3 +321,45 @@ def test_a_stopped_job_leaves_no_process_and_goes_on(tiny, tmp_path, kill):
     assert [loss for loss, _, _ in curve(log)] == pytest.approx(
         [loss for loss, _, _ in curve(whole)], rel=1e-3
     )
+
+
+def test_reinforcement_in_two_processes(chat_model, tmp_path):
+    """Completions are drawn in both; the policy is one, and comes back here."""
+    tokenizer = tokenization.load(chat_model)
+    questions = ["什么是A股？", "好", "谁？", "恒信银行在哪里？"] * 4
+    gold = '{"kind": "number", "answer": "62"}'
+    rows = {"prompt": [[{"role": "user", "content": each}] for each in questions]}
+    prompts = [templates.prompt_ids(tokenizer, prompt) for prompt in rows["prompt"][:2]]
+    watched = rollouts.HeldOutAnswers(questions[:2], prompts, [gold] * 2, Budget(6), every=2)
+    trainer = fit.fit(
+        GRPOTrainer,
+        log=tmp_path / "log.jsonl",
+        extensions=[rollouts.SameReference(), watched],
+        launch="ddp",
+        processes=2,
+        model=loading.load(chat_model, place=False),
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "job"),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=8,
+            learning_rate=1e-3,
+            beta=0.01,
+            shuffle_dataset=False,
+            logging_steps=1,
+            report_to="none",
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=datasets.Dataset.from_dict({**rows, "gold": [gold] * len(questions)}),
+        reward_funcs=functions.build(["formed", "short"], 4, 8),
+        processing_class=tokenizer,
+    )
+    records = [record for record in read_log(tmp_path / "log.jsonl") if "reward" in record]
+    # Two questions a step, one in each process.
+    assert len(records) == records[-1]["total_steps"] == 24
+    assert abs(records[0]["kl"]) < 1e-5
+    assert sum("held_out" in record for record in records) == 12
+    assert summary(tmp_path / "log.jsonl")["processes"] == 2
+    before = loading.load(chat_model).get_output_embeddings().weight
+    assert not torch.equal(trainer.model.get_output_embeddings().weight, before)

@@ -215,6 +215,60 @@ def test_cornucopia_over_an_int8_base(tmp_path):
     assert "quantization_config" not in saved
 
 
+# --- DianJin-R1 ----------------------------------------------------------------------------------
+DIANJIN = {
+    "base.text_cards": "[cw_general_zh, cw_general_en, cw_finance_en, cw_community]",
+    "base.base": "",
+    "base.epochs": "0.5",
+    "base.dtype": "float32",
+    "reasoning.dtype": "float32",
+    "reasoning.launch": "",
+    "reasoning.use_vllm": "false",
+    "reasoning.chat_template": "plain",
+    "reasoning.question_cards": "[cw_arithmetic]",
+    "reasoning.exam_cards": "[cw_ceval]",
+    "reasoning.form_tokens": "[<think>, </think>, <answer>, </answer>]",
+    "reasoning.sft_learning_rate": "1.0e-3",
+    "reasoning.row_length": "256",
+    "reasoning.batch_rows": "4",
+    "reasoning.rl_questions": "64",
+    "reasoning.rl_epochs": "1",
+    "reasoning.screened": "40",
+    "reasoning.prompts_per_step": "4",
+    "reasoning.micro_batch": "32",
+    "reasoning.max_completion_length": "64",
+    "reasoning.thinking_budget": "40",
+    "reasoning.held_out_items": "20",
+    "reasoning.best_of_items": "10",
+    "evaluate.dtype": "float32",
+    "evaluate.exam_cards": "[cw_ceval]",
+    "evaluate.exam_items": "10",
+    "evaluate.checked_cards": "[cw_arithmetic]",
+    "evaluate.checked_items": "10",
+    "evaluate.answer_tokens": "32",
+    "evaluate.thinking_budget": "32",
+}
+
+
+def test_dianjin_reasons_as_published(tmp_path):
+    folder = tmp_path / "run"
+    run("dianjin-r1-7b", folder, DIANJIN)
+    found = metrics(folder, "reasoning")
+    assert found["reward_std_first_batch"] > 0
+    assert found["chains"]["kept"] > 1500
+    assert found["reward_model"] is None
+    assert [row["k"] for row in found["best_of"] if row["by"] == "verifier"] == [1, 4, 8]
+    log = files.read_jsonl(folder / "reasoning/log.jsonl")
+    steps = [line for line in log if line.get("stage") == "grpo" and "loss" in line]
+    assert len(steps) == steps[-1]["total_steps"]
+    # Four updates from one generation, as stated.
+    drawn = [line["step"] for line in steps if "reward" in line]
+    assert drawn == list(range(1, len(steps) + 1, 4))
+    assert all("kl" in line for line in steps)
+    [base, reasoner] = sorted({row["model"] for row in metrics(folder, "evaluate")["checked"]})[:2]
+    assert (base, reasoner) == ("reasoning", "reasoning/sft")
+
+
 # --- real data -----------------------------------------------------------------------------------
 REAL = {
     "corpus.tokens": "500000",

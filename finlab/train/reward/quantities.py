@@ -139,6 +139,16 @@ def read(text: str) -> Quantity | None:
     return _quantity(found) if found else None
 
 
+def all_in(text: str) -> list[str]:
+    """Return the numbers that stand in a text, each with its unit, as they are written."""
+    found = []
+    for match in NUMBER.finditer(plain(text)):
+        written = match[0].strip()
+        if written:
+            found.append(written)
+    return found
+
+
 def _quantity(found: re.Match) -> Quantity:
     """Return the quantity of a match of NUMBER."""
     exact = bool(found["top"] or found["left"])
