@@ -362,6 +362,7 @@ def retrieval_table() -> str:
 
 
 RESULTS_PAGE = Path("docs/results.md")
+REASONING_PAGE = Path("docs/reasoning.md")
 BENCHMARKS_PAGE = Path("benchmarks/README.md")
 
 
@@ -390,7 +391,31 @@ def answer_sets_table() -> str:
     return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
 
 
+def forgetting_ways_table() -> str:
+    """Return what keeps a model from forgetting while it learns to reason."""
+    found = measured("forgetting_ways")
+    corners = [name for name, value in found["rows"][0].items() if isinstance(value, dict)]
+    rows = []
+    for row in found["rows"]:
+        right = f"{row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
+        nats = f"{row['chain_nats']:.2f} [{row['chain_low']:.2f}, {row['chain_high']:.2f}]"
+        bits = []
+        for corner in corners:
+            each = row[corner]
+            bits.append(f"{each['bits']:.2f} [{each['low']:.2f}, {each['high']:.2f}]")
+        seconds = f"{row['seconds']:.0f}" if row["seconds"] else ""
+        rows.append([row["way"], right, nats, *bits, seconds])
+    head = ["way", "right answers", "nats a chain token", *corners, "seconds"]
+    sentence = (
+        f"`{found['command']}` on {found['device']}: {found['tokens']:,} tokens each, the same "
+        f"LoRA, {found['held_out']} held-out questions; the corners are bits per character of "
+        "held-out text, with 95% intervals.\n\n"
+    )
+    return sentence + table(head, rows)
+
+
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    REASONING_PAGE: {"forgetting_ways": forgetting_ways_table},
     RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
     BENCHMARKS_PAGE: {
         "corpus": corpus_table,

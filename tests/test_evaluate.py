@@ -150,6 +150,15 @@ def test_always_one_letter_on_fineval(data):
     assert found == {"chance": 0.25, "letter": "C", "always": 90 / 320}
 
 
+def test_a_score_on_what_was_trained_on_says_so():
+    found = published.published_scores({"cflue_knowledge"})
+    flagged = {line["system"] for line in found if line.get("contaminated")}
+    assert flagged == {"DianJin-R1-7B", "DianJin-R1-32B"}
+    # The control: a general model of the same size, under the same prompt.
+    same = {line["system"] for line in found if line["source"] == "DianJin-R1 README"}
+    assert {"Qwen2.5-7B-Instruct", "Qwen2.5-32B-Instruct"} <= same
+
+
 def test_published_scores_name_their_source():
     found = published.published_scores({"cmmlu", "financeiq"})
     assert {line["benchmark"] for line in found} == {"cmmlu", "financeiq"}

@@ -123,3 +123,53 @@ class EmbeddingLearningRate(Extension):
             optimizer.add_param_group({**group, "params": chosen, "lr": self.rate})
         # A group that lost all its weights would only confuse the log of learning rates.
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+class KeepNear(Extension):
+    """Add the divergence from the model as it began to the loss, against forgetting.
+
+    The model without its adapter is the reference, so it needs LoRA and no second copy. On every
+    token of the batch KL(reference || policy) is added, times `beta`, at the cost of two more
+    passes.
+
+    Args:
+        beta: Weight of the divergence.
+    """
+
+    def __init__(self, beta: float):
+        self.beta = beta
+
+    def attach(self, trainer: Trainer) -> None:
+        """Stand in front of the trainer's loss.
+
+        Raises:
+            ValueError: The model has no adapter that could be switched off.
+        """
+        if not hasattr(trainer.model, "disable_adapter"):
+            raise ValueError("a KL term needs LoRA: without an adapter there is no reference")
+        compute_loss = trainer.compute_loss
+
+        def with_divergence(
+            model: torch.nn.Module, inputs: dict, return_outputs: bool = False, **more: Any
+        ) -> Any:
+            loss = compute_loss(model, inputs, return_outputs, **more)
+            if not model.training:
+                return loss
+            added = self.beta * self._divergence(trainer, model, inputs)
+            return (loss[0] + added, loss[1]) if return_outputs else loss + added
+
+        trainer.compute_loss = with_divergence
+
+    def _divergence(self, trainer: Trainer, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+        """Return the mean of KL(reference || policy) over the tokens of a batch.
+
+        Args:
+            trainer: The trainer.
+            model: As the trainer calls it.
+            inputs: The batch.
+        """
+        read = {name: value for name, value in inputs.items() if name not in ("labels", "sources")}
+        policy = torch.log_softmax(model(**read).logits.float(), dim=-1)
+        with torch.no_grad(), trainer.accelerator.unwrap_model(model).disable_adapter():
+            reference = torch.log_softmax(model(**read).logits.float(), dim=-1)
+        return (reference.exp() * (reference - policy)).sum(dim=-1).mean()
