@@ -31,7 +31,7 @@ from finlab.train.collate import (
     collator,
     packing_attention,
 )
-from finlab.train.extensions import EmbeddingLearningRate
+from finlab.train.extensions import EmbeddingLearningRate, KeepNear
 from finlab.train.log import SourceLoss, by_source, eval_losses, read_log, summary
 from finlab.train.meter import TokenMeter
 from tests.conftest import untimed
@@ -1104,3 +1104,34 @@ def test_varlen_attention_on_a_gpu(tiny, tmp_path, rows_for):
     losses = eval_losses(tmp_path / "log.jsonl")
     assert losses["after"] < 0.8 * losses["before"]
     assert summary(tmp_path / "log.jsonl")["attention"] in ("varlen", "flash_attention_2")
+
+
+def test_a_kl_term_keeps_the_model_near_its_start(tiny, tmp_path, rows_for):
+    """The same steps with the term end nearer to the reference, and without LoRA it is refused."""
+    tokenizer = tokenization.load(tiny)
+    rows = rows_for(tokenizer)
+
+    def moved(name, beta, lora):
+        torch.manual_seed(5)
+        trainer = fit.fit(
+            SFTTrainer,
+            log=tmp_path / f"{name}.jsonl",
+            extensions=[PackedRows(), KeepNear(beta)] if beta else [PackedRows()],
+            model=loading.load(tiny),
+            args=settings(tmp_path / name),
+            train_dataset=rows,
+            peft_config=lora,
+            processing_class=tokenizer,
+        )
+        model = trainer.model.eval()
+        ids = torch.tensor([rows[0]["input_ids"]])
+        with torch.no_grad():
+            policy = torch.log_softmax(model(ids).logits, -1)
+            with model.disable_adapter():
+                reference = torch.log_softmax(model(ids).logits, -1)
+        return (reference.exp() * (reference - policy)).sum(-1).mean().item()
+
+    lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"])
+    assert moved("near", 100.0, copy.deepcopy(lora)) < 0.5 * moved("free", 0.0, copy.deepcopy(lora))
+    with pytest.raises(ValueError, match="a KL term needs LoRA"):
+        moved("full", 1.0, None)
