@@ -34,6 +34,9 @@ KEPT = (
     "gptq4",
     "fp8",
     "full",
+    "held-out questions",
+    "calls of tools",
+    "paid although wrong",
     "accuracy, ",
     "recall at 1",
     "right answers",
@@ -403,9 +406,8 @@ def forgetting_ways_table() -> str:
         for corner in corners:
             each = row[corner]
             bits.append(f"{each['bits']:.2f} [{each['low']:.2f}, {each['high']:.2f}]")
-        seconds = f"{row['seconds']:.0f}" if row["seconds"] else ""
-        rows.append([row["way"], right, nats, *bits, seconds])
-    head = ["way", "right answers", "nats a chain token", *corners, "seconds"]
+        rows.append([row["way"], right, nats, *bits])
+    head = ["way", "right answers", "nats a chain token", *corners]
     sentence = (
         f"`{found['command']}` on {found['device']}: {found['tokens']:,} tokens each, the same "
         f"LoRA, {found['held_out']} held-out questions; the corners are bits per character of "

@@ -5,7 +5,8 @@
     official_scores.SCORERS["finova_tools"](text, items[0].raw)
 
 Sources and commits: Finova d30d4b2, CFLUE ff28c38, BizFinBench 6d2a4a6, FinReasoning bb6d019,
-FinEval-KR 66a09cd. All are for evaluation only. Golds move between commits, so a score is quoted with its commit.
+FinEval-KR 66a09cd. All are for evaluation only. Golds move between commits, so a score is quoted
+with its commit.
 """
 
 from __future__ import annotations
