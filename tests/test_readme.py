@@ -140,3 +140,37 @@ def test_environment_yml_installs_this_project():
     pip = next(part["pip"] for part in content["dependencies"] if isinstance(part, dict))
     assert any(line.startswith("-e .") for line in pip)
     assert "torch==2.13.0" in pip
+
+
+# --- the Chinese README --------------------------------------------------------------------------
+CHINESE = (paths.ROOT / "README.zh.md").read_text(encoding="utf-8")
+
+
+def skeleton(text):
+    """Return what two languages of one page share: commands, names in tables, links, headings."""
+    body = re.sub(r"```.*?```", "", text, flags=re.S)
+    rows = [line.split("|")[1].strip() for line in body.splitlines() if line.startswith("| ")]
+    return {
+        "code": re.findall(r"```.*?```", text, re.S),
+        "headings": [len(mark) for mark in re.findall(r"^(#+) ", body, re.M)],
+        "names in tables": [row for row in rows if re.fullmatch(r"[\w, .-]+", row, re.ASCII)],
+        "rows": len(rows),
+        "links": [link for link in re.findall(r"\]\(([^)]+)\)", body) if "README" not in link[:6]],
+        "items": len(re.findall(r"^(?:-|\d+\.) ", body, re.M)),
+    }
+
+
+def test_the_chinese_readme_keeps_step():
+    ours, chinese = skeleton(README), skeleton(CHINESE)
+    # A first column of English words is translated, so only names are compared.
+    kept = set(chinese["names in tables"])
+    names = [name for name in ours.pop("names in tables") if name in kept or re.search(r"\d", name)]
+    assert names == [name for name in chinese.pop("names in tables") if name in names]
+    assert ours == chinese
+
+
+def test_the_chinese_readme_is_chinese():
+    body = re.sub(r"```.*?```|`[^`]*`|\([^)]*\)", "", CHINESE, flags=re.S)
+    han = sum("\u4e00" <= sign <= "\u9fff" for sign in body)
+    latin = len(re.findall(r"[A-Za-z]+", body))
+    assert han > 3 * latin

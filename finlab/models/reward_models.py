@@ -57,6 +57,11 @@ def scores(
         dialogues: Each a list of messages.
     """
     rows = [row.ids for row in templates.render(tokenizer, list(dialogues))]
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        # The model looks for the last token that is no padding.
+        pad = tokenizer.pad_token_id
+        config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     found = [0.0] * len(rows)
     for first in range(0, len(order), BATCH):

@@ -64,14 +64,14 @@ class ThinkingBudget(LogitsProcessor):
         prompt: Tokens of the padded prompts.
         budget: In tokens.
         close: The tokens of `</think>`.
-        end: The token that ends an answer.
+        ends: The tokens that end an answer; the first is written where one is cut.
     """
 
-    def __init__(self, prompt: int, budget: Budget, close: list[int], end: int):
+    def __init__(self, prompt: int, budget: Budget, close: list[int], ends: list[int]):
         self.prompt = prompt
         self.budget = budget
         self.close = torch.tensor(close)
-        self.end = end
+        self.ends = torch.tensor(ends)
         self.closed_at: torch.Tensor | None = None  # tokens written when the thinking ended, or -1
         self.forced: torch.Tensor | None = None  # whose thinking was closed
         self.cut: torch.Tensor | None = None  # whose answer was ended
@@ -89,6 +89,7 @@ class ThinkingBudget(LogitsProcessor):
             self.forced = torch.zeros_like(self.closed_at, dtype=torch.bool)
             self.cut = self.forced.clone()
             self.close = self.close.to(input_ids.device)
+            self.ends = self.ends.to(input_ids.device)
         size = len(self.close)
         if written >= size:
             just = (input_ids[:, -size:] == self.close).all(dim=1) & (self.closed_at < 0)
@@ -99,10 +100,10 @@ class ThinkingBudget(LogitsProcessor):
             if place == 0:
                 self.forced = open_still.clone()
             self._allow_only(scores, self.forced & open_still, int(self.close[place]))
-        finished = (input_ids[:, self.prompt :] == self.end).any(dim=1)
+        finished = torch.isin(input_ids[:, self.prompt :], self.ends).any(dim=1)
         spent = ~open_still & ~finished & (written - self.closed_at >= self.budget.answer)
         self.cut |= spent
-        self._allow_only(scores, spent, self.end)
+        self._allow_only(scores, spent, int(self.ends[0]))
         return scores
 
     @staticmethod
@@ -203,6 +204,15 @@ def _batches(
     return batches
 
 
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's first, then the model's others."""
+    others = model.generation_config.eos_token_id
+    if others is None:
+        others = []
+    listed = others if isinstance(others, list) else [others]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+
+
 def _write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -219,21 +229,22 @@ def _write(
     for number, row in enumerate(rows):
         ids[number, length - len(row) :] = torch.tensor(row)
         mask[number, length - len(row) :] = 1
-    end, limits = tokenizer.eos_token_id, None
-    options: dict[str, Any] = {"do_sample": False}
+    ends, limits = _end_tokens(model, tokenizer), None
+    # The model's own settings, such as Qwen's repetition penalty, would score another policy.
+    options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}
     if temperature:
         # top_k 0 and top_p 1: the policy itself is sampled, as in GRPO.
-        options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     if budget.thinking:
         close = tokenizer.encode(THINKING_ENDS, add_special_tokens=False)
-        limits = ThinkingBudget(length, budget, close, end)
+        limits = ThinkingBudget(length, budget, close, ends)
         options["logits_processor"] = [limits]
     out = model.generate(
         ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=most,
         pad_token_id=pad,
-        eos_token_id=end,
+        eos_token_id=ends,
         **options,
     )
     written = out[:, length:].tolist()
@@ -242,9 +253,10 @@ def _write(
         forced, cut = limits.forced.tolist(), limits.cut.tolist()
     found = []
     for number, tokens in enumerate(written):
-        if end in tokens:
-            tokens = tokens[: tokens.index(end) + 1]
-        ended = end in tokens and not cut[number]
+        places = [place for place, token in enumerate(tokens) if token in ends]
+        if places:
+            tokens = tokens[: places[0] + 1]
+        ended = bool(places) and not cut[number]
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         found.append(Completion(text, len(tokens), ended, forced[number]))
     return found

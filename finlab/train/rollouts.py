@@ -52,6 +52,28 @@ class Rollout:
         return float(numpy.std(self.rewards, ddof=1)) if len(self.rewards) > 1 else 0.0
 
 
+def accumulation(prompts: int, group: int, micro_batch: int, processes: int) -> int:
+    """Return how many micro-batches make an optimizer step.
+
+    Args:
+        prompts: Questions of a step, in all.
+        group: Completions of a question.
+        micro_batch: Completions in a micro-batch on each device.
+        processes: In all.
+
+    Raises:
+        ValueError: They do not come out even.
+    """
+    whole, at_once = prompts * group, micro_batch * processes
+    if whole % at_once:
+        raise ValueError(
+            f"{prompts} questions of {group} completions are {whole}, which {processes} processes "
+            f"with micro-batches of {micro_batch} do not divide: change prompts_per_step, "
+            "group_size or micro_batch"
+        )
+    return whole // at_once
+
+
 def rollouts(
     prompts: Sequence[list[int]],
     gold_texts: Sequence[str],

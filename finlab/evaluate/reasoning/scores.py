@@ -48,6 +48,7 @@ def answer(
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
+    batch_tokens: int = sampling.BATCH_TOKENS,
 ) -> list[Answered]:
     """Let a model answer questions.
 
@@ -60,10 +61,13 @@ def answer(
         samples: Completions of each.
         temperature: 0 takes the likeliest token.
         seed: Draws the tokens.
+        batch_tokens: At most so many at once, padding included.
     """
     prompts = [templates.prompt_ids(tokenizer, problem.messages(system)) for problem in problems]
     opening = templates.thinking_opened(tokenizer)
-    written = sampling.complete(model, tokenizer, prompts, budget, samples, temperature, seed)
+    written = sampling.complete(
+        model, tokenizer, prompts, budget, samples, temperature, seed, batch_tokens
+    )
     found = []
     for problem, completions in zip(problems, written, strict=True):
         whole = [replace(each, text=opening + each.text) for each in completions]
