@@ -177,7 +177,7 @@ def main(run: Path) -> None:
         share = int(len(bench.texts) * REPLAY)
         ways = {
             "chains alone": (bench.chains, ()),
-            "replay of text, 1 in 5": (bench.chains + bench.texts[:share], ()),
+            "replay of text, 1 in 6": (bench.chains + bench.texts[:share], ()),
             f"KL to the start, beta {BETA}": (bench.chains, (KeepNear(BETA),)),
             "text alone": (bench.texts, ()),
         }

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
-from finlab.data import cards, selection, templates
+from finlab.data import cards, schemas, selection, templates
 from finlab.data.cards import Source
 from finlab.evaluate import endpoints
 from finlab.evaluate.reasoning import chains, checked, problems, scores, tools
@@ -125,6 +125,8 @@ def test_the_account_of_chains_closes():
         chains.JUDGED_BAD: 1,
         chains.NOTHING_CAME: 1,
     }
+    silent = chains.sift(rows, chains.Rules(), lambda messages: None)
+    assert silent.counts()[chains.NOT_JUDGED] == 2
     assert len(asked) == 2, "only what the rules leave is judged"
     assert CAREFUL in asked[0]
     [dialogue] = chains.dialogues(rows, account, "系统")
@@ -300,7 +302,8 @@ def failed(talker, groups, tmp_path, rewards=None, lengths=(5,), **more):
     model, tokenizer = talker
     args = grpo_args(tmp_path, **more)
     rewards = rewards or [functions.Right()]
-    checks = rollouts.rollout_preflight(model, tokenizer, args, groups, rewards, lengths)
+    longest = max(len(each.prompt) for each in groups)
+    checks = rollouts.rollout_preflight(model, tokenizer, args, groups, rewards, lengths, longest)
     with pytest.raises(preflight.Refused) as error:
         preflight.require(checks)
     return str(error.value)
@@ -319,7 +322,7 @@ BAD = "<think>想</think><answer>\\boxed{61}</answer>"
 def test_a_sound_start_is_let_through(talker, tmp_path):
     model, tokenizer = talker
     checks = rollouts.rollout_preflight(
-        model, tokenizer, grpo_args(tmp_path), [group(GOOD, BAD)], [functions.Right()], [8]
+        model, tokenizer, grpo_args(tmp_path), [group(GOOD, BAD)], [functions.Right()], [8], 3
     )
     assert all(check.ok for check in checks), [check for check in checks if not check.ok]
 
@@ -547,6 +550,7 @@ def test_a_conversation_runs_calls_until_there_is_an_answer(box, monkeypatch):
 
     monkeypatch.setattr(tools.sampling, "complete", complete)
     monkeypatch.setattr(tools.templates, "prompt_ids", lambda tokenizer, messages: [1])
+    monkeypatch.setattr(tools.templates, "thinking_opened", lambda tokenizer: "")
     talk = tools.converse(None, None, [{"role": "user", "content": "?"}], box, Budget(8))
     assert talk.observations == ["62"]
     assert talk.answer == "等于62。"
@@ -633,3 +637,121 @@ def test_published_sets_with_the_official_score_beside_ours(data):
     assert rows[0]["official"] == 1.0
     assert rows[0]["accuracy"] < 0.2
     assert len(lines) == 20
+
+
+# --- what a review found -------------------------------------------------------------------------
+def test_a_vote_does_not_know_the_gold():
+    """Three spellings of a wrong value outvote two of the right one."""
+    texts = [f"<answer>\\boxed{{{said}}}</answer>" for said in ("61", "61亿元", "61.0", "62", "62")]
+    assert not scores.majority(answered(*texts), 5)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-3])
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 12])
+def test_equal_rewards_have_no_spread(value, count):
+    made = rollouts.Rollout([1], GOLD, [], [value] * count)
+    assert made.spread == 0.0
+
+
+def test_steps_that_do_not_come_out_even_are_refused():
+    assert rollouts.accumulation(8, 8, 16, 2) == 2
+    with pytest.raises(ValueError, match="do not divide: change prompts_per_step"):
+        rollouts.accumulation(8, 8, 48, 1)
+    with pytest.raises(ValueError, match="7 questions are left to reinforce, and one generation"):
+        rollouts.require_enough(7, 4, 2)
+    rollouts.require_enough(8, 4, 2)
+
+
+def test_every_reward_that_reads_the_answer_is_probed(talker, tmp_path):
+    build = functions.build
+    assert not rollouts.probe_failures(talker[1], build(["correct", "formed"]), [GOLD])
+    assert rollouts.probe_failures(talker[1], build(["right", "contains"]), [GOLD])
+    assert rollouts.probe_failures(talker[1], build(["formed"]), [GOLD]) == [
+        "no reward reads the answer"
+    ]
+
+
+def test_a_row_that_ended_is_not_capped(talker):
+    """Whoever answers without thinking is not cut off by its neighbours."""
+    model, tokenizer = talker
+    end = tokenizer.eos_token_id
+    close = tokenizer.encode("</think>", add_special_tokens=False)
+    limits = sampling.ThinkingBudget(tokenizer, 1, Budget(4, 2), close, [end])
+    rows = torch.tensor([[1, 5, end], [1, 5, 6]])
+    for written in (1, 2, 3):
+        limits(rows[:, :written], torch.zeros(2, 400))
+    assert limits.forced.tolist() == [False, True]
+
+
+def test_thinking_that_ends_inside_a_longer_token_is_seen(talker):
+    """A byte-level tokenizer may join `>` and what follows it in one token."""
+
+    class Joined:
+        def decode(self, ids):
+            return "".join({7: "</", 8: "think", 9: ">\n\n", 5: "x"}[int(token)] for token in ids)
+
+    limits = sampling.ThinkingBudget(Joined(), 1, Budget(4, 100), [7, 8, 6], [2])
+    rows = torch.tensor([[1, 5, 7, 8, 9], [1, 5, 5, 5, 5]])
+    for written in range(1, 6):
+        limits(rows[:, :written], torch.zeros(2, 20))
+    assert limits.closed_at.tolist() == [4, -1]
+
+
+def test_a_question_that_does_not_fit_is_wrong_and_the_rest_is_scored(talker):
+    model, tokenizer = talker
+    long = problem("很长的问题" * 2000, number=1)
+    found = scores.answer(model, tokenizer, [long, problem()], Budget(8))
+    assert found[0].verdicts[0].why == "the question is longer than the context"
+    assert found[1].completions[0].tokens > 0
+    assert scores.accuracy(found)["cap_share"] >= 0.5
+
+
+def test_several_samples_at_temperature_0_are_refused_before_anything_is_scored():
+    with pytest.raises(ValueError, match="raise answer_temperature"):
+        checked.Board([], Budget(8), samples=4)
+
+
+def test_what_was_settled_is_found_again(tmp_path):
+    """After a kill a failed call might succeed; the rows must be those that were begun with."""
+    one = problem(number=1)
+    path = tmp_path / "settled.jsonl"
+    rows = [chains.Row(one, CAREFUL), chains.Row(one, None)]
+    first = chains.settle(path, [one], lambda: rows, chains.Rules())
+    again = chains.settle(path, [one], lambda: [], chains.Rules())
+    assert again[0] == first[0] == rows
+    assert again[1].counts() == first[1].counts()
+    with pytest.raises(ValueError, match="none of 1 chains is kept .no completion came: 1."):
+        chains.settle(tmp_path / "x", [one], lambda: rows[1:], chains.Rules())
+
+
+@pytest.mark.parametrize(
+    ("output", "gold"),
+    [
+        ("<think>\\boxed{A}？</think>选\\boxed{C}。", "C"),
+        ("<think>想</think>\\boxed{\\text{C}}", "C"),
+        ("<think>想</think>\\boxed{A}和\\boxed{C}", None),
+        ("<think>\\boxed{A}</think>没有", None),
+    ],
+)
+def test_the_gold_of_a_chain_is_the_box_behind_its_thinking(output, gold):
+    spec = {"domain": "finance", "answers": {"kind": "letters"}}
+    row = {"instruction": "选什么？", "input": "A. 一 C. 三", "output": output}
+    if gold is None:
+        with pytest.raises(ValueError, match="must hold one"):
+            schemas.question_row("x", spec, row, "1")
+        return
+    made = schemas.question_row("x", spec, row, "1")
+    assert json.loads(made["gold"]) == {"kind": "letters", "answer": gold}
+    assert made["question"] == "选什么？\nA. 一 C. 三"
+
+
+def test_answers_that_stand_elsewhere_are_not_reinforced():
+    line = json.dumps({"kind": "number", "answer": "62", "where": "line"})
+    found, unsound = problems.load(question_card([{"gold": GOLD}, {"gold": line}]), ["box"])
+    assert len(found) == 1
+    assert "its answer stands in 'line'" in unsound[0]["why"]
+    assert problems.spread(list(range(10)), 4) == [0, 2, 5, 7]
+
+
+def test_a_sum_that_overflows_is_an_observation(box):
+    assert box.run(call("calculate", sum="1e300*1e300/7")).startswith("error:")

@@ -73,6 +73,12 @@ def test_anything_else_is_refused(text):
         ("2024-05-07=周二", []),
         ("净利润是6.2亿元", []),
         ("1+2=3+4", []),
+        # Powers, functions and names are no sums that are read here.
+        ("1.05^2*100=110.25，10^3*2=2000", []),
+        ("3²+4²=25", []),
+        ("e^(0.05*2)=1.105，ln(2)+1=1.69，√16+2=6", []),
+        ("Q1+20=50", []),
+        ("净利润19+43=62", [True]),
     ],
 )
 def test_sums_that_a_text_states(text, found):

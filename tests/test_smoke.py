@@ -479,8 +479,10 @@ def test_endpoints_a_judge_and_raters_through_the_notebook(smoke, tmp_path):
     # The judge gives [[7, 4]] whatever stands first.
     assert verdict["ties"] == 19
     assert verdict["position_bias"] == 1
-    # exam answers, chat answers, judgements in both orders, and the reply 429
-    assert asked == 4 + 19 + 38 + 1
+    # exam answers, chat answers, judgements in both orders, checked questions, and the reply 429
+    assert asked == 4 + 19 + 38 + 40 + 1
+    [row] = [row for row in first["checked"] if row["model"] == spec]
+    assert (row["n"], row["cap_share"]) == (40, None)
     assert "[[7, 4]]" in (folder / "evaluate/artifact/comparison.html").read_text(encoding="utf-8")
 
     sheets = sorted((folder / "sheets").glob("*/rater*.xlsx"))

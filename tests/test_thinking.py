@@ -132,6 +132,20 @@ def test_empty_thinking_is_not_learnt(made, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_calls_after_the_last_question_are_learnt(made, name):
+    tokenizer = made(name)
+    [row] = templates.encode(tokenizer, [[ASK, CALLED, OBSERVED, THOUGHT]])
+    learnt = tokenizer.decode(row["input_ids"][row["labels"] != templates.IGNORE])
+    assert "tool_call" in learnt
+    assert "tool_response" not in learnt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_preflight_finds_the_prompt_alike_in_training_and_in_use(made, name):
+    assert templates.same_prompt(made(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_earlier_answers_are_read_and_not_learnt(made, name):
     """They stand there without their thinking, so learning them would teach not to think."""
     tokenizer = made(name)

@@ -1106,6 +1106,34 @@ def test_varlen_attention_on_a_gpu(tiny, tmp_path, rows_for):
     assert summary(tmp_path / "log.jsonl")["attention"] in ("varlen", "flash_attention_2")
 
 
+def test_a_kl_term_is_the_same_however_a_batch_is_cut(tiny, tmp_path, rows_for):
+    """Two micro-batches add up to one of twice the rows."""
+    tokenizer = tokenization.load(tiny)
+    rows = rows_for(tokenizer)
+    norms = []
+    for number, (batch, times) in enumerate([(4, 1), (2, 2)]):
+        log_file = tmp_path / f"{number}.jsonl"
+        fit.fit(
+            SFTTrainer,
+            log=log_file,
+            extensions=[PackedRows(), KeepNear(50.0)],
+            model=loading.load(tiny),
+            args=settings(
+                tmp_path / str(number),
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=times,
+                max_steps=3,
+                logging_steps=1,
+            ),
+            train_dataset=rows,
+            peft_config=LoraConfig(r=8, target_modules=["q_proj", "v_proj"]),
+            processing_class=tokenizer,
+        )
+        found = [line["loss"] for line in read_log(log_file) if "loss" in line]
+        norms.append(found[-1])
+    assert norms[0] == pytest.approx(norms[1], rel=0.02)
+
+
 def test_a_kl_term_keeps_the_model_near_its_start(tiny, tmp_path, rows_for):
     """The same steps with the term end nearer to the reference, and without LoRA it is refused."""
     tokenizer = tokenization.load(tiny)

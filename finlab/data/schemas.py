@@ -14,7 +14,8 @@ from typing import Any
 from finlab.data import dialogues, preferences, tables, turns
 
 DOMAINS = ("finance", "general")
-BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+BOX = "\\boxed{"
+WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 Spec = dict[str, Any]
 
 
@@ -162,7 +163,7 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     `from` says where the question comes from: ours, or a published list. `gold` is an answer that
     code can check, as JSON {kind, answer, ...}, and `chain` a completion that reaches it; both are
     empty where there is none. Rows of {instruction, output}, as DianJin-R1's, are a question and
-    its chain; with `answers` in the card, the chain's last box is the gold.
+    its chain; with `answers` in the card, the box behind its thinking is the gold.
 
     Raises:
         ValueError: It asks nothing, or its gold has another form.
@@ -171,6 +172,8 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     question = row.get("question", row.get("instruction"))
     if question is None:
         require_fields(row, "question")
+    if "instruction" in row and row.get("input"):
+        question = f"{question}\n{row['input']}"
     domain = row.get("domain", spec["domain"])
     if domain not in DOMAINS:
         raise ValueError(f"the domain is {domain!r}, neither finance nor general")
@@ -199,10 +202,26 @@ def _boxed_gold(chain: str, answers: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: It has no box.
     """
-    found = BOXED.findall(chain)
-    if not found:
-        raise ValueError("the chain holds no \\boxed{} that could be its gold")
-    return {**answers, "answer": found[-1].strip()}
+    found = _boxes(chain.rpartition("</think>")[2])
+    if len(set(found)) != 1:
+        listed = ", ".join(found) or "none"
+        raise ValueError(
+            f"behind its thinking the chain must hold one \\boxed{{}} as its gold; found {listed}"
+        )
+    return {**answers, "answer": found[0]}
+
+
+def _boxes(text: str) -> list[str]:
+    """Return what stands in the boxes of a text, whose braces may be nested."""
+    found = []
+    for part in text.split(BOX)[1:]:
+        depth = 1
+        for place, sign in enumerate(part):
+            depth += {"{": 1, "}": -1}.get(sign, 0)
+            if not depth:
+                found.append(WRAPPED.sub(r"\1", part[:place]).strip())
+                break
+    return found
 
 
 def _gold_text(gold: Any) -> str:

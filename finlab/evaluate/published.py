@@ -12,8 +12,8 @@ def published_scores(benchmarks: set[str]) -> list[dict[str, Any]]:
     """Return the published scores on benchmarks, from `published.yaml`.
 
     Returns:
-        {system, benchmark, split, shots, score (percent), source, compare}, and `contaminated` where
-        a system was trained on the benchmark.
+        {system, benchmark, split, shots, score (percent), source, compare}, and `contaminated`
+        where a system was trained on the benchmark.
     """
     path = Path(__file__).parent / "published.yaml"
     lines = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -61,13 +61,22 @@ class ThinkingBudget(LogitsProcessor):
     """Close the thinking where its budget is spent, and end an answer that spends its own.
 
     Args:
+        tokenizer: Reads whether the thinking has ended.
         prompt: Tokens of the padded prompts.
         budget: In tokens.
         close: The tokens of `</think>`.
         ends: The tokens that end an answer; the first is written where one is cut.
     """
 
-    def __init__(self, prompt: int, budget: Budget, close: list[int], ends: list[int]):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: int,
+        budget: Budget,
+        close: list[int],
+        ends: list[int],
+    ):
+        self.tokenizer = tokenizer
         self.prompt = prompt
         self.budget = budget
         self.close = torch.tensor(close)
@@ -91,20 +100,40 @@ class ThinkingBudget(LogitsProcessor):
             self.close = self.close.to(input_ids.device)
             self.ends = self.ends.to(input_ids.device)
         size = len(self.close)
-        if written >= size:
-            just = (input_ids[:, -size:] == self.close).all(dim=1) & (self.closed_at < 0)
-            self.closed_at[just] = written
+        self._note_closed(input_ids, written)
         open_still = self.closed_at < 0
+        finished = torch.isin(input_ids[:, self.prompt :], self.ends).any(dim=1)
         place = written - self.budget.thinking
         if 0 <= place < size:
             if place == 0:
-                self.forced = open_still.clone()
+                self.forced = open_still & ~finished
             self._allow_only(scores, self.forced & open_still, int(self.close[place]))
-        finished = torch.isin(input_ids[:, self.prompt :], self.ends).any(dim=1)
         spent = ~open_still & ~finished & (written - self.closed_at >= self.budget.answer)
         self.cut |= spent
         self._allow_only(scores, spent, int(self.ends[0]))
         return scores
+
+    def _note_closed(self, input_ids: torch.Tensor, written: int) -> None:
+        """Note the rows whose thinking has just ended.
+
+        Where `</think>` is spelt in pieces, its last one may hold what follows, such as `>` and a
+        newline in one token; so the text is read, and not the tokens.
+
+        Args:
+            input_ids: [rows, tokens].
+            written: Tokens behind the prompt.
+        """
+        size = len(self.close)
+        if size == 1:
+            if written:
+                just = (input_ids[:, -1] == self.close[0]) & (self.closed_at < 0)
+                self.closed_at[just] = written
+            return
+        tail = min(written, size + 3)
+        for row in torch.nonzero(self.closed_at < 0).flatten().tolist() if tail else []:
+            text = self.tokenizer.decode(input_ids[row, -tail:])
+            if THINKING_ENDS in text.replace(" ", ""):
+                self.closed_at[row] = written
 
     @staticmethod
     def _allow_only(scores: torch.Tensor, rows: torch.Tensor, token: int) -> None:
@@ -150,10 +179,7 @@ def complete(
     """
     if samples > 1 and not temperature:
         raise ValueError(f"{samples} samples at temperature 0 are one: raise the temperature")
-    most = budget.thinking + budget.answer
-    if budget.thinking:
-        # Of `</think>`, and of the end token that a cut answer gets.
-        most += len(tokenizer.encode(THINKING_ENDS, add_special_tokens=False)) + 1
+    most = _most_tokens(tokenizer, budget)
     _require_room(model, prompts, most)
     # Prompts of like lengths go together, so that little is padding.
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -169,6 +195,28 @@ def complete(
                 found[place] = written[number * samples : (number + 1) * samples]
     model.train(was_training)
     return found
+
+
+def _most_tokens(tokenizer: PreTrainedTokenizerBase, budget: Budget) -> int:
+    """Return how many tokens a completion may have in all."""
+    if not budget.thinking:
+        return budget.answer
+    # Those of `</think>`, and the end token that a cut answer gets.
+    close = len(tokenizer.encode(THINKING_ENDS, add_special_tokens=False))
+    return budget.thinking + close + budget.answer + 1
+
+
+def room_for_prompt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: Budget
+) -> int:
+    """Return how many tokens a question may have beside its completion.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        budget: Of the completion.
+    """
+    return model.config.max_position_embeddings - _most_tokens(tokenizer, budget)
 
 
 def _require_room(model: PreTrainedModel, prompts: list[list[int]], most: int) -> None:
@@ -237,7 +285,7 @@ def _write(
         options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     if budget.thinking:
         close = tokenizer.encode(THINKING_ENDS, add_special_tokens=False)
-        limits = ThinkingBudget(length, budget, close, ends)
+        limits = ThinkingBudget(tokenizer, length, budget, close, ends)
         options["logits_processor"] = [limits]
     out = model.generate(
         ids.to(model.device),

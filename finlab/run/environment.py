@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import logging
@@ -144,3 +145,12 @@ def git_commit() -> str:
         return "unknown"
     changed = _git("status", "--porcelain").stdout.strip()
     return commit.stdout.strip() + ("+changes" if changed else "")
+
+
+def free_memory() -> None:
+    """Give back the memory of what was deleted: PyTorch keeps a GPU's for itself until asked."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

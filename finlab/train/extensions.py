@@ -156,6 +156,9 @@ class KeepNear(Extension):
             if not model.training:
                 return loss
             added = self.beta * self._divergence(trainer, model, inputs)
+            if more.get("num_items_in_batch") is not None:
+                # The trainer does not divide such a loss by the number of micro-batches.
+                added = added / trainer.current_gradient_accumulation_steps
             return (loss[0] + added, loss[1]) if return_outputs else loss + added
 
         trainer.compute_loss = with_divergence

@@ -217,8 +217,9 @@ def _describe_job(
     for name, declared in args.__dataclass_fields__.items():
         if declared.init and name in vars(args):
             fields[name] = getattr(args, name)
-    # TRL's GRPOConfig works it out from the number of processes, and refuses to be told both.
-    if fields.get("steps_per_generation"):
+    # TRL's GRPOConfig works one out from the other and the number of processes, and refuses both.
+    steps = fields.pop("steps_per_generation", None)
+    if steps in (None, args.gradient_accumulation_steps):
         fields.pop("generation_batch_size", None)
     fields["ddp_find_unused_parameters"] = False
     fields["hub_token"] = None  # a key never stands in a file

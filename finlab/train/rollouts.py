@@ -19,7 +19,7 @@ from finlab.train.extensions import Extension
 from finlab.train.preflight import Check, Refused
 from finlab.train.reward import gold as golds
 from finlab.train.reward import reading, verify
-from finlab.train.reward.functions import Reward
+from finlab.train.reward.functions import Formed, Reward, Short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_CLIPPED = 0.5  # of the completions; beyond it rewards are mostly about length
 LONGEST_SHARE = 0.99  # of the chains that were learnt must fit the completion length
+LEAST_SPREAD = 1e-9  # below it rewards are equal
 BOTH_ENDS = 5  # golds that the reward is probed with
 
 
@@ -48,8 +49,10 @@ class Rollout:
 
     @property
     def spread(self) -> float:
-        """The standard deviation of the rewards, of the sample."""
-        return float(numpy.std(self.rewards, ddof=1)) if len(self.rewards) > 1 else 0.0
+        """The standard deviation of the rewards, of the sample; exactly 0 for equal ones."""
+        if len(self.rewards) < 2 or max(self.rewards) - min(self.rewards) < LEAST_SPREAD:
+            return 0.0
+        return float(numpy.std(self.rewards, ddof=1))
 
 
 def accumulation(prompts: int, group: int, micro_batch: int, processes: int) -> int:
@@ -72,6 +75,25 @@ def accumulation(prompts: int, group: int, micro_batch: int, processes: int) -> 
             "group_size or micro_batch"
         )
     return whole // at_once
+
+
+def require_enough(questions: int, prompts: int, updates: int) -> None:
+    """Refuse fewer questions than one generation takes: TRL would train no step, without a word.
+
+    Args:
+        questions: That are reinforced, over all epochs.
+        prompts: Of an optimizer step.
+        updates: Optimizer steps from one generation.
+
+    Raises:
+        ValueError: They do not fill one generation.
+    """
+    if questions < prompts * updates:
+        raise ValueError(
+            f"{questions} questions are left to reinforce, and one generation takes "
+            f"{prompts * updates}: raise rl_questions or rl_epochs, lower prompts_per_step, or "
+            "lower screened (what is always or never right is left out)"
+        )
 
 
 def rollouts(
@@ -129,6 +151,7 @@ def rollout_preflight(
     groups: Sequence[Rollout],
     rewards: Sequence[Reward],
     chain_lengths: Sequence[int],
+    longest: int,
 ) -> list[Check]:
     """Check what makes GRPO learn nothing, before it starts.
 
@@ -137,15 +160,15 @@ def rollout_preflight(
         tokenizer: Its tokenizer.
         args: The trainer's arguments.
         groups: First completions of the policy, from `rollouts`.
-        rewards: The reward functions; the first is probed.
+        rewards: The reward functions, which are probed.
         chain_lengths: Tokens of the chains that the policy learnt.
+        longest: Tokens of the longest question of all that are reinforced.
     """
     found = first_batch(groups)
     context = model.config.max_position_embeddings
-    longest = max(len(group.prompt) for group in groups)
     limit = args.max_completion_length
     needed = int(numpy.quantile(chain_lengths, LONGEST_SHARE)) if len(chain_lengths) else 0
-    failed = probe_failures(tokenizer, rewards[0], [group.gold for group in groups])
+    failed = probe_failures(tokenizer, rewards, [group.gold for group in groups])
     differing = round((1 - found["equal_groups"]) * len(groups))
     return [
         Check(
@@ -182,28 +205,33 @@ def rollout_preflight(
 
 
 def probe_failures(
-    tokenizer: PreTrainedTokenizerBase, reward: Reward, gold_texts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, rewards: Sequence[Reward], gold_texts: Sequence[str]
 ) -> list[str]:
-    """Return what a reward pays wrongly, on completions whose worth is known.
+    """Return what rewards pay wrongly, on completions whose worth is known.
 
     They go through the tokenizer and back, as the policy's do: a tag that is a special token would
-    be lost there, and the form's reward would always be 0.
+    be lost there, and the form's reward would always be 0. Form and length are paid by themselves,
+    so those that read the answer are probed.
 
     Args:
         tokenizer: The policy's.
-        reward: The reward.
+        rewards: The rewards.
         gold_texts: Answers as JSON; the first and last few are taken.
     """
+    reading_answers = [each for each in rewards if not isinstance(each, (Formed, Short))]
+    if not reading_answers:
+        return ["no reward reads the answer"]
     failures = []
     chosen = [*gold_texts[:BOTH_ENDS], *gold_texts[-BOTH_ENDS:]]
     for gold_text in dict.fromkeys(chosen):
         for what, text, pays in verify.probes(golds.from_json(gold_text)):
             ids = tokenizer.encode(text, add_special_tokens=False)
             back = tokenizer.decode(ids, skip_special_tokens=True)
-            paid = reward.score(back, gold_text, len(ids)) > 0
-            if paid != pays:
-                verb = "pays" if paid else "does not pay"
-                failures.append(f"{reward.__name__} {verb} {back!r} ({what})")
+            for reward in reading_answers:
+                paid = reward.score(back, gold_text, len(ids)) > 0
+                if paid != pays:
+                    verb = "pays" if paid else "does not pay"
+                    failures.append(f"{reward.__name__} {verb} {back!r} ({what})")
     return failures
 
 
@@ -244,6 +272,7 @@ class HeldOutAnswers(Extension):
         every: Steps between two readings.
         opening: What the generation prompt ends with.
         shown: So many samples.
+        batch_tokens: At most so many at once, padding included.
     """
 
     def __init__(
@@ -255,7 +284,9 @@ class HeldOutAnswers(Extension):
         every: int,
         opening: str = "",
         shown: int = 3,
+        batch_tokens: int = sampling.BATCH_TOKENS,
     ):
+        self.batch_tokens = batch_tokens
         self.questions = questions
         self.prompts = prompts
         self.golds = gold_texts
@@ -274,7 +305,13 @@ class HeldOutAnswers(Extension):
         if "loss" not in logs or step % self.every or not self.trainer.args.should_save:
             return {}
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        written = sampling.complete(model, self.trainer.processing_class, self.prompts, self.budget)
+        written = sampling.complete(
+            model,
+            self.trainer.processing_class,
+            self.prompts,
+            self.budget,
+            batch_tokens=self.batch_tokens,
+        )
         return self._record([group[0] for group in written])
 
     def _record(self, written: list[Completion]) -> dict[str, Any]:

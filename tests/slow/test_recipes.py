@@ -224,7 +224,9 @@ DIANJIN = {
     "reasoning.dtype": "float32",
     "reasoning.launch": "",
     "reasoning.use_vllm": "false",
-    "reasoning.chat_template": "plain",
+    "reasoning.chat_template": "plain",  # the tiny base has no <|im_end|>
+    "reasoning.batch_tokens": "65536",
+    "reasoning.read_every": "2",
     "reasoning.question_cards": "[cw_arithmetic]",
     "reasoning.exam_cards": "[cw_ceval]",
     "reasoning.form_tokens": "[<think>, </think>, <answer>, </answer>]",

@@ -80,7 +80,9 @@ def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
     Whatever differs, such as a space or a newline, the model has never seen (LLaMA-Factory #8720).
     """
     question = {"role": "user", "content": "什么是A股？"}
-    answer = {"role": "assistant", "content": "人民币普通股票。"}
+    # Where the prompt opens the thinking, an answer without any is another case.
+    thought = "<think>先想一想。</think>" if thinking_opened(tokenizer) else ""
+    answer = {"role": "assistant", "content": f"{thought}人民币普通股票。"}
     trained = _ids(tokenizer, [[question, answer]])[0]
     used = _ids(tokenizer, [[question]], add_generation_prompt=True)[0]
     return trained[: len(used)] == used

@@ -15,7 +15,9 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from finlab import files
 from finlab.data.accounts import Account
 from finlab.evaluate.reasoning.problems import Problem
 from finlab.train.reward import arithmetic, reading
@@ -32,6 +34,7 @@ FEW_STEPS = "fewer steps than asked for"
 REPEATS = "it repeats itself"
 LONG = "longer than asked for"
 JUDGED_BAD = "the judge finds the reasoning bad"
+NOT_JUDGED = "the judge gave no verdict"
 COPY = "the same completion again"
 
 CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
@@ -132,7 +135,7 @@ def sift(rows: Sequence[Row], rules: Rules, judge: Writer | None = None) -> Acco
         rows: From `write` or `of_cards`.
         rules: What a chain must be like.
         judge: A model that answers 1 or 0 to JUDGE; None leaves the reasoning to the rules. What it
-            answers otherwise, or not at all, counts as bad.
+            answers otherwise, or not at all, is no verdict, and the chain stays out.
 
     Returns:
         The account of the rows; sizes are characters.
@@ -149,8 +152,9 @@ def sift(rows: Sequence[Row], rules: Rules, judge: Writer | None = None) -> Acco
             account.mark([place], reason)
     if judge:
         for place in account.still_in().tolist():
-            if not _good(rows[place], judge):
-                account.mark([place], JUDGED_BAD)
+            verdict = _verdict(rows[place], judge)
+            if verdict:
+                account.mark([place], verdict)
     account.mark(account.still_in(), KEPT)
     return account
 
@@ -201,13 +205,16 @@ def repeats(thought: str) -> bool:
     return len(zlib.compress(raw)) / len(raw) < LEAST_COMPRESSION
 
 
-def _good(row: Row, judge: Writer) -> bool:
-    """Tell whether a judge finds a chain good."""
+def _verdict(row: Row, judge: Writer) -> str:
+    """Return why a judge leaves a chain out; empty where it finds it good."""
     prompt = JUDGE.format(
         question=row.problem.question, answer=row.problem.gold.answer, chain=row.completion
     )
     said = judge([{"role": "user", "content": prompt}])
-    return bool(said) and reading.after_thinking(said).strip() == "1"
+    word = reading.after_thinking(said or "").strip()
+    if word not in ("0", "1"):
+        return NOT_JUDGED
+    return "" if word == "1" else JUDGED_BAD
 
 
 def examples(rows: Sequence[Row], account: Account, each: int = 1) -> list[dict[str, str]]:
@@ -257,3 +264,45 @@ def records(rows: Sequence[Row], account: Account) -> Iterator[dict[str, str]]:
             "question": row.problem.question,
             "completion": row.completion or "",
         }
+
+
+def settle(
+    path: Path,
+    problems: Sequence[Problem],
+    written: Callable[[], list[Row]],
+    rules: Rules,
+    judge: Writer | None = None,
+) -> tuple[list[Row], Account]:
+    """Return completions and what became of them, the same when a step is resumed.
+
+    A call that failed before a kill might succeed after it, and the training would go on with other
+    rows than it began with. So what was settled is kept until the step is finished.
+
+    Args:
+        path: The file, among the step's checkpoints.
+        problems: The questions.
+        written: Returns the completions, where nothing is kept yet.
+        rules: What a chain must be like.
+        judge: See `sift`.
+
+    Raises:
+        ValueError: Nothing is kept, so there is nothing to learn.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    if path.exists():
+        records_before = files.read_jsonl(path)
+        rows = [Row(by_id[each["id"]], each["completion"] or None) for each in records_before]
+        account = Account([len(row.completion or "") for row in rows])
+        for place, each in enumerate(records_before):
+            account.mark([place], each["status"])
+    else:
+        rows = written()
+        account = sift(rows, rules, judge)
+        files.write_jsonl(path, records(rows, account))
+    if not len(account.of(KEPT)):
+        counted = ", ".join(f"{status}: {count}" for status, count in account.counts().items())
+        raise ValueError(
+            f"none of {len(rows)} chains is kept ({counted or 'there are none'}): look at the "
+            "teacher, at system_prompt, which must ask for the form, and at min_steps"
+        )
+    return rows, account

@@ -67,24 +67,17 @@ def load(
     found = []
     for name, source in cards.load_all(list(card_names), "question").items():
         asked, unsound = problems.load({name: source})
-        chosen = _spread(asked, items)
+        chosen = problems.spread(asked, items)
         found.append(CheckedSet(name, chosen, len(unsound)))
     for name in set_names:
         sound, unsound = answer_sets.load(name, folder)
-        chosen = _spread(sound, items)
+        chosen = problems.spread(sound, items)
         asked = []
         for number, item in enumerate(chosen):
             identity = f"{name}/{number}"
             asked.append(Problem(identity, name, item.prompt, item.gold, ""))
         found.append(CheckedSet(name, asked, len(unsound), [item.raw for item in chosen]))
     return found
-
-
-def _spread(values: list, count: int) -> list:
-    """Return so many values, evenly spread; 0 returns all."""
-    if not count or count >= len(values):
-        return values
-    return [values[number * len(values) // count] for number in range(count)]
 
 
 # --- who answers ---------------------------------------------------------------------------------
@@ -124,7 +117,6 @@ def by_endpoint(endpoint: Endpoint) -> Answering:
         found = []
         for problem in asked:
             text = endpoint(problem.messages())
-            # An endpoint does not say how much it wrote, nor why it ended.
             written = Completion(text or "", 0, text is not None, False)
             found.append(Answered(problem, [written], [problem.check(written.text)]))
         return found
@@ -174,7 +166,7 @@ def score(
     Returns:
         (rows {model, set, accuracy, ci_low, ci_high, n, official, cap_share, ended_share,
         read_share, tokens, setting}, with pass@k and maj@k where there are several samples; answers
-        {model, set, id, completion, right, read, why, setting}).
+        {model, set, id, completion, right, why, capped, ended, setting}).
     """
     rows = []
     answers = []
@@ -266,6 +258,11 @@ class Board:
         temperature: float = 0.0,
         seed: int = 0,
     ):
+        if samples > 1 and not temperature:
+            raise ValueError(
+                f"answer_samples is {samples} at temperature 0, where all are one: raise "
+                "answer_temperature"
+            )
         self.sets = sets
         self.budget = budget
         self.drawing = (samples, temperature, seed)
@@ -283,11 +280,11 @@ class Board:
             model: The model.
             tokenizer: Its tokenizer.
         """
-        if thinks(tokenizer):
-            self.thinking.append(name)
         backend = backend_id(model)
         answering = by_model(model, tokenizer, self.budget, *self.drawing)
-        self._add(name, answering, tokenizer.chat_template, backend)
+        answers = self._add(name, answering, tokenizer.chat_template, backend)
+        if thinks(tokenizer) or any("</think>" in each["completion"] for each in answers):
+            self.thinking.append(name)
 
     def add_endpoint(self, name: str, endpoint: Endpoint) -> None:
         """Score a model behind an endpoint.
@@ -296,14 +293,19 @@ class Board:
             name: What it is called.
             endpoint: Opened with `thinking=True`.
         """
+        before = len(self.rows)
         self._add(name, by_endpoint(endpoint), "", f"{endpoint.name} at {endpoint.base_url}")
+        # An endpoint does not say how much it wrote, nor why it ended.
+        for row in self.rows[before:]:
+            row |= {"cap_share": None, "ended_share": None, "tokens": None}
 
-    def _add(self, name: str, answering: Answering, template: str, backend: str) -> None:
-        """Score whoever answers, and keep the rows."""
+    def _add(self, name: str, answering: Answering, template: str, backend: str) -> list[dict]:
+        """Score whoever answers, keep the rows, and return the answers."""
         setting = setting_id(self.budget, *self.drawing, template, backend)
         rows, answers = score(name, self.sets, answering, setting)
         self.rows += rows
         self.answers += answers
+        return answers
 
     def note(self) -> str:
         """Return a sentence on models whose letters were scored without their thinking."""

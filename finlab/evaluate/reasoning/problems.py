@@ -7,11 +7,12 @@ problems[0].check(text).right       # whether a completion answers it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finlab.data.cards import Source
 from finlab.train.reward import gold as golds
-from finlab.train.reward import verify
+from finlab.train.reward import reading, verify
 from finlab.train.reward.gold import Gold, Verdict
 
 
@@ -49,11 +50,15 @@ class Problem:
         return verify.check(text, self.gold)
 
 
-def load(sources: dict[str, Source]) -> tuple[list[Problem], list[dict[str, str]]]:
+def load(
+    sources: dict[str, Source], places: Sequence[str] = reading.PLACES
+) -> tuple[list[Problem], list[dict[str, str]]]:
     """Return the questions of cards that code can check, and those whose gold it cannot.
 
     Args:
         sources: Question cards, loaded.
+        places: Where an answer may stand, see `reading.final`. A policy that is rewarded writes
+            into a box or into `<answer>`.
 
     Returns:
         (problems, unsound {card, question, why}).
@@ -71,6 +76,8 @@ def load(sources: dict[str, Source]) -> tuple[list[Problem], list[dict[str, str]
             else:
                 gold = golds.from_json(row["gold"])
                 why = _fault(gold)
+                if not why and gold.where not in places:
+                    why = f"its answer stands in '{gold.where}', not in {' or '.join(places)}"
             if why:
                 unsound.append({"card": name, "question": row["question"][:120], "why": why})
                 continue
@@ -81,6 +88,18 @@ def load(sources: dict[str, Source]) -> tuple[list[Problem], list[dict[str, str]
                 'can check: give rows a `gold`, as in {"kind": "number", "answer": "62"}'
             )
     return found, unsound
+
+
+def spread(values: Sequence, count: int) -> list:
+    """Return so many values, evenly spread over all of them; 0 returns all.
+
+    Args:
+        values: The values.
+        count: So many.
+    """
+    if not count or count >= len(values):
+        return list(values)
+    return [values[number * len(values) // count] for number in range(count)]
 
 
 def _fault(gold: Gold) -> str:

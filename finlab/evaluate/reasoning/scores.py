@@ -18,13 +18,14 @@ from finlab.evaluate import statistics
 from finlab.evaluate.reasoning.problems import Problem
 from finlab.models import reward_models, sampling
 from finlab.models.sampling import Budget, Completion
-from finlab.train.reward import reading
+from finlab.train.reward import quantities, reading
 from finlab.train.reward.gold import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Score = Callable[[Problem, Completion], float]
+UNREAD = Completion("", 0, False, False)  # of a question that the model cannot read
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,28 @@ def answer(
     """
     prompts = [templates.prompt_ids(tokenizer, problem.messages(system)) for problem in problems]
     opening = templates.thinking_opened(tokenizer)
-    written = sampling.complete(
-        model, tokenizer, prompts, budget, samples, temperature, seed, batch_tokens
+    # A question that does not fit is one that the model cannot answer.
+    room = sampling.room_for_prompt(model, tokenizer, budget)
+    fits = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
+    completed = sampling.complete(
+        model,
+        tokenizer,
+        [prompts[place] for place in fits],
+        budget,
+        samples,
+        temperature,
+        seed,
+        batch_tokens,
     )
+    written = [[UNREAD] * samples for _ in prompts]
+    for place, completions in zip(fits, completed, strict=True):
+        written[place] = completions
     found = []
     for problem, completions in zip(problems, written, strict=True):
+        if completions[0] is UNREAD:
+            verdicts = [Verdict(False, None, "the question is longer than the context")]
+            found.append(Answered(problem, completions, verdicts * samples))
+            continue
         whole = [replace(each, text=opening + each.text) for each in completions]
         verdicts = [problem.check(each.text) for each in whole]
         found.append(Answered(problem, whole, verdicts))
@@ -152,13 +170,23 @@ def majority(answered: Answered, k: int) -> bool:
         said = reading.final(completion.text, answered.problem.gold.where)
         if verdict.read is None or said is None:
             continue
-        # Two spellings of one right answer are one answer.
-        name = "right" if verdict.right else said.strip()
+        name = _vote(said, verdict, answered.problem)
         votes[name] += 1
         right[name] = verdict.right
     if not votes:
         return False
     return right[votes.most_common(1)[0][0]]
+
+
+def _vote(said: str, verdict: Verdict, problem: Problem) -> str:
+    """Return what an answer votes for: spellings of one value, right or wrong, are one vote."""
+    if problem.gold.kind != "number":
+        return str(verdict.read)
+    number = quantities.read(said)
+    if number is None:
+        return said.strip()
+    number = quantities.in_unit(number, problem.gold.options.get("unit", ""))
+    return f"{number.value} {number.unit}"
 
 
 def chosen(answered: Answered, k: int, score: Score) -> bool:

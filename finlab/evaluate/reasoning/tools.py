@@ -85,7 +85,7 @@ class Toolbox:
             return f"error: {tool.name} {fault}"
         try:
             return str(tool.function(**call["arguments"]))[:LONGEST_OBSERVATION]
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             return f"error: {error}"
 
 
@@ -183,13 +183,15 @@ def converse(
         rounds: Messages with calls at most.
     """
     talk = Conversation(list(messages))
+    opening = templates.thinking_opened(tokenizer)
     for _ in range(rounds + 1):
         prompt = templates.prompt_ids(tokenizer, talk.messages)
         [[written]] = sampling.complete(model, tokenizer, [prompt], budget)
-        talk.messages.append({"role": "assistant", "content": written.text.strip()})
-        calls = calls_in(written.text)
+        said = (opening + written.text).strip()
+        talk.messages.append({"role": "assistant", "content": said})
+        calls = calls_in(said)
         if not calls:
-            talk.answer = written.text.strip()
+            talk.answer = said
             return talk
         given = [box.run(call) for call in calls]
         talk.calls += calls

@@ -29,6 +29,8 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 APART = re.compile(r",|(?<=[\d.)%])\s+(?=[\d(])")
 OPERATION = re.compile(r"[\d)%]\s*[-+*/]\s*[\d(]")
 RESULT = re.compile(r"\s*(-?\d+(?:,\d{3})*(?:\.\d+)?%?)(?![\d.]|\s*[-+*/(])")
+POWERS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]")
+NO_SUM = frozenset("^√}_!")
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 ROUNDED = Fraction(1, 100)  # how far a result after ≈ may be off, relatively
 
@@ -92,7 +94,8 @@ def equations(text: str) -> list[Equation]:
     Args:
         text: A chain of thought.
     """
-    text = quantities.plain(text).translate(SIGNS)
+    # A power is no sum that is read here, and NFKC would make 3² into 32.
+    text = quantities.plain(POWERS.sub("^", text)).translate(SIGNS)
     found = []
     for sign in EQUALS.finditer(text):
         left = _sum_before(text, sign.start())
@@ -117,7 +120,14 @@ def _sum_before(text: str, end: int) -> str:
     begin = end
     while begin > max(0, end - LONGEST) and text[begin - 1] in SUM_SIGNS:
         begin -= 1
+    if begin and (text[begin - 1] in NO_SUM or _is_latin(text[begin - 1])):
+        return ""  # only the end of something else: 1.05^2*100, ln(2)+1, Q1+20
     return APART.split(THOUSANDS.sub("", text[begin:end]))[-1].strip()
+
+
+def _is_latin(sign: str) -> bool:
+    """Tell whether a sign is a Latin letter, as of a name or a function."""
+    return sign.isascii() and sign.isalpha()
 
 
 def _holds(left: Fraction, right: Fraction, sign: str, written: str) -> bool:
