@@ -298,6 +298,7 @@ def settle(
     else:
         rows = written()
         account = sift(rows, rules, judge)
+        path.parent.mkdir(parents=True, exist_ok=True)
         files.write_jsonl(path, records(rows, account))
     if not len(account.of(KEPT)):
         counted = ", ".join(f"{status}: {count}" for status, count in account.counts().items())
