@@ -271,6 +271,23 @@ def test_dianjin_reasons_as_published(tmp_path):
     assert (base, reasoner) == ("reasoning", "reasoning/sft")
 
 
+def test_fin_r1_adds_form_to_the_answer(tmp_path):
+    folder = tmp_path / "run"
+    changed = {
+        "reasoning.system_prompt": "先想再答。",  # the tiny context has no room for the whole one
+        "reasoning.min_steps": "2",
+        "reasoning.sft_epochs": "2.0",
+    }
+    run("fin-r1-7b", folder, DIANJIN | changed, "--to", "reasoning")
+    log = files.read_jsonl(folder / "reasoning/log.jsonl")
+    steps = [line for line in log if line.get("stage") == "grpo" and "reward" in line]
+    for line in steps:
+        parts = line["rewards/correct/mean"] + 0.5 * line["rewards/formed/mean"]
+        assert line["reward"] == pytest.approx(parts, abs=1e-3)
+    # Chains without steps are left out.
+    assert metrics(folder, "reasoning")["chains"]["fewer steps than asked for"] > 500
+
+
 # --- real data -----------------------------------------------------------------------------------
 REAL = {
     "corpus.tokens": "500000",
