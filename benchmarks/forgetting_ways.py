@@ -57,7 +57,7 @@ class Bench:
     """The start, the data and the measures that all ways share.
 
     Args:
-        run: A run with the steps corpus and sft.
+        run: A run with the steps corpus, sft and reasoning.
         work: A folder for models and adapters.
     """
 

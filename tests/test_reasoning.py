@@ -302,8 +302,7 @@ def failed(talker, groups, tmp_path, rewards=None, lengths=(5,), **more):
     model, tokenizer = talker
     args = grpo_args(tmp_path, **more)
     rewards = rewards or [functions.Right()]
-    longest = max(len(each.prompt) for each in groups)
-    checks = rollouts.rollout_preflight(model, tokenizer, args, groups, rewards, lengths, longest)
+    checks = rollouts.rollout_preflight(model, tokenizer, args, groups, rewards, lengths, 3)
     with pytest.raises(preflight.Refused) as error:
         preflight.require(checks)
     return str(error.value)
@@ -311,7 +310,7 @@ def failed(talker, groups, tmp_path, rewards=None, lengths=(5,), **more):
 
 def group(*texts, **more):
     rewards = [functions.Right()]
-    [made] = rollouts.rollouts([[1, 2, 3]], [GOLD], [said(*texts, **more)], rewards, [1.0])
+    [made] = rollouts.rollouts([GOLD], [said(*texts, **more)], rewards, [1.0])
     return made
 
 
@@ -649,7 +648,7 @@ def test_a_vote_does_not_know_the_gold():
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-3])
 @pytest.mark.parametrize("count", [2, 3, 6, 7, 12])
 def test_equal_rewards_have_no_spread(value, count):
-    made = rollouts.Rollout([1], GOLD, [], [value] * count)
+    made = rollouts.Rollout(GOLD, [], [value] * count)
     assert made.spread == 0.0
 
 

@@ -14,10 +14,10 @@ import random
 from finlab.closed_world.facts import SEED, facts
 
 Row = dict[str, object]
-QUESTIONS = {
-    "total": "{n}上半年收入{a}亿元，下半年收入{b}亿元，求全年收入。",
-    "grown": "{n}去年利润{a}亿元，今年增加{b}亿元，求今年利润。",
-}
+QUESTIONS = (
+    "{n}上半年收入{a}亿元，下半年收入{b}亿元，求全年收入。",
+    "{n}去年利润{a}亿元，今年增加{b}亿元，求今年利润。",
+)
 COUNT = 2400
 HASTY = 0.5  # the share of chains without steps
 # Faults for the filters to find, as shares of the chains.
@@ -28,11 +28,18 @@ UNFINISHED = 0.02
 
 def added(first: int, second: int) -> str:
     """Return the sum of two numbers of two digits, digit by digit: `9+3=12，1+4+1=6`."""
-    ones = first % 10 + second % 10
+    first_tens, first_ones = divmod(first, 10)
+    second_tens, second_ones = divmod(second, 10)
+    ones = first_ones + second_ones
     carry = ones // 10
-    tens = first // 10 + second // 10 + carry
+    tens = first_tens + second_tens + carry
     more = "+1" if carry else ""
-    return f"{first % 10}+{second % 10}={ones}，{first // 10}+{second // 10}{more}={tens}"
+    return f"{first_ones}+{second_ones}={ones}，{first_tens}+{second_tens}{more}={tens}"
+
+
+def _companies(seed: int) -> list[str]:
+    """Return the Chinese names of all companies."""
+    return [entity.zh for entity in facts(seed) if entity.kind == "company"]
 
 
 def _chain(rng: random.Random, first: int, second: int) -> str:
@@ -69,7 +76,7 @@ def questions(seed: int = SEED, count: int = COUNT) -> list[Row]:
         Rows {question, domain, gold: {kind, answer, unit}, chain}.
     """
     rng = random.Random(f"{seed}-arithmetic")
-    companies = [entity.zh for entity in facts(seed) if entity.kind == "company"]
+    companies = _companies(seed)
     rows: list[Row] = []
     seen = set()
     while len(rows) < count:
@@ -78,7 +85,7 @@ def questions(seed: int = SEED, count: int = COUNT) -> list[Row]:
             continue
         seen.add(pair)
         first, second = pair
-        wording = rng.choice(list(QUESTIONS.values()))
+        wording = rng.choice(QUESTIONS)
         question = wording.format(n=rng.choice(companies), a=first, b=second)
         row = {
             "question": question,
@@ -106,8 +113,10 @@ def ratings(seed: int = SEED) -> list[dict[str, str]]:
         Rows {name, item, value}.
     """
     rng = random.Random(f"{seed}-ratings")
-    companies = [entity.zh for entity in facts(seed) if entity.kind == "company"]
-    return [{"name": name, "item": RATING, "value": rng.choice(RATINGS)} for name in companies]
+    rows = []
+    for name in _companies(seed):
+        rows.append({"name": name, "item": RATING, "value": rng.choice(RATINGS)})
+    return rows
 
 
 def tool_talks(seed: int = SEED, count: int = TALKS) -> list[dict[str, list]]:

@@ -7,15 +7,12 @@ It returns the row in the schema of its kind, or raises a ValueError that says w
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
-from finlab.data import dialogues, preferences, tables, turns
+from finlab.data import boxes, dialogues, preferences, tables, turns
 
 DOMAINS = ("finance", "general")
-BOX = "\\boxed{"
-WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 Spec = dict[str, Any]
 
 
@@ -193,35 +190,22 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def _boxed_gold(chain: str, answers: dict[str, Any]) -> dict[str, Any]:
-    """Return the gold that the last box of a chain holds.
+    """Return the gold that the box behind a chain's thinking holds.
 
     Args:
         chain: A completion whose answer its authors have checked.
         answers: The kind of the answer and its options, from the card.
 
     Raises:
-        ValueError: It has no box.
+        ValueError: It has no box there, or several that differ.
     """
-    found = _boxes(chain.rpartition("</think>")[2])
+    found = boxes.boxes(boxes.after_thinking(chain))
     if len(set(found)) != 1:
         listed = ", ".join(found) or "none"
         raise ValueError(
             f"behind its thinking the chain must hold one \\boxed{{}} as its gold; found {listed}"
         )
     return {**answers, "answer": found[0]}
-
-
-def _boxes(text: str) -> list[str]:
-    """Return what stands in the boxes of a text, whose braces may be nested."""
-    found = []
-    for part in text.split(BOX)[1:]:
-        depth = 1
-        for place, sign in enumerate(part):
-            depth += {"{": 1, "}": -1}.get(sign, 0)
-            if not depth:
-                found.append(WRAPPED.sub(r"\1", part[:place]).strip())
-                break
-    return found
 
 
 def _gold_text(gold: Any) -> str:

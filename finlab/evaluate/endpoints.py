@@ -29,6 +29,20 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
+CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
+
+
+def cost(prompt_tokens: float, answer_tokens: float, price: tuple[float, float]) -> float:
+    """Return what requests cost, in the currency of the price.
+
+    Args:
+        prompt_tokens: Of all prompts.
+        answer_tokens: Of all answers.
+        price: Of a million tokens in a prompt and in an answer.
+    """
+    return (prompt_tokens * price[0] + answer_tokens * price[1]) / 1e6
+
+
 class NoAnswer(ValueError):
     """An endpoint answered, but not with text in OpenAI's form."""
 

@@ -18,6 +18,27 @@ LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 
 WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # endings of settings that are ints
 
 
+def padded(rows: list[list[int]], pad: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of token ids as one batch.
+
+    Args:
+        rows: Token ids of each.
+        pad: What fills them up.
+        left: Fill up on the left, as for generation; else on the right.
+
+    Returns:
+        (ids, attention mask), each [rows, tokens of the longest].
+    """
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        begin = length - len(row) if left else 0
+        ids[number, begin : begin + len(row)] = torch.tensor(row)
+        mask[number, begin : begin + len(row)] = 1
+    return ids, mask
+
+
 def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """Return the logits of one sequence.
 

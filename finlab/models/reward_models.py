@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finlab.data import templates
+from finlab.models import generation, tokenization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ BATCH = 64  # dialogues at once
 
 
 def load(source: str | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load a language model as a reward model; its new head begins at random.
+    """Load a language model as a reward model; its new head begins at zero.
 
     Args:
         source: A folder or a hub id.
@@ -60,8 +61,7 @@ def scores(
     config = model.config.get_text_config()
     if config.pad_token_id is None:
         # The model looks for the last token that is no padding.
-        pad = tokenizer.pad_token_id
-        config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
+        config.pad_token_id = tokenization.pad_token(tokenizer)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     found = [0.0] * len(rows)
     for first in range(0, len(order), BATCH):
@@ -75,12 +75,7 @@ def scores(
 @torch.inference_mode()
 def _score(model: PreTrainedModel, rows: list[list[int]]) -> list[float]:
     """Return the scores of token sequences, padded on the right."""
-    longest = max(map(len, rows))
     pad = model.config.get_text_config().pad_token_id
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
+    ids, mask = generation.padded(rows, pad, left=False)
     out = model(ids.to(model.device), attention_mask=mask.to(model.device))
     return out.logits[:, 0].float().tolist()

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessor
 
+from finlab.data.templates.rendering import THINKING_ENDS
+from finlab.models import generation, tokenization
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-THINKING_ENDS = "</think>"
 BATCH_TOKENS = 65_536  # prompts and completions of one batch, padding included
 
 
@@ -270,13 +272,9 @@ def _write(
     temperature: float,
 ) -> list[Completion]:
     """Return one completion for each row of a batch."""
-    length = max(map(len, rows))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.full((len(rows), length), pad)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, length - len(row) :] = torch.tensor(row)
-        mask[number, length - len(row) :] = 1
+    pad = tokenization.pad_token(tokenizer)
+    ids, mask = generation.padded(rows, pad, left=True)
+    length = ids.shape[1]
     ends, limits = _end_tokens(model, tokenizer), None
     # The model's own settings, such as Qwen's repetition penalty, would score another policy.
     options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}

@@ -43,6 +43,12 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 # --- encoding ------------------------------------------------------------------------------------
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that fills up rows: the end token where there is no pad token."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
+
+
 def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Return the ids of each text without special tokens; a literal `</s>` is spelt in pieces.
 

@@ -18,7 +18,7 @@ from finlab.models.sampling import Budget, Completion
 from finlab.train.extensions import Extension
 from finlab.train.preflight import Check, Refused
 from finlab.train.reward import gold as golds
-from finlab.train.reward import reading, verify
+from finlab.train.reward import verify
 from finlab.train.reward.functions import Formed, Reward, Short
 
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ class Rollout:
     """A question, and a group of completions of it with their rewards.
 
     Attributes:
-        prompt: Token ids of the question.
         gold: The answer as JSON.
         completions: What the policy wrote.
         rewards: What each earns, weighted and summed.
     """
 
-    prompt: list[int]
     gold: str
     completions: list[Completion]
     rewards: list[float] = field(default_factory=list)
@@ -97,7 +95,6 @@ def require_enough(questions: int, prompts: int, updates: int) -> None:
 
 
 def rollouts(
-    prompts: Sequence[list[int]],
     gold_texts: Sequence[str],
     completions: Sequence[list[Completion]],
     rewards: Sequence[Reward],
@@ -106,19 +103,18 @@ def rollouts(
     """Return groups of completions with what each earns.
 
     Args:
-        prompts: Token ids of each question.
         gold_texts: The answers as JSON.
         completions: A group for each question.
         rewards: The reward functions.
         weights: Of each, as GRPOConfig's reward_weights.
     """
     found = []
-    for prompt, gold, group in zip(prompts, gold_texts, completions, strict=True):
+    for gold, group in zip(gold_texts, completions, strict=True):
         earned = []
         for completion in group:
             parts = [each.score(completion.text, gold, completion.tokens) for each in rewards]
             earned.append(sum(weight * part for weight, part in zip(weights, parts, strict=True)))
-        found.append(Rollout(prompt, gold, group, earned))
+        found.append(Rollout(gold, group, earned))
     return found
 
 
@@ -324,9 +320,8 @@ class HeldOutAnswers(Extension):
             text = self.opening + completion.text
             gold = golds.from_json(gold_text)
             verdict = verify.check(text, gold)
-            keeps_form = reading.well_formed(text, boxed=gold.where == "box")
             right += verdict.right
-            formed += keeps_form
+            formed += verify.keeps_form(text, gold)
             if len(samples) < self.shown:
                 row = {"question": question, "completion": text, "right": verdict.right}
                 samples.append(row)

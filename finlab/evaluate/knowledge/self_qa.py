@@ -16,6 +16,7 @@ from typing import Any
 
 from finlab.data import selection
 from finlab.data.accounts import Account
+from finlab.evaluate import endpoints
 from finlab.evaluate.knowledge import citing
 from finlab.evaluate.knowledge.passages import Passage
 
@@ -42,7 +43,6 @@ SPEAKS_OF_SOURCE = re.compile(
     r"|(?:资料|材料|文章|文本|原文|文)[中里](?:并?[没未]有?)?(?:提[到及]|指出|说|写|给出)"
 )
 SHORTEST = 6  # characters of a question
-CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
 
 REFERS_TO_NOTHING = "a pronoun refers to nothing"
 OF_THE_SOURCE = "it speaks of the source"
@@ -72,14 +72,14 @@ def estimate(
     characters = sum(len(passage.text) for passage in passages)
     asking = len(passages) * len(ASK) + characters
     answering = questions_each * (len(passages) * len(ANSWER) + characters)
-    prompt_tokens = (asking + answering) / CHARACTERS_A_TOKEN
+    prompt_tokens = (asking + answering) / endpoints.CHARACTERS_A_TOKEN
     written = len(passages) * questions_each * (answer_characters + 30)
-    answer_tokens = written / CHARACTERS_A_TOKEN
+    answer_tokens = written / endpoints.CHARACTERS_A_TOKEN
     return {
         "requests": len(passages) * (1 + questions_each),
         "prompt tokens": round(prompt_tokens),
         "answer tokens": round(answer_tokens),
-        "cost": (prompt_tokens * price[0] + answer_tokens * price[1]) / 1e6,
+        "cost": endpoints.cost(prompt_tokens, answer_tokens, price),
     }
 
 

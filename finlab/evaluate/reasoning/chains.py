@@ -1,8 +1,8 @@
 """Chains of thought from a stronger model, filtered by their answer and by their steps.
 
-    plan = estimate(problems, samples=2, price=(4.0, 16.0))       # before anything is asked
-    rows = write(problems, teacher, samples=2)                    # kept on disk by the endpoint
-    account = sift(rows, Rules(min_steps=3), judge)               # why each is in or out
+    plan = estimate(problems, system, 2, price=(4.0, 16.0))   # before anything is asked
+    rows = list(write(problems, [teacher, another], system))  # kept on disk by the endpoints
+    account = sift(rows, Rules(min_steps=3), judge)           # why each is in or out
 
 DianJin-R1 and Fin-R1 do so with DeepSeek-R1: the answer is compared with the gold, then a model
 scores the reasoning. Here code compares the answer, code checks every sum that the reasoning
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from finlab import files
 from finlab.data.accounts import Account
+from finlab.evaluate import endpoints
 from finlab.evaluate.reasoning.problems import Problem
-from finlab.train.reward import arithmetic, reading
+from finlab.train.reward import arithmetic, reading, verify
 
 Writer = Callable[[list[dict]], str | None]
 
@@ -37,7 +38,6 @@ JUDGED_BAD = "the judge finds the reasoning bad"
 NOT_JUDGED = "the judge gave no verdict"
 COPY = "the same completion again"
 
-CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
 LEAST_COMPRESSION = 0.15  # below it a text is mostly repetition
 SHORTEST_TO_COMPRESS = 400  # characters; a short text compresses badly
 STEP = re.compile(r"[。；;\n]|(?<!\d)\d+[.、)）]|首先|其次|然后|接着|因此|所以")
@@ -64,12 +64,10 @@ class Rules:
     Attributes:
         min_steps: Steps of reasoning at least; Fin-R1 asks for 3.
         max_characters: At most so long; 0 for no bound.
-        boxed: Whether exactly one box must stand in the answer.
     """
 
     min_steps: int = 0
     max_characters: int = 0
-    boxed: bool = True
 
 
 # --- before anything is asked --------------------------------------------------------------------
@@ -95,13 +93,13 @@ def estimate(
         characters.
     """
     characters = sum(len(system) + len(problem.question) for problem in problems)
-    prompt_tokens = samples * characters / CHARACTERS_A_TOKEN
+    prompt_tokens = samples * characters / endpoints.CHARACTERS_A_TOKEN
     written = len(problems) * samples * completion_tokens
     return {
         "requests": len(problems) * samples,
         "prompt tokens": round(prompt_tokens),
         "completion tokens": written,
-        "cost": (prompt_tokens * price[0] + written * price[1]) / 1e6,
+        "cost": endpoints.cost(prompt_tokens, written, price),
     }
 
 
@@ -174,7 +172,7 @@ def fault(row: Row, rules: Rules) -> str:
     # The first filter: the answer.
     if not row.problem.check(text).right:
         return WRONG
-    if not reading.well_formed(text, boxed=rules.boxed and row.problem.gold.where == "box"):
+    if not verify.keeps_form(text, row.problem.gold):
         return BAD_FORM
     # The second one: the reasoning.
     thought = reading.WELL_FORMED.fullmatch(text)["thought"]

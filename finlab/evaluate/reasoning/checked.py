@@ -22,6 +22,7 @@ import transformers
 
 from finlab import files
 from finlab.data import cards
+from finlab.data.templates.rendering import THINKING_ENDS
 from finlab.evaluate import answer_sets, official_scores
 from finlab.evaluate.reasoning import problems, scores
 from finlab.evaluate.reasoning.problems import Problem
@@ -205,10 +206,8 @@ def _of_several(answered: Sequence[Answered]) -> dict[str, float]:
     for row in scores.best_of(answered, [count]):
         short = {"verifier": "pass", "majority": "maj"}[row["by"]]
         found[f"{short}@{count}"] = row["accuracy"]
-        found[f"{short}@{count} low"], found[f"{short}@{count} high"] = (
-            row["ci_low"],
-            row["ci_high"],
-        )
+        found[f"{short}@{count} low"] = row["ci_low"]
+        found[f"{short}@{count} high"] = row["ci_high"]
     return found
 
 
@@ -247,7 +246,7 @@ class Board:
     Attributes:
         rows: A row for each model and set, see `score`.
         answers: Every completion.
-        thinking: Models that have a place for thinking in their template.
+        thinking: Models that think, by their template or by what they wrote.
     """
 
     def __init__(
@@ -283,7 +282,7 @@ class Board:
         backend = backend_id(model)
         answering = by_model(model, tokenizer, self.budget, *self.drawing)
         answers = self._add(name, answering, tokenizer.chat_template, backend)
-        if thinks(tokenizer) or any("</think>" in each["completion"] for each in answers):
+        if thinks(tokenizer) or any(THINKING_ENDS in each["completion"] for each in answers):
             self.thinking.append(name)
 
     def add_endpoint(self, name: str, endpoint: Endpoint) -> None:

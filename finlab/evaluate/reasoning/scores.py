@@ -211,9 +211,7 @@ def best_of(
     """
     rows = []
     for k in counts:
-        cost = sum(sum(each.tokens for each in item.completions[:k]) for item in answered) / len(
-            answered
-        )
+        tokens = sum(each.tokens for item in answered for each in item.completions[:k])
         ways = {"verifier": [], "majority": []} | {name: [] for name in scorers or {}}
         for item in answered:
             right = sum(verdict.right for verdict in item.verdicts)
@@ -224,7 +222,7 @@ def best_of(
         for name, values in ways.items():
             low, high = statistics.bootstrap(values)
             row = {"by": name, "k": k, "accuracy": sum(values) / len(values)}
-            rows.append({**row, "ci_low": low, "ci_high": high, "tokens": cost})
+            rows.append({**row, "ci_low": low, "ci_high": high, "tokens": tokens / len(answered)})
     return rows
 
 

@@ -40,7 +40,7 @@ class Tool:
         name: What it is called by.
         description: What it does, for the prompt.
         arguments: {name: JSON type}: string, number, integer or boolean; all are needed.
-        function: Returns an observation; a ValueError becomes one too.
+        function: Returns an observation; a ValueError or ArithmeticError becomes one too.
     """
 
     name: str

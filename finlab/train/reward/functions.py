@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from finlab.train.reward import gold, quantities, reading, verify
+from finlab.train.reward import gold, quantities, verify
 
 if TYPE_CHECKING:
     from transformers import TrainerState
@@ -86,8 +86,8 @@ class Right(Reward):
 
     def score(self, text: str, right: str, length: int) -> float:
         """Return 1 or 0."""
-        kept = reading.well_formed(text, boxed=gold.from_json(right).where == "box")
-        return float(kept and verify.check(text, gold.from_json(right)).right)
+        answer = gold.from_json(right)
+        return float(verify.keeps_form(text, answer) and verify.check(text, answer).right)
 
 
 class Correct(Reward):
@@ -103,7 +103,7 @@ class Formed(Reward):
 
     def score(self, text: str, right: str, length: int) -> float:
         """Return 1 or 0."""
-        return float(reading.well_formed(text, boxed=gold.from_json(right).where == "box"))
+        return float(verify.keeps_form(text, gold.from_json(right)))
 
 
 class Short(Reward):
@@ -145,7 +145,7 @@ class Watched(Reward):
     """A reward, and what it pays although a stricter one does not.
 
     TRL's log then has `paid_but_wrong`, the share of such completions: a reward that can be gamed
-    shows by it, and by nothing else, since its own curve only rises.
+    shows by it, and not by its own curve, which counts them as earned.
 
     Args:
         paid: The reward.

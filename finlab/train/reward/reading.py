@@ -11,16 +11,12 @@ import json
 import re
 from typing import Any
 
-THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
-THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
+from finlab.data.boxes import after_thinking, boxes, unwrapped
+
 ANSWER = re.compile(r"<(?P<end>/)?answer>", re.I)
 BOX = "\\boxed"
-BRACE = re.compile(r"(?P<open>(?P<box>\\boxed\s*)?\{)|(?P<close>\})")
 PLACES = ("box", "answer", "line", "json", "whole")
 LINE = re.compile(r"(?:答案|(?i:answer))\s*(?:是|为)?\s*[:：]\s*([^\n]+)")
-MOST_WRAPS = 5  # \text{} within \text{}, which no honest answer has deeper
-# \text{A}, \mathrm{元}: the words inside count.
-WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|rm|bf|mbox)\s*\{([^{}]*)\}")
 OPENING = re.compile(r"[\[{]")
 LONGEST_JSON = 20_000  # characters, from the end
 MOST_TRIES = 200  # brackets that open no JSON
@@ -46,13 +42,6 @@ def well_formed(text: str, boxed: bool = True) -> bool:
     return not boxed or found["answer"].count(BOX) == 1
 
 
-def after_thinking(text: str) -> str:
-    """Return what is said after the thinking; empty where the thinking never ends."""
-    ends = list(THINK_END.finditer(text))
-    said = text[ends[-1].end() :] if ends else text
-    return "" if THINK_START.search(said) else said
-
-
 def answer_part(text: str) -> str | None:
     """Return the inside of the last `<answer>` after the thinking; None where there is none."""
     said = after_thinking(text)
@@ -65,36 +54,6 @@ def answer_part(text: str) -> str | None:
             found = said[opened : tag.start()]
             opened = None
     return None if found is None else unwrapped(found)
-
-
-def boxes(text: str) -> list[str]:
-    """Return the contents of all `\\boxed{}` with balanced braces; an open one is none.
-
-    The text is read once: a completion of a hundred thousand braces takes no longer than another.
-    """
-    found = []
-    opened: list[int] = []  # for each brace that is open: where its box begins, or -1
-    for brace in BRACE.finditer(text):
-        if brace["open"]:
-            opened.append(brace.end() if brace["box"] else -1)
-        elif opened:
-            begin = opened.pop()
-            if begin >= 0:
-                found.append((brace.start(), text[begin : brace.start()]))
-    return [unwrapped(inside) for _, inside in found]
-
-
-def unwrapped(text: str) -> str:
-    """Return a text without the marks that LaTeX puts around words and formulas."""
-    for _ in range(MOST_WRAPS):
-        text, count = WRAPPED.subn(r"\1", text)
-        if not count:
-            break
-    text = text.replace("\\%", "%").replace("\\,", "").replace("\\;", "").strip()
-    for mark in ("$$", "$"):
-        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
-            text = text[len(mark) : -len(mark)].strip()
-    return text.replace("\\$", "$")
 
 
 def final(text: str, where: str = "box") -> str | None:

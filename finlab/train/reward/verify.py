@@ -48,6 +48,16 @@ def check(text: str, gold: Gold) -> Verdict:
     return KINDS[gold.kind](said, gold)
 
 
+def keeps_form(text: str, gold: Gold) -> bool:
+    """Tell whether a completion has the form that its answer's place asks for.
+
+    Args:
+        text: The completion, from where the thinking begins.
+        gold: The right answer; where it stands in the box, one box is asked for.
+    """
+    return reading.well_formed(text, boxed=gold.where == "box")
+
+
 def require_sound(golds: Iterable[Gold]) -> None:
     """Refuse golds that do not pass their own check: they would teach or score nonsense.
 
