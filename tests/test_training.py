@@ -1163,3 +1163,13 @@ def test_a_kl_term_keeps_the_model_near_its_start(tiny, tmp_path, rows_for):
     assert moved("near", 100.0, copy.deepcopy(lora)) < 0.5 * moved("free", 0.0, copy.deepcopy(lora))
     with pytest.raises(ValueError, match="a KL term needs LoRA"):
         moved("full", 1.0, None)
+
+
+def test_a_log_of_several_stages_is_read_by_its_tag(tmp_path):
+    """One figure must not join the curves of two trainings that share a log."""
+    log_file = tmp_path / "log.jsonl"
+    lines = [{"stage": stage, "step": step} for stage in ("sft", "grpo") for step in (5, 10)]
+    log_file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert read_log(log_file) == lines
+    assert read_log(log_file, stage="grpo", step=10) == [lines[3]]
+    assert read_log(log_file, stage="dpo") == []

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 
 # --- reading -------------------------------------------------------------------------------------
-def read_log(log: Path) -> list[dict[str, Any]]:
+def read_log(log: Path, **tag: Any) -> list[dict[str, Any]]:
     """Return the records of a log.jsonl; a last line that a kill cut short is left out.
 
     Args:
         log: The file. One that is missing has no records.
+        **tag: Only lines that carry it count, such as stage="stage1".
     """
-    return files.read_jsonl(log)
+    found = []
+    for record in files.read_jsonl(log):
+        if all(record.get(key) == value for key, value in tag.items()):
+            found.append(record)
+    return found
 
 
 def summary(log: Path) -> dict[str, Any]:
@@ -58,8 +63,8 @@ def eval_losses(log: Path, name: str = "eval_loss", **tag: Any) -> dict[str, flo
         ValueError: The log holds fewer than two values.
     """
     values = []
-    for record in read_log(log):
-        if name in record and all(record.get(key) == value for key, value in tag.items()):
+    for record in read_log(log, **tag):
+        if name in record:
             values.append(record[name])
     if len(values) < 2:
         raise ValueError(
