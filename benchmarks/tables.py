@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
-from finlab.run import report
+from finlab.run.reports import results
 
 RESULTS = paths.NOTEBOOKS / "results"
 # The quantities of a run that its table shows, by how their names begin.
@@ -79,7 +79,7 @@ def write_results(name: str, record: dict[str, Any]) -> None:
 
 def write_run(run_dir: Path) -> None:
     """Write the main results of a run with its command, versions and device."""
-    manifests = [manifest for manifest, _, _ in report.finished_steps(run_dir)]
+    manifests = [manifest for manifest, _, _ in results.finished_steps(run_dir)]
     last = manifests[-1]
     record = {
         "command": f"finlab run {run_dir.name}",
@@ -89,7 +89,7 @@ def write_run(run_dir: Path) -> None:
         "finished": last["finished"],
         "seconds": sum(manifest["seconds"] for manifest in manifests),
         "peak_bytes": max(manifest["peak_bytes"] for manifest in manifests),
-        "rows": report.rows(run_dir),
+        "rows": results.rows(run_dir),
     }
     write_results(run_dir.name, record)
 
@@ -97,7 +97,7 @@ def write_run(run_dir: Path) -> None:
 def write_forgetting(run_dir: Path) -> None:
     """Write what each way of pretraining in a run of the recipe `forgetting` gained and forgot."""
     rows = []
-    for manifest, metrics, _ in report.finished_steps(run_dir):
+    for manifest, metrics, _ in results.finished_steps(run_dir):
         if manifest["notebook"] != "03_lora_pretraining":
             continue
         last = manifest

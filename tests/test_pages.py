@@ -9,7 +9,7 @@ import pytest
 
 from finlab import files, show
 from finlab.evaluate import raters
-from finlab.run import report
+from finlab.run.reports import page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 HIT = "document.documentElement.setAttribute('data-hit', 1)"
@@ -84,7 +84,7 @@ def report_page(folder):
     }
     files.write_json(step / "manifest.json", manifest)
     files.write_json(step / "metrics.json", {"loss": 1.0})
-    return report.write(run)
+    return page.write(run)
 
 
 @needs_chromium

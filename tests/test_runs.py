@@ -15,7 +15,8 @@ import pytest
 
 from finlab import paths
 from finlab.run import locks, progress, recipe, runner
-from finlab.run.step import data_fingerprints, read_manifest
+from finlab.run.keys import data_fingerprints
+from finlab.run.manifests import read_manifest
 
 
 def manifest(project, step):

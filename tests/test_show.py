@@ -7,7 +7,7 @@ import pytest
 
 from finlab import show
 from finlab.models import tokenization
-from finlab.run import report
+from finlab.run.reports import page
 
 
 def test_tables_show_every_row_and_escape():
@@ -56,4 +56,4 @@ def test_mask_colours_what_is_learnt(tiny):
 def test_report_needs_a_finished_step(tmp_path):
 
     with pytest.raises(ValueError, match="holds no finished step"):
-        report.write(tmp_path)
+        page.write(tmp_path)

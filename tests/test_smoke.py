@@ -18,7 +18,7 @@ from openpyxl import load_workbook
 
 from finlab import files, paths
 from finlab.run import recipe
-from finlab.run.step import read_manifest
+from finlab.run.manifests import read_manifest
 from tests.conftest import finlab_run, metrics, settings
 from tests.test_judge import Server, fill
 

@@ -14,8 +14,10 @@ import psutil
 
 from finlab import paths
 from finlab.commands import checks
-from finlab.run import recipe, report, staleness, step
+from finlab.run import keys, recipe, staleness
+from finlab.run.manifests import read_manifest
 from finlab.run.parameters import SET_BY_RUNNER
+from finlab.run.reports import page, results
 from finlab.run.runner import StepFailed, StopFlag, chosen_steps, execute
 
 
@@ -75,13 +77,13 @@ def _run(arguments: argparse.Namespace) -> int:
     _pass_on_sigterm(stop)
     plan = recipe.load(arguments.recipe, arguments.overrides)
     for each in plan.steps:
-        step.check_paths(each.parameters, each.name)
+        keys.check_paths(each.parameters, each.name)
     chosen = chosen_steps(plan, arguments.first, arguments.last, arguments.only)
     run_dir = _run_dir(plan, arguments.run_dir)
     if arguments.dry_run:
         return _dry_run(plan, chosen, run_dir, arguments.all)
     if not arguments.force:
-        waiting = [each for each in chosen if step.read_manifest(run_dir / each.name) is None]
+        waiting = [each for each in chosen if read_manifest(run_dir / each.name) is None]
         checks.require_feasible(plan, waiting, run_dir)
     for name in arguments.accept:
         _accept(plan, name, run_dir)
@@ -96,8 +98,8 @@ def _run(arguments: argparse.Namespace) -> int:
         reason = str(error) or "stopped"
         print(f"{reason}; finished steps are kept, resume: {resume}", file=sys.stderr)
         return 130
-    page = report.write(run_dir)
-    print(f"\n{report.text_table(run_dir)}\nreport: {page}")
+    written = page.write(run_dir)
+    print(f"\n{results.text_table(run_dir)}\nreport: {written}")
     return 0
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from finlab import paths
 from finlab.commands.tables import table
 from finlab.files import size_text
-from finlab.run import comparison, report, status, tidying
+from finlab.run import comparison, status, tidying, twins
+from finlab.run.reports import page
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -42,6 +43,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     write_report = commands.add_parser("report", help="write the HTML report of a run")
     _add_run(write_report)
+    write_report.add_argument(
+        "--lang", default="zh", choices=twins.LANGUAGES, help="what the page shows at first"
+    )
     write_report.set_defaults(function=_report)
 
 
@@ -144,5 +148,6 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     """Write the report of a run."""
-    print(f"report: {report.write(_find_run(arguments.run))}")
+    written = page.write(_find_run(arguments.run), arguments.lang)
+    print(f"report: {written}")
     return 0

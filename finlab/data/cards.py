@@ -65,7 +65,7 @@ from finlab.data import (
     schemas,
 )
 from finlab.data.card_schema import Card
-from finlab.run import step
+from finlab.run import keys
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -375,4 +375,4 @@ def quarantined_rows(
 
 
 # A step's key knows a card by its fingerprint, and refuses a wrong card before anything runs.
-step.use_cards(lambda name: fingerprint(read(name)), lambda name: read(name).licence)
+keys.use_cards(lambda name: fingerprint(read(name)), lambda name: read(name).licence)

@@ -13,7 +13,14 @@ from pathlib import Path
 from finlab import files
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CHANGES_NO_RESULT = ("finlab.show", "finlab.run.report", "finlab.commands")
+CHANGES_NO_RESULT = (
+    "finlab.show",
+    "finlab.run.reports",
+    "finlab.run.twins",
+    "finlab.run.recording",
+    "finlab.run.refusals",
+    "finlab.commands",
+)
 
 
 def module_file(name: str) -> Path | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files
+from finlab.run.manifests import is_previous, read_manifest
 from finlab.run.parameters import SET_BY_RUNNER
-from finlab.run.step import read_manifest
 
 # Of a score, what tells which score it is.
 SCORE_NAME = ("model", "benchmark", "setting")
@@ -24,7 +24,7 @@ def _finished(run_dir: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for folder in sorted(run_dir.glob("*/")):
         manifest = read_manifest(folder)
-        if manifest is not None and not folder.name.endswith(".previous"):
+        if manifest is not None and not is_previous(folder):
             found[folder.name] = manifest
     if not found:
         raise ValueError(f"{run_dir} holds no finished step, so there is nothing to compare")

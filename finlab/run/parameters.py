@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from finlab import files, paths
 
-SET_BY_RUNNER = ("run_dir", "step")
+SET_BY_RUNNER = ("run_dir", "step", "rerun")
 NOTEBOOK_NAME = re.compile(r"\w+")
 # All that an annotation in a parameters cell may use.
 TYPES = {

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
-from finlab.run import integrity, locks, recipe
+from finlab.run import integrity, locks, recipe, recording
+from finlab.run.keys import data_fingerprints, step_key
+from finlab.run.manifests import read_manifest, upstream_manifests
 from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.progress import Progress
-from finlab.run.step import data_fingerprints, read_manifest, step_key, upstream_manifests
 
 BASE_NOTEBOOK = "00_base_model"
 
@@ -101,6 +103,7 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
     output = folder / f"{step.notebook}.ipynb"
     values = {name: step.parameters[name] for name in step.changed}
     values |= {"run_dir": str(run_dir), "step": step.name}
+    os.environ[recording.BATCH] = "1"  # papermill keeps the notebook, and this decides what runs
     progress = Progress(head, folder / "log.jsonl")
     progress.start()
     try:
@@ -193,7 +196,7 @@ def execute(
             _check_context(plan, chosen, run_dir)
             _run_notebook(step, run_dir, head, stop)
             if stop:  # the step ended before the signal could stop it
-                raise KeyboardInterrupt(f"stopped by SIGTERM after step '{step.name}'")
+                raise KeyboardInterrupt(f"stopped after step '{step.name}'")
 
 
 def _check_context(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:

@@ -13,14 +13,9 @@ from typing import Any
 
 from finlab import files
 from finlab.run import integrity, recipe
+from finlab.run.keys import code_behind, data_fingerprints, step_key
+from finlab.run.manifests import read_manifest, upstream_manifests
 from finlab.run.parameters import SET_BY_RUNNER
-from finlab.run.step import (
-    code_behind,
-    data_fingerprints,
-    read_manifest,
-    step_key,
-    upstream_manifests,
-)
 
 
 def why(step: recipe.Step, run_dir: Path) -> list[str] | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from finlab import files
 from finlab.run import integrity, locks, recipe, staleness
+from finlab.run.manifests import is_previous, read_manifest
 from finlab.run.progress import progress_text
-from finlab.run.step import read_manifest
 
 FINISHED = "finished"
 NOT_FINISHED = "not finished: run it again"
@@ -48,7 +48,7 @@ def steps(run_dir: Path, verify: bool = False) -> list[StepState]:
     names = list(planned)
     folders = [path.parent for path in run_dir.glob("*/key")]
     for folder in sorted(folders, key=lambda folder: (folder / "key").stat().st_mtime):
-        if folder.name not in names and not folder.name.endswith(".previous"):
+        if folder.name not in names and not is_previous(folder):
             names.append(folder.name)
     if not folders:
         return []
@@ -122,7 +122,7 @@ def summary(run_dir: Path) -> dict[str, Any]:
     manifests = []
     for folder in run_dir.glob("*/"):
         manifest = read_manifest(folder)
-        if manifest and not folder.name.endswith(".previous"):
+        if manifest and not is_previous(folder):
             manifests.append(manifest)
     planned = _planned(run_dir)
     try:

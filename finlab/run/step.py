@@ -2,7 +2,7 @@
 
     run = start_step("03_lora_pretraining", globals())
     ...
-    run.finish({"tokens": 120_000, ...})
+    run.finish({"tokens": 120_000, ...}, headline=Headline(lines=[...]))
 
 The two calls are the same whether a person runs the notebook in JupyterLab, papermill runs it, or
 `finlab run` does. `runs/<name>/<step>/` then holds
@@ -18,171 +18,28 @@ The manifest is written last, by rename: where it stands, the step is complete.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
-from finlab.run import code, environment, integrity, locks, model_card, recipe
-from finlab.run.parameters import SET_BY_RUNNER, cells_of, check, declared_parameters
-
-# Set by finlab.data.cards: `run` knows data cards by their fingerprint and their licence alone.
-_card_fingerprint: Callable[[str], str] | None = None
-_card_licence: Callable[[str], str] | None = None
-
-
-def use_cards(fingerprint: Callable[[str], str], licence: Callable[[str], str]) -> None:
-    """Say how a data card, given by name, is fingerprinted, and what its licence is."""
-    global _card_fingerprint, _card_licence
-    _card_fingerprint, _card_licence = fingerprint, licence
-
-
-# --- the key -------------------------------------------------------------------------------------
-def data_fingerprints(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return {name or path: fingerprint} of the data that a step's parameters name.
-
-    Data are the cards of `*_cards` parameters, and the files and folders that other values name.
-
-    Raises:
-        ValueError: A card is wrong, or a named file or folder is not there.
-    """
-    found = {}
-    for name, value in parameters.items():
-        if name.endswith("_cards"):
-            for card in value:
-                found[card] = _card_fingerprint(card)
-        elif isinstance(value, list):
-            found |= _listed_files(value)
-        elif isinstance(value, str) and name not in SET_BY_RUNNER:
-            found |= _named_file(name, value)
-    return found
-
-
-def _listed_files(values: list[Any]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        if isinstance(value, str) and "/" in value and paths.resolve(value).exists():
-            path = paths.resolve(value)
-            found[str(path)] = files.fingerprint([path])
-    return found
-
-
-def _named_file(name: str, value: str) -> dict[str, str]:
-    """Return the fingerprint of a file or folder; a hub id such as `owner/name` has none."""
-    must_exist = value.startswith(("$", "/", ".", "~"))
-    if name.endswith("_file"):
-        must_exist = bool(value)
-    elif "/" not in value:
-        return {}
-    if not value:
-        return {}
-    path = paths.resolve(value)
-    if path.exists():
-        return {value: files.fingerprint([path])}
-    if must_exist:
-        raise ValueError(f"parameter '{name}': there is nothing at {path}: correct the path")
-    return {}
-
-
-def check_paths(parameters: dict[str, Any], step: str) -> None:
-    """Refuse a parameter that names a file or folder which is not there, before anything runs.
-
-    Args:
-        parameters: All values of a step.
-        step: Its name, for errors.
-    """
-    for name, value in parameters.items():
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, str) and name not in SET_BY_RUNNER and "\n" not in each:
-                try:
-                    _named_file(name, each)
-                except ValueError as error:
-                    raise ValueError(f"step '{step}', {error}") from None
-
-
-def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]) -> str:
-    """Return the key of a step: equal keys mean equal results, so the step need not run again.
-
-    Args:
-        notebook: The notebook's name. Its code counts, and the code of finlab behind it.
-        parameters: All parameter values. The folder of the run does not count.
-        upstream: {step: key} of the steps that it reads.
-    """
-    values = {name: value for name, value in parameters.items() if name != "run_dir"}
-    return files.digest(
-        notebook, code_behind(notebook), values, upstream, data_fingerprints(parameters)
-    )
-
-
-def code_behind(notebook: str) -> dict[str, str]:
-    """Return {file: hash} of a notebook's own cells and of the code of finlab behind them.
-
-    Args:
-        notebook: The notebook's name.
-    """
-    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
-    sources = [cell["source"] for cell in cells_of(path)]
-    own = {f"notebooks/{notebook}.ipynb": files.digest(sources)[:16]}
-    return own | code.code_parts("\n".join(sources))
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a complete step, or None; a broken one counts as none."""
-    try:
-        manifest = files.read_json(folder / "manifest.json")
-        return manifest if manifest["key"] and manifest["inputs"]["steps"] is not None else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> dict[str, dict]:
-    """Return {step: manifest} of the steps that a step reads.
-
-    Args:
-        run_dir: The run.
-        step: The step that reads, for errors.
-        parameters: Its values.
-
-    Raises:
-        ValueError: One of them is not finished.
-    """
-    found = {}
-    for need in recipe.needs(parameters):
-        manifest = read_manifest(run_dir / need)
-        if manifest is None:
-            raise ValueError(
-                f"step '{step}' reads step '{need}', which is not finished in {run_dir}: "
-                f"run it first, for example `finlab run smoke --run-dir {run_dir} --only {need}`, "
-                "or Run All of its notebook"
-            )
-        earlier = integrity.outdated(run_dir, manifest, read_manifest)
-        if earlier:
-            raise ValueError(
-                f"step '{step}' reads step '{need}', which was made from an earlier '{earlier}' "
-                f"than the one in {run_dir}: run '{need}' again first (--from {need})"
-            )
-        found[need] = manifest
-    return found
-
-
-def require_whole(run_dir: Path, upstream: dict[str, dict]) -> None:
-    """Refuse to read steps whose files are no longer those that they left.
-
-    Args:
-        run_dir: The run.
-        upstream: {step: manifest} of the steps that are to be read.
-    """
-    for name, manifest in upstream.items():
-        found = integrity.damaged_step(run_dir / name, manifest, thorough=True)
-        if found:
-            raise ValueError(
-                f"step '{name}' in {run_dir} was finished and is damaged since: {found}: "
-                f"run it again (--from {name})"
-            )
+from finlab.run import (
+    environment,
+    integrity,
+    locks,
+    model_card,
+    parameters,
+    recipe,
+    recording,
+    refusals,
+)
+from finlab.run.headline import Headline
+from finlab.run.keys import card_licence, code_behind, data_fingerprints, step_key
+from finlab.run.manifests import read_manifest, require_whole, upstream_manifests
 
 
 # --- a started step ------------------------------------------------------------------------------
@@ -198,6 +55,7 @@ class Run:
         key: The step's key, from `step_key`.
         upstream: {step: manifest} of the steps that it reads.
         resumed: Whether it goes on from the checkpoints of a run that died.
+        recorder: Notes what the notebook shows, where nobody else keeps it.
         started: When it started, in seconds since 1970.
     """
 
@@ -208,6 +66,7 @@ class Run:
     key: str
     upstream: dict[str, dict]
     resumed: bool
+    recorder: recording.Recorder | None = None
     started: float = field(default_factory=time.time)
 
     @property
@@ -234,15 +93,18 @@ class Run:
             )
         return self.folder.parent / step / "artifact"
 
-    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Write metrics and manifest, drop the checkpoints and release the folder.
+    def finish(self, metrics: dict[str, Any], headline: Headline | None = None) -> dict[str, Any]:
+        """Write metrics and manifest, keep the notebook, drop checkpoints, say what is next.
 
         Args:
             metrics: What the step measured; it must be JSON without NaN.
+            headline: What the first page of the report shall say of it.
 
         Returns:
             The metrics.
         """
+        if headline:
+            metrics = {**metrics, **headline.save(self.folder)}
         files.write_json(self.folder / "metrics.json", metrics)
         licences = self._licences()
         model_card.write(
@@ -261,7 +123,28 @@ class Run:
         locks.release(self.folder)
         for name in self.upstream:
             locks.release(self.folder.parent / name)
+        print(self._farewell(manifest))
+        if self.recorder:
+            self.recorder.folder = self.folder
         return metrics
+
+    def _farewell(self, manifest: dict[str, Any]) -> str:
+        """Say what is complete, where it lies, what it took, and what comes next.
+
+        Args:
+            manifest: Of the finished step.
+        """
+        seconds, gigabytes = manifest["seconds"], manifest["peak_bytes"] / 1e9
+        text = (
+            f"Step '{self.step}' is complete: {seconds:.0f} s, at most {gigabytes:.1f} GB, "
+            f"in {self.folder}."
+        )
+        later = [name for name in parameters.notebook_names() if name > self.notebook]
+        if later:
+            text += f" Next: {later[0]}."
+        if self.recorder:
+            text += " Shut this kernel down (Kernel menu) to give its memory back."
+        return text
 
     def _licences(self) -> dict[str, str]:
         """Return {card: licence} of all data that this step and those behind it train on."""
@@ -269,7 +152,7 @@ class Run:
         for manifest in self.upstream.values():
             found |= manifest.get("licences", {})
         for card in model_card.trained_cards(self.parameters):
-            found[card] = _card_licence(card)
+            found[card] = card_licence(card)
         return found
 
     def _recipe(self) -> str:
@@ -327,35 +210,64 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
     """Start a step from a notebook's own parameters.
 
     A step that died goes on from its checkpoints if its key is still the same; else its folder is
-    cleared. A complete result that is replaced is kept once, as `<step>.previous`.
+    cleared. A complete result is never deleted: one that is replaced stays beside the new one, as
+    `<step>.previous`, `<step>.previous2` and so on.
 
     Args:
         notebook: The notebook's name, such as `03_lora_pretraining`.
         variables: The notebook's `globals()`, which hold its parameters.
 
     Raises:
-        ValueError: A parameter has the wrong type, or a step that it reads is not finished.
+        ValueError: A parameter has the wrong type.
+        NotReady: A step that it reads is not finished, or is damaged.
+        AlreadyFinished: The step is finished, nothing has changed, and `rerun` is not set.
         Busy: Another process works in the step's folder.
     """
-    declarations = declared_parameters(notebook)
-    parameters = {name: variables[name] for name in declarations}
-    check(parameters, declarations, notebook)
-    run_dir = paths.resolve(parameters["run_dir"])
-    name = parameters["step"]
-    for need in recipe.needs(parameters):
+    refusals.show_as_sentences()
+    declarations = parameters.declared_parameters(notebook)
+    values = {name: variables[name] for name in declarations}
+    parameters.check(values, declarations, notebook)
+    run_dir = paths.resolve(values["run_dir"])
+    name = values["step"]
+    for need in recipe.needs(values):
         if (run_dir / need).is_dir():
             locks.hold(run_dir / need, seconds=20, shared=True)
-    upstream = upstream_manifests(run_dir, name, parameters)
+    upstream = upstream_manifests(run_dir, name, values)
     require_whole(run_dir, upstream)
     keys = {need: manifest["key"] for need, manifest in upstream.items()}
-    key = step_key(notebook, parameters, keys)
+    key = step_key(notebook, values, keys)
     folder = run_dir / name
+    # The runner has decided already whether the step runs.
+    if not (values.get("rerun") or os.environ.get(recording.BATCH)):
+        _keep_finished(folder, key)
     # The kernel of a killed run needs a moment to notice and end.
     locks.hold(folder, seconds=20)
     resumed = _prepare_folder(folder, key)
     environment.quiet()
-    environment.seed_all(parameters.get("seed", 0))
-    return Run(notebook, name, parameters, folder, key, upstream, resumed)
+    environment.seed_all(values.get("seed", 0))
+    recorder = recording.start(notebook, values)
+    return Run(notebook, name, values, folder, key, upstream, resumed, recorder)
+
+
+def _keep_finished(folder: Path, key: str) -> None:
+    """Refuse to run a step again that is finished and would give the same result.
+
+    Args:
+        folder: The step's.
+        key: The key that it would have now.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or key not in (manifest["key"], manifest.get("accepted", {}).get("key")):
+        return
+    if integrity.damaged_step(folder, manifest):
+        return
+    for held in folder.parent.glob("*/"):
+        locks.release(held)
+    raise refusals.AlreadyFinished(
+        f"Step '{folder.name}' is finished already ({manifest['finished'][:16]}) and nothing has "
+        f"changed: its result in {folder} is kept, and Run All stops here. "
+        "To run it all the same, set rerun = True in the first code cell."
+    )
 
 
 def _prepare_folder(folder: Path, key: str) -> bool:
@@ -365,10 +277,8 @@ def _prepare_folder(folder: Path, key: str) -> bool:
     same_key = key_file.exists() and key_file.read_text() == key
     resumed = not complete and same_key and (folder / "checkpoints").is_dir()
     if complete:
-        previous = folder.with_name(f"{folder.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
         locks.release(folder)
-        folder.rename(previous)
+        folder.rename(_place_of_previous(folder))
         locks.hold(folder)
     stays = {".lock"}
     if resumed:
@@ -383,3 +293,13 @@ def _prepare_folder(folder: Path, key: str) -> bool:
     (folder / "artifact").mkdir()
     key_file.write_text(key)
     return resumed
+
+
+def _place_of_previous(folder: Path) -> Path:
+    """Return where a result goes that a new one replaces; nothing lies there yet."""
+    number = 1
+    while True:
+        path = folder.with_name(f"{folder.name}.previous{'' if number == 1 else number}")
+        if not path.exists():
+            return path
+        number += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finlab.run import locks
-from finlab.run.step import read_manifest
+from finlab.run.manifests import is_previous, read_manifest
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ def spare(run_dir: Path, checkpoints: bool = False) -> list[Spare]:
         checkpoints: The checkpoints of unfinished steps too; those steps then begin anew.
     """
     found: list[Spare] = []
-    for path in sorted(run_dir.glob("*.previous")):
+    for path in sorted(run_dir.glob("*.previous*")):
         found.append(_spare(path, "the result that a later one replaced"))
     for path in sorted(run_dir.glob("*/checkpoints")):
-        if path.parent.name.endswith(".previous"):
+        if is_previous(path.parent):
             continue
         if read_manifest(path.parent) is not None:
             found.append(_spare(path, "checkpoints of a finished step"))

@@ -1,9 +1,12 @@
-"""The plots and tables of the notebooks. The only room that draws."""
+"""The plots, tables and headlines of the notebooks. The only room that draws."""
 
-from finlab.show.plots import bars, curve, flow, gain, lines, style
+from finlab.show.figures import Drawing, style
+from finlab.show.plots import bars, curve, gain, lines, ranked
+from finlab.show.streams import flow
 from finlab.show.tables import Html, Table, comparison, mask, table
 
 __all__ = [
+    "Drawing",
     "Html",
     "Table",
     "bars",
@@ -13,6 +16,7 @@ __all__ = [
     "gain",
     "lines",
     "mask",
+    "ranked",
     "style",
     "table",
 ]

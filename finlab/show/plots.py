@@ -1,79 +1,23 @@
-"""Plots: their look, curves, bars, and a ledger drawn as a stream."""
+"""Plots: curves, bars, intervals, and what was gained against what was lost."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import matplotlib
-import matplotlib.pyplot as plt
 import matplotlib.ticker
-import numpy
-import pandas
-from matplotlib import font_manager
+
+from finlab.show import alt_texts
+from finlab.show.figures import COLOURS, axes_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from finlab.show.figures import Drawing
 
-COLOURS = {"before": "#9aa5b1", "after": "#c0392b", "finance": "#c0392b", "general": "#2c6e9b"}
-CHINESE_FONTS = (
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "Source Han Sans CN",
-    "WenQuanYi Micro Hei",
-    "PingFang SC",
-    "Microsoft YaHei",
-)
-LOOK = {
-    "font.family": ["sans-serif"],
-    "axes.unicode_minus": False,
-    "figure.dpi": 100,
-    "figure.figsize": (7.5, 3.4),
-    "figure.autolayout": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINE_STYLES = ("-", "--", "-.", ":")
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of the axes
 
 
-def style() -> str:
-    """Set the look of the figures and a font with Chinese glyphs; return the font's name.
-
-    An installed font is used where there is one, else Noto Sans CJK from the `mplfonts` package.
-    """
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    name = next((font for font in CHINESE_FONTS if font in known), "")
-    if not name:
-        import mplfonts
-
-        path = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
-        font_manager.fontManager.addfont(str(path))
-        name = font_manager.FontProperties(fname=str(path)).get_name()
-    plt.rcParams.update(LOOK | {"font.sans-serif": [name, "DejaVu Sans"]})
-    return name
-
-
-# --- plots ---------------------------------------------------------------------------------------
-def _axes(**options: Any) -> tuple[Figure, Axes]:
-    """Return a new figure with axes.
-
-    It is closed, so that it is shown only where it is returned.
-
-    Args:
-        **options: For `plt.subplots`.
-    """
-    style()
-    figure, axes = plt.subplots(**options)
-    plt.close(figure)
-    return figure, axes
-
-
-def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = "") -> Figure:
+def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = "") -> Drawing:
     """Plot logged quantities over optimizer steps.
 
     Args:
@@ -98,7 +42,9 @@ def lines(
     least: bool = True,
     scale: str = "linear",
     bands: dict[str, dict[float, tuple[float, float]]] | None = None,
-) -> Figure:
+    marks: dict[float, str] | None = None,
+    families: dict[str, str] | None = None,
+) -> Drawing:
     """Plot one line for each label, with its interval where it has one.
 
     Args:
@@ -109,12 +55,15 @@ def lines(
         least: Whether to mark the lowest point of each line.
         scale: Of y, `linear` or `log`.
         bands: {label: {x: (low, high)}}, drawn behind the line.
+        marks: {x: text}, each a dotted line from top to bottom with its text.
+        families: {label: family}; the lines of a family have one colour, and differ in their dots.
     """
-    figure, axes = _axes()
+    figure, axes = axes_of()
+    looks = _looks(list(values), families)
     for label, points in values.items():
         marker = "o" if len(points) < 40 else ""
         xs, ys = list(points), list(points.values())
-        (line,) = axes.plot(xs, ys, label=label, marker=marker, markersize=3)
+        (line,) = axes.plot(xs, ys, label=label, marker=marker, markersize=3, **looks[label])
         if bands and label in bands:
             lows, highs = zip(*bands[label].values())
             axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
@@ -127,11 +76,38 @@ def lines(
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    for x, text in (marks or {}).items():
+        axes.axvline(x, color="#555", linestyle=":", linewidth=1)
+        place = {"xy": (x, 1), "xycoords": ("data", "axes fraction")}
+        offset = {"xytext": (3, -2), "textcoords": "offset points"}
+        axes.annotate(text, **place, **offset, va="top", fontsize=8, color="#555")
     if len(values) > 2:
         axes.legend(**BESIDE, fontsize=8)
     elif len(values) > 1:
         axes.legend()
+    figure.alt = alt_texts.of_lines(values, xlabel, ylabel, title)
     return figure
+
+
+def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict[str, str]]:
+    """Return the colour and the dots of each line.
+
+    Args:
+        labels: Of the lines.
+        families: As for `lines`.
+    """
+    if not families:
+        return {label: {} for label in labels}
+    known = list(dict.fromkeys(families.values()))
+    looks = {}
+    members: dict[str, int] = {}
+    for label in labels:
+        family = families.get(label, "")
+        place = members.get(family, 0)
+        members[family] = place + 1
+        colour = f"C{known.index(family)}" if family in known else "#555"
+        looks[label] = {"color": colour, "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+    return looks
 
 
 def bars(
@@ -140,7 +116,7 @@ def bars(
     title: str = "",
     chance: float | None = None,
     intervals: dict[tuple[str, str], tuple[float, float]] | None = None,
-) -> Figure:
+) -> Drawing:
     """Draw grouped bars.
 
     Args:
@@ -152,7 +128,7 @@ def bars(
     """
     series = list(dict.fromkeys(name for group in values.values() for name in group))
     width = 0.8 / len(series)
-    figure, axes = _axes(figsize=(max(7.5, 0.42 * len(values) * len(series)), 3.6))
+    figure, axes = axes_of(figsize=(max(7.5, 0.42 * len(values) * len(series)), 3.6))
     for number, name in enumerate(series):
         offset = (number - (len(series) - 1) / 2) * width
         places, heights, ends = [], [], []
@@ -181,6 +157,50 @@ def bars(
     axes.margins(y=0.15)
     if len(series) > 1 or chance is not None:
         axes.legend(**BESIDE)
+    figure.alt = alt_texts.of_bars(values, ylabel, title)
+    return figure
+
+
+def ranked(
+    values: dict[str, dict[str, tuple[float, float, float]]],
+    xlabel: str,
+    title: str = "",
+    chance: float | None = None,
+) -> Drawing:
+    """Draw a value with its interval for each name, one row a name, one panel a group.
+
+    It stays readable with twenty names, where bars do not.
+
+    Args:
+        values: {group: {name: (value, low, high)}}.
+        xlabel: What the value is.
+        title: Of the figure.
+        chance: Where to draw a dashed line.
+    """
+    names = list(dict.fromkeys(name for group in values.values() for name in group))
+    height = 1.1 + 0.26 * len(names)
+    shape = {"ncols": len(values), "sharey": True, "sharex": True, "squeeze": False}
+    figure, panels = axes_of(figsize=(7.5, height), **shape)
+    for axes, (group, of_group) in zip(panels[0], values.items(), strict=True):
+        for name, (value, low, high) in of_group.items():
+            row = names.index(name)
+            dot = {"fmt": "o", "color": "#c0392b", "ecolor": "#333", "capsize": 2, "markersize": 4}
+            axes.errorbar([value], [row], xerr=[[value - low], [high - value]], **dot)
+        if chance is not None:
+            axes.axvline(chance, color="#333", linestyle="--", linewidth=1)
+            place = {"xy": (chance, 0), "xycoords": ("data", "axes fraction")}
+            offset = {"xytext": (3, 2), "textcoords": "offset points"}
+            axes.annotate(f"chance {chance:.2f}", **place, **offset, fontsize=7, color="#333")
+        axes.set_title(group, fontsize=10)
+        axes.set_xlabel(xlabel, fontsize=9)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.margins(x=0.08)
+    panels[0][0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    plain = {}
+    for group, of_group in values.items():
+        plain[group] = {name: value for name, (value, _, _) in of_group.items()}
+    figure.alt = alt_texts.of_bars(plain, xlabel, title)
     return figure
 
 
@@ -189,7 +209,7 @@ def gain(
     across: str,
     up: str,
     title: str = "",
-) -> Figure:
+) -> Drawing:
     """Draw what was gained against what was lost.
 
     Args:
@@ -198,110 +218,19 @@ def gain(
         up: What lies on the vertical axis.
         title: Of the figure.
     """
-    figure, axes = _axes(figsize=(7.5, 4.6))
+    figure, axes = axes_of(figsize=(7.5, 4.6))
     for number, (name, found) in enumerate(points.items()):
         x, left, right = found[across]
         y, low, high = found[up]
         errors = {"xerr": [[x - left], [right - x]], "yerr": [[y - low], [high - y]]}
-        dot = {"fmt": "o", "color": f"C{number}", "elinewidth": 1, "capsize": 2}
-        axes.errorbar([x], [y], **errors, **dot, label=name)
+        colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
+        dot = {"fmt": marker, "color": colour, "markersize": 7, "elinewidth": 0.8}
+        # Rounded models lie on one another: thin intervals and other marks keep them apart.
+        axes.errorbar([x], [y], **errors, **dot, markerfacecolor="none", alpha=0.85, label=name)
     axes.axhline(0, color="#333", linewidth=0.8)
     axes.axvline(0, color="#333", linewidth=0.8)
     axes.set(xlabel=f"difference in {across} accuracy", title=title)
     axes.set(ylabel=f"difference in {up} accuracy")
-    axes.legend(**BESIDE)
+    axes.legend(**BESIDE, fontsize=8)
+    figure.alt = alt_texts.of_points(points, across, up, title)
     return figure
-
-
-# --- the ledger as a stream ----------------------------------------------------------------------
-EASE = [3 * part**2 - 2 * part**3 for part in numpy.linspace(0, 1, 13)]  # from 0 to 1, smoothly
-
-
-def _shares_taken(rows: list[dict], end: str, least: float) -> pandas.DataFrame:
-    """Return what each reason took of each source, as shares of all that was read.
-
-    Args:
-        rows: {source, reason, tokens}.
-        end: The reason that is no loss, and is left out.
-        least: Reasons that took less are added up as `other`.
-
-    Returns:
-        Sources are the columns, the largest first; the first row is `read`.
-    """
-    frame = pandas.DataFrame(rows)
-    frame = frame[frame.reason != end]
-    shares = frame.pivot_table(
-        index="reason", columns="source", values="tokens", aggfunc="sum", sort=False
-    ).fillna(0.0)
-    shares /= shares.loc["read"].sum() or 1
-    shares = shares[shares.loc["read"].sort_values(ascending=False, kind="stable").index]
-    losses = shares.drop("read")
-    small = losses.sum(axis=1).abs() < least
-    parts = [shares.loc[["read"]], losses[~small]]
-    if small.any():
-        other = losses[small].sum().to_frame("other").T
-        parts.insert(1, other)
-    return pandas.concat(parts)
-
-
-def flow(rows: list[dict], end: str, title: str = "", least: float = 0.002) -> Figure:
-    """Draw a ledger as a stream: a band for each source, and a branch for each loss.
-
-    Args:
-        rows: {source, reason, tokens}, from `read` to `end`.
-        end: The last reason.
-        title: Of the figure.
-        least: Reasons that take less of all tokens are drawn together as `other`.
-    """
-    taken = _shares_taken(rows, end, least)
-    left = taken.loc["read"]
-    losses = taken.drop("read")
-    figure, axes = _axes(figsize=(max(7.5, 1.15 * len(losses) + 3), 4.6))
-    ground = 0.0
-    for place, (reason, parts) in enumerate(losses.iterrows()):
-        after, lost = left - parts, parts.sum()
-        ground_after = ground + max(lost, 0)
-        _draw_bands(axes, place, (left, ground), (after, ground_after))
-        if lost > 0:
-            branch = [place + 0.35, place + 0.65]
-            below, above = [-0.06, -0.06], [ground, ground + lost]
-            axes.fill_between(branch, below, above, color="#9aa5b1", alpha=0.45, linewidth=0)
-        label = {"ha": "right", "va": "top", "rotation": 35, "rotation_mode": "anchor"}
-        axes.text(place + 0.5, -0.1, f"{reason}\n{-lost:+.1%}", fontsize=8, **label)
-        left, ground = after, ground_after
-    rest = left.sum()
-    axes.text(len(losses) + 0.05, ground + rest / 2, f"{end}\n{rest:.1%}", va="center", fontsize=9)
-    axes.set(xlim=(0, len(losses) + 0.6), ylim=(-0.1, None), xticks=[])
-    axes.set(ylabel="share of tokens read", title=title)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, reverse=True)
-    axes.spines["bottom"].set_visible(False)
-    axes.grid(False)
-    return figure
-
-
-def _draw_bands(
-    axes: Axes,
-    place: int,
-    begin: tuple[pandas.Series, float],
-    end: tuple[pandas.Series, float],
-) -> None:
-    """Draw one step of the stream: each source's band from its height at the left to the right.
-
-    Args:
-        axes: Where to draw.
-        place: The step's place from the left.
-        begin: ({source: share}, height of the ground) at the left.
-        end: The same at the right.
-    """
-    across = numpy.linspace(place, place + 1, 13)
-    (left, left_ground), (right, right_ground) = begin, end
-    number = len(left)
-    for source in reversed(left.index):  # the largest source on top
-        number -= 1
-        tops = left_ground + left[source], right_ground + right[source]
-        low = [left_ground + (right_ground - left_ground) * part for part in EASE]
-        high = [tops[0] + (tops[1] - tops[0]) * part for part in EASE]
-        label = None if place else source
-        colour = f"C{number % 10}"
-        axes.fill_between(across, low, high, color=colour, alpha=0.75, linewidth=0, label=label)
-        left_ground, right_ground = tops

@@ -54,7 +54,7 @@ def fit(
     """Build a trainer, resume it where it stopped, train, and log to disk.
 
     With an eval_dataset the loss before and after training is logged, and between as
-    `args.eval_strategy` says. SIGTERM saves a checkpoint at the end of the step.
+    `args.eval_strategy` says. SIGTERM or an interrupt saves a checkpoint at the end of the step.
 
     Args:
         trainer_class: A trainer of TRL or transformers.
@@ -163,8 +163,8 @@ def _train(
     step = trainer.state.global_step
     if stop.wanted and step < trainer.state.max_steps:
         raise KeyboardInterrupt(
-            f"stopped by SIGTERM after step {step} of {trainer.state.max_steps}; "
-            "the checkpoint is saved, run it again to go on"
+            f"stopped after step {step} of {trainer.state.max_steps}; the checkpoint is saved in "
+            f"{trainer.args.output_dir}: run it again to go on from there"
         )
     if trainer.eval_dataset is not None and logger.evaluated != step:
         trainer.evaluate()

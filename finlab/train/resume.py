@@ -42,7 +42,9 @@ class StopRequest:
         self.file = file
 
     def want(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Ask to stop; fits as a signal handler."""
+        """Ask to stop; fits as a signal handler. A second interrupt does not wait."""
+        if self.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt("stopped at once: training goes on from its last checkpoint")
         self.wanted = True
         if self.file:
             self.file.touch()
@@ -65,16 +67,22 @@ class StopRequest:
 
 @contextlib.contextmanager
 def graceful_stop(file: Path | None = None) -> Iterator[StopRequest]:
-    """Take SIGTERM as a wish to stop at the next step's end, for the time of this context."""
+    """Take SIGTERM and an interrupt as a wish to stop at the next step's end, in this context.
+
+    An interrupt is JupyterLab's square button, or Ctrl-C. A second one stops at once.
+    """
     stop = StopRequest(file)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, stop.want)
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, stop.want)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from finlab import files
-from finlab.run.step import read_manifest
+from finlab.run.manifests import read_manifest
 from tests.conftest import FINLAB, finlab_run, metrics, settings, untimed
 
 SMALL = settings(
@@ -65,7 +65,7 @@ def terminate(finlab):
 EXPECTED = {
     kill_all: (-signal.SIGKILL, ""),
     kill_kernel: (1, "the kernel died"),
-    terminate: (130, "stopped by SIGTERM after step"),
+    terminate: (130, "stopped after step"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from finlab import files
 from finlab.models import tokenization
 from finlab.run import recipe
-from finlab.run.step import read_manifest
+from finlab.run.manifests import read_manifest
 from tests.conftest import FINLAB, finlab_run, metrics, settings
 from tests.test_smoke import cards_are_current
 

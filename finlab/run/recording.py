@@ -1,0 +1,201 @@
+"""Keep the executed notebook of a person in JupyterLab, as papermill keeps its own.
+
+A kernel does not see its notebook: outputs live in the browser until they are saved. So the
+recorder notes what each cell sends to the browser, and puts it into a copy of the notebook when
+the step finishes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finlab import paths
+from finlab.run.parameters import declared_parameters
+from finlab.run.refusals import current_shell
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
+
+SHOWN = ("stream", "display_data", "execute_result", "error")
+BATCH = "FINLAB_RUNNER"  # set where papermill runs the notebook, and keeps it itself
+
+
+class Recorder:
+    """Notes the cells of a notebook that run, and what they show.
+
+    Args:
+        shell: The notebook's.
+        notebook: Its name, such as `03_lora_pretraining`.
+        parameters: Their values.
+    """
+
+    def __init__(self, shell: InteractiveShell, notebook: str, parameters: dict[str, Any]):
+        self.shell = shell
+        self.notebook = notebook
+        self.parameters = parameters
+        self.cells: dict[str, tuple[str, str]] = {}  # {request: (id of the cell, its source)}
+        self.messages: dict[str, list[dict[str, Any]]] = {}  # {request: what it showed}
+        self.folder: Path | None = None
+        session = shell.kernel.session
+        self.send = session.send
+        session.send = self._note
+        shell.events.register("pre_run_cell", self._begin)
+        shell.events.register("post_run_cell", self._end)
+        # The cell that starts the step runs already.
+        parent = shell.get_parent()
+        source = parent.get("content", {}).get("code", "")
+        self._add(parent["header"]["msg_id"], _cell_id(parent), source)
+
+    def _add(self, request: str, cell: str, source: str) -> None:
+        """Note a cell that runs.
+
+        Args:
+            request: The id of the message that asked for it.
+            cell: Its id.
+            source: Its text.
+        """
+        self.cells[request] = (cell, source)
+
+    def _begin(self, info: ExecutionInfo) -> None:
+        """Note a cell that begins to run."""
+        request = self.shell.get_parent()["header"]["msg_id"]
+        self._add(request, info.cell_id or "", info.raw_cell)
+
+    def _end(self, _: Any) -> None:
+        """After the cell that finished the step, write the notebook and stop noting."""
+        if self.folder is None:
+            return
+        sys.stdout.flush()
+        self.write(self.folder)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop noting."""
+        self.shell.kernel.session.send = self.send
+        for event, function in (("pre_run_cell", self._begin), ("post_run_cell", self._end)):
+            if function in self.shell.events.callbacks[event]:
+                self.shell.events.unregister(event, function)
+
+    def _note(
+        self,
+        stream: Any,
+        message: Any,
+        content: Any = None,
+        parent: Any = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        """Stand before the session's `send`: note what is shown, and pass everything on."""
+        kind = message["msg_type"] if isinstance(message, dict) else message
+        if kind in (*SHOWN, "update_display_data"):
+            whole = message if isinstance(message, dict) else {"content": content}
+            above = whole.get("parent_header") or parent or {}
+            request = above.get("msg_id") or above.get("header", {}).get("msg_id", "")
+            shown = copy.deepcopy(whole["content"])
+            self.messages.setdefault(request, []).append({"kind": kind, "content": shown})
+        return self.send(stream, message, content, parent, *rest, **more)
+
+    def write(self, folder: Path) -> None:
+        """Write the executed notebook into the step's folder.
+
+        Args:
+            folder: The step's.
+        """
+        import nbformat
+
+        notebook = nbformat.read(paths.NOTEBOOKS / f"{self.notebook}.ipynb", 4)
+        places = {cell.id: place for place, cell in enumerate(notebook.cells)}
+        # Some editors have ids of their own; there a cell is known by its text.
+        by_source = {cell.source: place for place, cell in enumerate(notebook.cells)}
+        extra = []  # cells that somebody added: (place of the cell before it, cell)
+        last = 0
+        for count, (request, (cell_id, source)) in enumerate(self.cells.items(), 1):
+            outputs = _outputs(self.messages.get(request, []))
+            place = places.get(cell_id, by_source.get(source))
+            if place is not None:
+                last = place
+                cell = notebook.cells[last]
+            else:
+                cell = nbformat.v4.new_code_cell()
+                extra.append((last, cell))
+            cell.source = source
+            cell.outputs = outputs
+            cell.execution_count = count
+        for place, cell in reversed(extra):
+            notebook.cells.insert(place + 1, cell)
+        self._tell_parameters(notebook)
+        nbformat.write(notebook, folder / f"{self.notebook}.ipynb")
+
+    def _tell_parameters(self, notebook: Any) -> None:
+        """Put the values that are not the defaults behind the cell of parameters.
+
+        Args:
+            notebook: The notebook.
+        """
+        import nbformat
+
+        lines = []
+        for name, declared in declared_parameters(self.notebook).items():
+            if self.parameters[name] != declared.default:
+                lines.append(f"{name} = {self.parameters[name]!r}")
+        if not lines:
+            return
+        for place, cell in enumerate(notebook.cells):
+            if "parameters" in cell.metadata.get("tags", []):
+                told = nbformat.v4.new_code_cell("\n".join(lines))
+                told.metadata["tags"] = ["injected-parameters"]
+                notebook.cells.insert(place + 1, told)
+                return
+
+
+def _cell_id(parent: dict[str, Any]) -> str:
+    """Return the id of the cell that a request came from; empty where it does not say."""
+    return parent.get("metadata", {}).get("cellId", "")
+
+
+def _outputs(messages: list[dict[str, Any]]) -> list[Any]:
+    """Return the outputs of a cell from the messages that it sent.
+
+    Args:
+        messages: {kind, content}, in their order.
+    """
+    import nbformat
+
+    outputs: list[Any] = []
+    by_display: dict[str, Any] = {}
+    for message in messages:
+        content = message["content"]
+        display = content.get("transient", {}).get("display_id")
+        if message["kind"] == "update_display_data":
+            if display in by_display:
+                by_display[display].data = nbformat.from_dict(content["data"])
+            continue
+        told = {"header": {"msg_type": message["kind"]}, "content": content}
+        output = nbformat.v4.output_from_msg(told)
+        same = outputs and output.output_type == "stream" == outputs[-1].output_type
+        if same and outputs[-1].name == output.name:
+            outputs[-1].text += output.text
+            continue
+        outputs.append(output)
+        if display:
+            by_display[display] = output
+    return outputs
+
+
+def start(notebook: str, parameters: dict[str, Any]) -> Recorder | None:
+    """Begin to note what a notebook shows; None where papermill keeps it, or there is none.
+
+    Args:
+        notebook: Its name.
+        parameters: Their values.
+    """
+    shell = current_shell()
+    if shell is None or os.environ.get(BATCH):
+        return None
+    if not _cell_id(shell.get_parent() or {}):
+        return None  # a client that does not say which cell it runs keeps the notebook itself
+    return Recorder(shell, notebook, parameters)

@@ -1,0 +1,96 @@
+"""Pieces of HTML in two languages. A page shows the one that its reader has chosen."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+WORDS = {
+    "report": ("Report", "报告"),
+    "verdict": ("The result in five sentences", "五句话看结果"),
+    "figures": ("Three figures", "三张图"),
+    "warnings": ("Before you use it", "使用前须知"),
+    "cost": ("Time and cost", "时间与成本"),
+    "results": ("All main results", "全部主要结果"),
+    "sources": ("Data and licences", "数据与许可"),
+    "chapters": ("The notebooks", "各步笔记本"),
+    "step": ("step", "步骤"),
+    "quantity": ("quantity", "指标"),
+    "value": ("value", "数值"),
+    "seconds": ("seconds", "秒"),
+    "memory": ("peak GB", "内存峰值 GB"),
+    "device": ("device", "设备"),
+    "finished": ("finished", "完成时间"),
+    "note": ("note", "备注"),
+    "total": ("all steps", "合计"),
+    "card": ("card", "数据卡"),
+    "licence": ("licence", "许可"),
+    "commercial": ("commercial use", "商用"),
+    "allowed": ("not forbidden", "未禁止"),
+    "forbidden": ("forbidden", "禁止"),
+    "trained": ("trained on in", "用于训练"),
+    "code": ("code", "代码"),
+    "contents": ("Contents", "目录"),
+    "no notebook": ("The executed notebook was not kept.", "没有保留运行后的笔记本。"),
+    "no warnings": ("Nothing speaks against these results.", "没有发现需要提醒之处。"),
+    "no verdict": ("No step of this run has told a result yet.", "本次运行还没有步骤报告结果。"),
+    "mixed": (
+        "This run mixes steps that do not fit together. Run them again before you use a figure.",
+        "本次运行混有互不匹配的步骤。使用任何数字之前，请先重跑它们。",
+    ),
+    "how": (
+        "Sentences and figures come from the notebooks below; every figure was measured in this "
+        "run.",
+        "以上句子和数字都出自下方的笔记本，每个数字都在本次运行中测得。",
+    ),
+}
+
+
+def both(english: str, chinese: str, tag: str = "span") -> str:
+    """Return a text in both languages, as HTML.
+
+    Args:
+        english: Plain text.
+        chinese: Plain text.
+        tag: The element that holds each.
+    """
+    en, zh = html.escape(english), html.escape(chinese)
+    return f"<{tag} class=en lang=en>{en}</{tag}><{tag} class=zh lang=zh>{zh}</{tag}>"
+
+
+def say(key: str, tag: str = "span") -> str:
+    """Return one of WORDS in both languages.
+
+    Args:
+        key: Which one.
+        tag: The element that holds each.
+    """
+    return both(*WORDS[key], tag)
+
+
+def of_words(words: dict[str, str], tag: str = "span") -> str:
+    """Return words {en, zh} of a headline in both languages.
+
+    Args:
+        words: The two texts.
+        tag: The element that holds each.
+    """
+    return both(words["en"], words["zh"], tag)
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Return rows of cells, which are HTML already, as a table.
+
+    Args:
+        head: Keys of WORDS.
+        body: The rows.
+        numbers: The columns that hold numbers, which stand at the right.
+    """
+    cells = "".join(f"<th>{say(key)}</th>" for key in head)
+    lines = []
+    for row in body:
+        line = ""
+        for place, cell in enumerate(row):
+            line += f"<td{' class=n' if place in numbers else ''}>{cell}</td>"
+        lines.append(f"<tr>{line}</tr>")
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -1,0 +1,192 @@
+"""The first page of a report: the verdict, three figures, warnings, cost, data and licences."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+from finlab.run.model_card import forbids_commercial_use
+from finlab.run.reports.html import both, of_words, say, table
+from finlab.run.reports.results import Step, history
+
+SENTENCES = 5  # of the verdict
+FIGURES = 3
+
+
+def summary(run_dir: Path, steps: list[Step]) -> str:
+    """Return the first page.
+
+    Args:
+        run_dir: The run.
+        steps: From `finished_steps`.
+    """
+    parts = [
+        _banner(run_dir, steps),
+        f"<h2 id=verdict>{say('verdict')}</h2>",
+        _verdict(steps),
+        _figures(steps),
+        f"<h2 id=warnings>{say('warnings')}</h2>",
+        _warnings(run_dir, steps),
+        f"<h2 id=cost>{say('cost')}</h2>",
+        _cost(run_dir, steps),
+        f"<h2 id=sources>{say('sources')}</h2>",
+        _licences(steps),
+        f"<h2 id=results>{say('results')}</h2>",
+        _results(run_dir, steps),
+    ]
+    return "".join(parts)
+
+
+def _banner(run_dir: Path, steps: list[Step]) -> str:
+    """Return a banner where steps do not fit together; else nothing."""
+    mixed = []
+    for manifest, _, _ in steps:
+        note = history(run_dir, manifest)
+        if note.startswith("made from"):
+            mixed.append(f"{manifest['step']}: {note}")
+    if not mixed:
+        return ""
+    return f"<div class=banner>{say('mixed', 'p')}<p>{html.escape('; '.join(mixed))}</p></div>"
+
+
+def _verdict(steps: list[Step]) -> str:
+    """Return the sentences that weigh most, the heaviest first."""
+    told = []
+    for _, metrics, _ in steps:
+        told += [line for line in metrics.get("headline", []) if line["weight"]]
+    told.sort(key=lambda line: -line["weight"])
+    items = ""
+    for line in told[:SENTENCES]:
+        items += f"<li>{of_words(line['sentence'])}</li>"
+    if not items:
+        return say("no verdict", "p")
+    return f"<ol class=verdict>{items}</ol><div class=faint>{say('how', 'p')}</div>"
+
+
+def _figures(steps: list[Step]) -> str:
+    """Return the figures of the steps, with what they show in words."""
+    found = []
+    for _, metrics, folder in steps:
+        for picture in metrics.get("headline_pictures", []):
+            path = folder / picture["file"]
+            if path.exists():
+                found.append(_figure(path, picture))
+    if not found:
+        return ""
+    shown = "".join(found[-FIGURES:])
+    return f"<h2 id=figures>{say('figures')}</h2><div class=three>{shown}</div>"
+
+
+def _figure(path: Path, picture: dict[str, Any]) -> str:
+    """Return a figure with its title.
+
+    Args:
+        path: The PNG.
+        picture: {title, alt}.
+    """
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = html.escape(picture["alt"], quote=True)
+    image = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
+    return f"<figure><figcaption>{of_words(picture['title'])}</figcaption>{image}</figure>"
+
+
+def _warnings(run_dir: Path, steps: list[Step]) -> str:
+    """Return what a reader must know before using a result."""
+    items = []
+    for manifest, metrics, _ in steps:
+        note = history(run_dir, manifest)
+        if note:
+            items.append(both(f"{manifest['step']}: {note}", f"{manifest['step']}：{note}"))
+        items += [of_words(words) for words in metrics.get("headline_warnings", [])]
+    for card, licence in sorted(_cards(steps).items()):
+        if forbids_commercial_use(licence):
+            items.append(
+                both(
+                    f"No commercial use: {card} is under {licence}, and models here learnt it.",
+                    f"不得商用：{card} 的许可是 {licence}，这里的模型用它训练过。",
+                )
+            )
+    if not items:
+        return say("no warnings", "p")
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f"<div class=warnings><ul>{listed}</ul></div>"
+
+
+def _cards(steps: list[Step]) -> dict[str, str]:
+    """Return {card: licence} of all data that models of the run learnt."""
+    found: dict[str, str] = {}
+    for manifest, _, _ in steps:
+        found |= manifest.get("licences", {})
+    return found
+
+
+def _cost(run_dir: Path, steps: list[Step]) -> str:
+    """Return how long each step took and what it needed, and the sum.
+
+    Args:
+        run_dir: The run.
+        steps: From `finished_steps`.
+    """
+    body = []
+    for manifest, _, _ in steps:
+        name = manifest["step"]
+        row = [
+            f"<a href='#{name}'>{name}</a>",
+            f"{manifest['seconds']:.0f}",
+            f"{manifest['peak_bytes'] / 1e9:.2f}",
+            html.escape(manifest["device"]),
+            manifest["finished"][:16].replace("T", " "),
+            html.escape(history(run_dir, manifest)),
+        ]
+        body.append(row)
+    seconds = sum(manifest["seconds"] for manifest, _, _ in steps)
+    largest = max(manifest["peak_bytes"] for manifest, _, _ in steps)
+    body.append([say("total"), f"{seconds:.0f}", f"{largest / 1e9:.2f}", "", "", ""])
+    head = ["step", "seconds", "memory", "device", "finished", "note"]
+    return table(head, body, numbers=(1, 2))
+
+
+def _licences(steps: list[Step]) -> str:
+    """Return the cards that models learnt, with their licences and the steps that read them."""
+    read_by: dict[str, list[str]] = {}
+    before: dict[str, str] = {}
+    for manifest, _, _ in steps:
+        for card in manifest.get("licences", {}):
+            named = str(manifest["parameters"])
+            if f"'{card}'" in named or card not in before:
+                read_by.setdefault(card, []).append(manifest["step"])
+        before |= manifest.get("licences", {})
+    body = []
+    for card, licence in sorted(_cards(steps).items()):
+        word = say("forbidden") if forbids_commercial_use(licence) else say("allowed")
+        used = html.escape(", ".join(read_by[card]))
+        body.append([html.escape(card), html.escape(licence), word, used])
+    listed = table(["card", "licence", "commercial", "trained"], body)
+    if len(body) <= 8:
+        return listed
+    return f"<details><summary>{both(f'{len(body)} cards', f'{len(body)} 张数据卡')}</summary>" + (
+        f"{listed}</details>"
+    )
+
+
+def _results(run_dir: Path, steps: list[Step]) -> str:
+    """Return every headline of every step, folded up.
+
+    Args:
+        run_dir: The run.
+        steps: From `finished_steps`.
+    """
+    body = []
+    for manifest, metrics, _ in steps:
+        note = history(run_dir, manifest)
+        if note:
+            body.append([manifest["step"], both("attention", "注意"), html.escape(note)])
+        for line in metrics.get("headline", []):
+            value = html.escape(line["value"])
+            body.append([manifest["step"], of_words(line["quantity"]), value])
+    head = both(f"{len(body)} lines", f"{len(body)} 行")
+    return (
+        f"<details><summary>{head}</summary>{table(['step', 'quantity', 'value'], body)}</details>"
+    )

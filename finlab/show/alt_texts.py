@@ -1,0 +1,78 @@
+"""What a figure shows, in words: for readers who cannot see it, and for search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MOST = 12  # series that are told one by one
+
+
+def _number(value: float) -> str:
+    """Return a number in at most four significant digits."""
+    return f"{value:.4g}"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Join the texts of several series, and say how many more there are."""
+    parts = list(parts)
+    more = f"; and {len(parts) - MOST} more" if len(parts) > MOST else ""
+    return "; ".join(parts[:MOST]) + more + "."
+
+
+def of_lines(
+    values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = ""
+) -> str:
+    """Say where each line begins and ends.
+
+    Args:
+        values: {label: {x: y}}.
+        xlabel: What x is.
+        ylabel: What y is.
+        title: Of the figure.
+    """
+    said = []
+    for label, points in values.items():
+        xs = list(points)
+        if not xs:
+            continue
+        first, last = _number(points[xs[0]]), _number(points[xs[-1]])
+        said.append(f"{label} from {first} at {xs[0]:g} to {last} at {xs[-1]:g}")
+    head = f"{title}. " if title else ""
+    return f"{head}Lines of {ylabel} over {xlabel}: {_joined(said)}"
+
+
+def of_bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "") -> str:
+    """Say how high each bar is.
+
+    Args:
+        values: {group: {series: value}}.
+        ylabel: What is drawn.
+        title: Of the figure.
+    """
+    said = []
+    for group, of_group in values.items():
+        bars = ", ".join(f"{name} {_number(value)}" for name, value in of_group.items())
+        said.append(f"{group}: {bars}")
+    head = f"{title}. " if title else ""
+    return f"{head}Bars of {ylabel}. {_joined(said)}"
+
+
+def of_points(
+    points: dict[str, dict[str, tuple[float, float, float]]],
+    across: str,
+    up: str,
+    title: str = "",
+) -> str:
+    """Say where each point lies.
+
+    Args:
+        points: {name: {across: (value, low, high), up: the same}}.
+        across: What lies on the horizontal axis.
+        up: What lies on the vertical axis.
+        title: Of the figure.
+    """
+    said = []
+    for name, found in points.items():
+        said.append(f"{name}: {across} {found[across][0]:+.3f}, {up} {found[up][0]:+.3f}")
+    head = f"{title}. " if title else ""
+    return f"{head}Points. {_joined(said)}"

@@ -1,0 +1,19 @@
+"""One figure of the idea for each notebook, drawn from the numbers that the notebook has."""
+
+from finlab.show.ideas.corpora import minhash, pipeline, tiers
+from finlab.show.ideas.learning import advantages, lora, margin, packed_rows
+from finlab.show.ideas.measuring import interval, memory, rounding_levels, token_merge
+
+__all__ = [
+    "advantages",
+    "interval",
+    "lora",
+    "margin",
+    "memory",
+    "minhash",
+    "packed_rows",
+    "pipeline",
+    "rounding_levels",
+    "tiers",
+    "token_merge",
+]

@@ -1,0 +1,140 @@
+"""A ledger drawn as a stream: a band for each source, and a branch for each loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy
+import pandas
+
+from finlab.show import alt_texts
+from finlab.show.figures import axes_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from finlab.show.figures import Drawing
+
+EASE = [3 * part**2 - 2 * part**3 for part in numpy.linspace(0, 1, 13)]  # from 0 to 1, smoothly
+
+
+def _shares_taken(rows: list[dict], end: str, least: float) -> pandas.DataFrame:
+    """Return what each reason took of each source, as shares of all that was read.
+
+    Args:
+        rows: {source, reason, tokens}.
+        end: The reason that is no loss, and is left out.
+        least: Reasons that took less are added up as `other`.
+
+    Returns:
+        Sources are the columns, the largest first; the first row is `read`.
+    """
+    frame = pandas.DataFrame(rows)
+    frame = frame[frame.reason != end]
+    shares = frame.pivot_table(
+        index="reason", columns="source", values="tokens", aggfunc="sum", sort=False
+    ).fillna(0.0)
+    shares /= shares.loc["read"].sum() or 1
+    shares = shares[shares.loc["read"].sort_values(ascending=False, kind="stable").index]
+    losses = shares.drop("read")
+    small = losses.sum(axis=1).abs() < least
+    parts = [shares.loc[["read"]], losses[~small]]
+    if small.any():
+        other = losses[small].sum().to_frame("other").T
+        parts.insert(1, other)
+    return pandas.concat(parts)
+
+
+def flow(rows: list[dict], end: str, title: str = "", least: float = 0.002) -> Drawing:
+    """Draw a ledger: above the stream from all that was read to what is left, below each loss.
+
+    Losses are a few percent of the stream, so they have a panel and a scale of their own.
+
+    Args:
+        rows: {source, reason, tokens}, from `read` to `end`.
+        end: The last reason.
+        title: Of the figure.
+        least: Reasons that take less of all tokens are drawn together as `other`.
+    """
+    taken = _shares_taken(rows, end, least)
+    losses = taken.drop("read")
+    height = 3.4 + 0.28 * len(losses)
+    ratios = {"height_ratios": [3.4, max(0.28 * len(losses), 0.6)]}
+    figure, (above, below) = axes_of(figsize=(7.5, height), nrows=2, gridspec_kw=ratios)
+    rest = _draw_stream(above, taken.loc["read"], losses, end)
+    above.set_title(title)
+    totals = losses.sum(axis=1)
+    _draw_losses(below, totals)
+    parts = {reason: {"share": -lost} for reason, lost in totals.items()}
+    figure.alt = alt_texts.of_bars(parts | {end: {"share": rest}}, "the tokens read", title)
+    return figure
+
+
+def _draw_stream(axes: Axes, left: pandas.Series, losses: pandas.DataFrame, end: str) -> float:
+    """Draw the stream, and return the share of the tokens that is left.
+
+    Args:
+        axes: Where to draw.
+        left: {source: share} of what was read.
+        losses: What each reason took of each source.
+        end: What the rest is called.
+    """
+    ground = 0.0
+    for place, (_, parts) in enumerate(losses.iterrows()):
+        after = left - parts
+        ground_after = ground + max(parts.sum(), 0)
+        _draw_bands(axes, place, (left, ground), (after, ground_after))
+        left, ground = after, ground_after
+    rest = left.sum()
+    axes.text(len(losses) + 0.05, ground + rest / 2, f"{end}\n{rest:.1%}", va="center", fontsize=9)
+    axes.set_xticks([place + 0.5 for place in range(len(losses))], losses.index, fontsize=8)
+    axes.tick_params(axis="x", rotation=20, length=0)
+    axes.set(xlim=(0, len(losses) + 0.6), ylim=(0, None), ylabel="share of tokens read")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, reverse=True)
+    axes.spines["bottom"].set_visible(False)
+    axes.grid(False)
+    return rest
+
+
+def _draw_losses(axes: Axes, totals: pandas.Series) -> None:
+    """Draw what each reason took, as bars on a scale of their own.
+
+    Args:
+        axes: Where to draw.
+        totals: {reason: share of the tokens read}; negative is read again.
+    """
+    colours = ["#9aa5b1" if lost > 0 else "#2c6e9b" for lost in totals]
+    drawn = axes.barh(range(len(totals)), totals, color=colours)
+    axes.bar_label(drawn, [f"{-lost:+.1%}" for lost in totals], fontsize=8, padding=3)
+    axes.set_yticks(range(len(totals)), totals.index, fontsize=8)
+    axes.set_xlabel("taken out, as a share of the tokens read (blue: read again)", fontsize=8)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+
+
+def _draw_bands(
+    axes: Axes,
+    place: int,
+    begin: tuple[pandas.Series, float],
+    end: tuple[pandas.Series, float],
+) -> None:
+    """Draw one step of the stream: each source's band from its height at the left to the right.
+
+    Args:
+        axes: Where to draw.
+        place: The step's place from the left.
+        begin: ({source: share}, height of the ground) at the left.
+        end: The same at the right.
+    """
+    across = numpy.linspace(place, place + 1, 13)
+    (left, left_ground), (right, right_ground) = begin, end
+    number = len(left)
+    for source in reversed(left.index):  # the largest source on top
+        number -= 1
+        tops = left_ground + left[source], right_ground + right[source]
+        low = [left_ground + (right_ground - left_ground) * part for part in EASE]
+        high = [tops[0] + (tops[1] - tops[0]) * part for part in EASE]
+        label = None if place else source
+        colour = f"C{number % 10}"
+        axes.fill_between(across, low, high, color=colour, alpha=0.75, linewidth=0, label=label)
+        left_ground, right_ground = tops
