@@ -346,7 +346,7 @@ def test_statistics_of_a_source(frame):
     ) == (2, 25, 12, 0.5, "2023–2023")
     assert found["chinese letters"] == pytest.approx(15 / 19)
     assert found["chars per token"] == 1
-    assert found["cell"] == "zh_finance"
+    assert found["corner"] == "zh_finance"
 
 
 def test_batches_hold_long_documents_in_bounds(frame):

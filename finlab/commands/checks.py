@@ -144,5 +144,5 @@ def token_table(rows: list[dict]) -> str:
     for row in rows:
         numbers = {name: catalogue.number_text(row[name]) for name in ("there", "asked")}
         limits = {name: row[name] for name in ("epochs", "allowed", "cards")}
-        shown.append({"cell": row["cell"], **numbers, **limits})
+        shown.append({"corner": row["corner"], **numbers, **limits})
     return table(shown, digits=2)

@@ -42,7 +42,7 @@ def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, An
         if not asked[cell] and not there[cell]:
             continue
         row = {
-            "cell": cell,
+            "corner": cell,
             "cards": ", ".join(names.get(cell, [])) or "none",
             "there": there[cell],
             "asked": asked[cell],

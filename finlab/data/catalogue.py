@@ -209,7 +209,7 @@ def row(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "kind": entry.kind,
-        "cell": cell,
+        "corner": cell,
         "from": entry.place,
         "licence": entry.licence,
         "state": entry.state,

@@ -93,6 +93,38 @@ def personal_counts(frame: daft.DataFrame) -> list[dict]:
     return counts.sort(["source", "personal"]).to_pylist()
 
 
+# Placeholders in Chinese text are Chinese; a table says both.
+KINDS = {
+    "姓名": "name",
+    "地址": "address",
+    "手机号": "mobile number",
+    "固定电话": "telephone number",
+    "邮箱": "mail address",
+    "身份证号": "identity number",
+    "统一社会信用代码": "credit code",
+    "银行卡号": "card number",
+    "账号": "account number",
+    "QQ号": "QQ number",
+    "微信号": "WeChat id",
+    "车牌号": "number plate",
+    "护照号": "passport number",
+}
+
+
+def named_kinds(counts: list[dict]) -> list[dict]:
+    """Return the rows of `personal_counts` with each kind named in English too.
+
+    Args:
+        counts: Rows {source, personal, count}.
+    """
+    rows = []
+    for row in counts:
+        kind = row["personal"]
+        english = KINDS.get(kind)
+        rows.append({**row, "personal": f"{english} {kind}" if english else kind})
+    return rows
+
+
 def cluster_samples(
     frame: daft.DataFrame, clusters: list[list[int]], count: int = 4, width: int = 90
 ) -> list[dict]:

@@ -49,7 +49,7 @@ def _source_statistics(source: str, part: pandas.DataFrame) -> dict[str, Any]:
     letters = part.han.sum() + part.latin.sum()
     return {
         "source": source,
-        "cell": f"{part.language.iloc[0]}_{part.domain.iloc[0]}",
+        "corner": f"{part.language.iloc[0]}_{part.domain.iloc[0]}",
         "documents": len(part),
         "characters": int(part.characters.sum()),
         "tokens": int(part.tokens.sum()),

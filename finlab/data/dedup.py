@@ -73,6 +73,9 @@ def shingles(text: str, ngram: int) -> set[str]:
     return {squeezed[first : first + ngram] for first in range(count)}
 
 
+BANDS_AND_ROWS = (10, 6)  # of a signature
+
+
 # --- signatures ----------------------------------------------------------------------------------
 def _spaced(text: str) -> str:
     """Return a text with a space after each character.
@@ -279,8 +282,8 @@ def duplicates(
     frame: daft.DataFrame,
     threshold: float = 0.85,
     ngram: int = 5,
-    bands: int = 10,
-    rows: int = 6,
+    bands: int = BANDS_AND_ROWS[0],
+    rows: int = BANDS_AND_ROWS[1],
     keep_other_figures: bool = True,
     seed: int = 1,
     workspace: Path | None = None,

@@ -269,7 +269,7 @@ def phase_table(realised: list[dict]) -> list[dict]:
         for cell, share in phase["requested"].items():
             row = {
                 "phase": number,
-                "cell": cell,
+                "corner": cell,
                 "requested": share,
                 "realised": phase["realised"][cell],
                 "epochs so far": phase["epochs"][cell],

@@ -103,18 +103,24 @@ def seed_all(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
+def has_gpu() -> bool:
+    """Tell whether this process computes on a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
 def device() -> str:
     """Return the device this process computes on, in words."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if has_gpu():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"CPU, {os.cpu_count()} cores"
 
 
 def peak_bytes() -> int:
     """Return the peak memory of this process in bytes: of the GPU, or of the host without one."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if has_gpu():
+        torch = sys.modules["torch"]
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

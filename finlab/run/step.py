@@ -93,6 +93,16 @@ class Run:
             )
         return self.folder.parent / step / "artifact"
 
+    def cost(self) -> dict[str, Any]:
+        """Return what the step has taken up to now: seconds, memory, disk, and on which device."""
+        size = sum(path.stat().st_size for path in self.artifact.rglob("*") if path.is_file())
+        return {
+            "seconds": round(time.time() - self.started, 1),
+            "peak GB": environment.peak_bytes() / 1e9,
+            "GB left on disk": size / 1e9,
+            "device": environment.device(),
+        }
+
     def finish(self, metrics: dict[str, Any], headline: Headline | None = None) -> dict[str, Any]:
         """Write metrics and manifest, keep the notebook, drop checkpoints, say what is next.
 

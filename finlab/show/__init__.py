@@ -3,7 +3,7 @@
 from finlab.show.figures import Drawing, style
 from finlab.show.plots import bars, curve, gain, lines, ranked
 from finlab.show.streams import flow
-from finlab.show.tables import Html, Table, comparison, mask, table
+from finlab.show.tables import Html, Table, comparison, mask, pieces, table
 
 __all__ = [
     "Drawing",
@@ -16,6 +16,7 @@ __all__ = [
     "gain",
     "lines",
     "mask",
+    "pieces",
     "ranked",
     "style",
     "table",

@@ -175,6 +175,30 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
     return Html(f"{tokens}<p style='margin:4px 0'>{note}</p>")
 
 
+def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Return the tokens of a text as people read them, where `tokenize` shows bytes.
+
+    Args:
+        tokenizer: Cuts the text.
+        text: What is cut.
+
+    Returns:
+        One text for each token; a character that is spelt in several byte tokens is one, and has
+        their number behind it, as in 锂×3.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = []
+    waiting: list[int] = []
+    for number in ids:
+        waiting.append(number)
+        piece = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
+        if "\ufffd" in piece and len(waiting) < LONGEST_CHARACTER:
+            continue
+        found.append(piece if len(waiting) == 1 else f"{piece}×{len(waiting)}")
+        waiting = []
+    return found + [tokenizer.decode(waiting)] * bool(waiting)
+
+
 def _pieces(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int) -> Iterator[tuple[str, int]]:
     """Yield the tokens of a row as people read them, each with its label.
 

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from finlab import files
+from finlab.run import environment
 from finlab.train.extensions import Extension, Extensions
 
 if TYPE_CHECKING:
@@ -368,16 +369,24 @@ class JsonlLogger(TrainerCallback):
             record |= {"seconds": elapsed, "seconds_left": elapsed / steps_here * left}
             for extension in self.extensions:
                 record |= extension.speed(self.first_step, state.global_step, elapsed)
-            show_progress(_progress_line(record), self.display)
+            show_progress(_progress_line(record, self.tag), self.display)
         self.write(record)
 
 
-def _progress_line(record: dict[str, Any]) -> str:
-    """Return a record as the line of progress under a cell."""
+def _progress_line(record: dict[str, Any], tag: dict[str, Any]) -> str:
+    """Return a record as the line of progress under a cell.
+
+    Args:
+        record: Of the log.
+        tag: Says which of several trainings it is.
+    """
+    which = "".join(f"{value} · " for value in tag.values())
     text = (
-        f"step {record['step']}/{record['total_steps']} · loss {record['loss']:.3f}"
+        f"{which}step {record['step']}/{record['total_steps']} · loss {record['loss']:.3f}"
         f" · {record['seconds']:.0f} s, {record['seconds_left']:.0f} s left"
     )
     if "tokens_per_second" in record:
-        text += f" · {record['tokens_per_second']:,.0f} tokens/s, MFU {record['mfu']:.0%}"
+        text += f" · {record['tokens_per_second']:,.0f} tokens/s"
+    if "mfu" in record and environment.has_gpu():
+        text += f", MFU {record['mfu']:.0%}"
     return text
