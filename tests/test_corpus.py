@@ -494,7 +494,7 @@ def test_fates_close_and_samples_hold_their_tokens(tmp_path):
     lines = accounts.status_ledger({"s": account})
     assert [(line["what"], line["rows"], line["tokens"]) for line in lines] == [
         ("read", 3, 20),
-        ("shortened, and below", 1, 3),
+        ("cut from the ends of long ones", 1, 3),
         ("learnt", 2, 10),
         ("too long", 1, 7),
     ]

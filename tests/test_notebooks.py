@@ -119,7 +119,7 @@ def test_every_parameter_is_used(name):
     code = ast.parse("\n".join(cell.source for cell in rest))
     used = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
     for parameter in parameters.declared_parameters(name):
-        assert parameter in used | {"run_dir", "step", "seed"}, parameter
+        assert parameter in used | {"run_dir", "step", "seed", "rerun"}, parameter
 
 
 @pytest.mark.parametrize("name", NAMES)

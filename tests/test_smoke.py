@@ -158,7 +158,7 @@ def test_sft_accounts_for_every_dialogue(smoke):
     for stage in ("stage1", "stage2"):
         lines = {line["what"]: line for line in ledger if line["group"] == stage}
         read = lines.pop("read")
-        shortened = lines.pop("shortened, and below")
+        shortened = lines.pop("cut from the ends of long ones")
         assert read["rows"] == sum(line["rows"] for line in lines.values())
         tokens = sum(line["tokens"] for line in lines.values())
         assert read["tokens"] == shortened["tokens"] + tokens

@@ -97,7 +97,7 @@ def status_ledger(groups: dict[str, Account]) -> list[dict]:
         read = int(account.read.sum(dtype=numpy.int64))
         cut = account.read - account.tokens
         lines.append({"group": group, "what": "read", "rows": len(account), "tokens": read})
-        line = {"group": group, "what": "shortened, and below"}
+        line = {"group": group, "what": "cut from the ends of long ones"}
         line["tokens"] = int(cut.sum(dtype=numpy.int64))
         lines.append({**line, "rows": int((cut != 0).sum())})
         for status, count in account.counts().items():

@@ -99,7 +99,7 @@ KINDS = {
     "地址": "address",
     "手机号": "mobile number",
     "固定电话": "telephone number",
-    "邮箱": "mail address",
+    "电子邮箱": "mail address",
     "身份证号": "identity number",
     "统一社会信用代码": "credit code",
     "银行卡号": "card number",

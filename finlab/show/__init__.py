@@ -3,7 +3,7 @@
 from finlab.show.figures import Drawing, style
 from finlab.show.plots import bars, curve, gain, lines, ranked
 from finlab.show.streams import flow
-from finlab.show.tables import Html, Table, comparison, mask, pieces, table
+from finlab.show.tables import Html, Table, comparison, mask, pieces, readable, table
 
 __all__ = [
     "Drawing",
@@ -18,6 +18,7 @@ __all__ = [
     "mask",
     "pieces",
     "ranked",
+    "readable",
     "style",
     "table",
 ]

@@ -87,8 +87,9 @@ def _draw_stream(axes: Axes, left: pandas.Series, losses: pandas.DataFrame, end:
         left, ground = after, ground_after
     rest = left.sum()
     axes.text(len(losses) + 0.05, ground + rest / 2, f"{end}\n{rest:.1%}", va="center", fontsize=9)
-    axes.set_xticks([place + 0.5 for place in range(len(losses))], losses.index, fontsize=8)
-    axes.tick_params(axis="x", rotation=20, length=0)
+    numbers = range(1, len(losses) + 1)  # the panel below names them
+    axes.set_xticks([number - 0.5 for number in numbers], numbers, fontsize=8)
+    axes.tick_params(axis="x", length=0)
     axes.set(xlim=(0, len(losses) + 0.6), ylim=(0, None), ylabel="share of tokens read")
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, reverse=True)
     axes.spines["bottom"].set_visible(False)
@@ -97,17 +98,19 @@ def _draw_stream(axes: Axes, left: pandas.Series, losses: pandas.DataFrame, end:
 
 
 def _draw_losses(axes: Axes, totals: pandas.Series) -> None:
-    """Draw what each reason took, as bars on a scale of their own.
+    """Draw what each reason took, as bars on a scale of their own; gains are told in words.
 
     Args:
         axes: Where to draw.
         totals: {reason: share of the tokens read}; negative is read again.
     """
-    colours = ["#9aa5b1" if lost > 0 else "#2c6e9b" for lost in totals]
-    drawn = axes.barh(range(len(totals)), totals, color=colours)
+    # What is read again is more than all losses together, and would flatten them.
+    taken = totals.clip(lower=0)
+    drawn = axes.barh(range(len(totals)), 100 * taken, color="#9aa5b1")
     axes.bar_label(drawn, [f"{-lost:+.1%}" for lost in totals], fontsize=8, padding=3)
-    axes.set_yticks(range(len(totals)), totals.index, fontsize=8)
-    axes.set_xlabel("taken out, as a share of the tokens read (blue: read again)", fontsize=8)
+    names = [f"{number} {reason}" for number, reason in enumerate(totals.index, 1)]
+    axes.set_yticks(range(len(totals)), names, fontsize=8)
+    axes.set_xlabel("% of the tokens read, taken out (above 0 in words: read again)", fontsize=8)
     axes.margins(x=0.15)
     axes.invert_yaxis()
 

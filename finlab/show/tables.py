@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # JupyterLab sets what stands between $ signs as formulas, but not in elements of this class.
 NO_FORMULAS = "mathjax_ignore"
+MANY_COLUMNS = 9
 LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
 
@@ -72,7 +73,7 @@ class Table:
         head = ""
         for column in self.columns:
             name = html.escape(str(column)).replace("_", "_<wbr>")
-            head += f"<th style='text-align:left;max-width:8em'>{name}</th>"
+            head += f"<th style='text-align:left;max-width:8em;padding:2px 5px'>{name}</th>"
         body = ""
         for row in self.rows:
             cells = [self._html_cell(row.get(column)) for column in self.columns]
@@ -81,7 +82,10 @@ class Table:
         if self.caption:
             text = html.escape(self.caption)
             caption = f"<caption style='text-align:left;caption-side:top'>{text}</caption>"
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        # Many columns are set smaller, so that a page holds them all.
+        size = "font-size:11px" if len(self.columns) > MANY_COLUMNS else ""
+        rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        table = f"<table style='{size}'>{caption}{rows}</table>"
         return f"<div class='{NO_FORMULAS}' style='overflow-x:auto'>{table}</div>"
 
     def _html_cell(self, value: Any) -> str:
@@ -107,6 +111,29 @@ def table(rows: list[dict] | pandas.DataFrame, digits: int = 3, caption: str = "
             rows = rows.reset_index()
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return Table(rows, digits, caption)
+
+
+def readable(rows: list[dict], names: dict[str, str] | None = None) -> list[dict]:
+    """Return rows with an interval in one column, and columns called as people call them.
+
+    Args:
+        rows: Rows {column: value}; `ci_low` and `ci_high` become `95% interval`.
+        names: {column: what it is called}; an empty name leaves the column out.
+    """
+    names = names or {}
+    found = []
+    for row in rows:
+        told: dict[str, Any] = {}
+        for column, value in row.items():
+            if column == "ci_high" or names.get(column) == "":
+                continue
+            if column == "ci_low":
+                ends = (value, row["ci_high"])
+                told["95% interval"] = None if None in ends else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+            else:
+                told[names.get(column, column)] = value
+        found.append(told)
+    return found
 
 
 # --- pieces of HTML ------------------------------------------------------------------------------

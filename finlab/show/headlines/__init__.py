@@ -9,6 +9,7 @@ from finlab.show.headlines.training import (
     of_sft,
     of_throughput,
 )
+from finlab.show.headlines.wording import verdict_on
 
 __all__ = [
     "of_base",
@@ -22,4 +23,5 @@ __all__ = [
     "of_sft",
     "of_throughput",
     "of_tokenizer",
+    "verdict_on",
 ]

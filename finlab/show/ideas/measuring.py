@@ -126,6 +126,7 @@ def memory(parts: dict[str, float], capacity: float, title: str) -> Drawing:
     """
     figure, axes = axes_of(figsize=(7.5, 2.0))
     begin = 0.0
+    parts = {name: size for name, size in parts.items() if size}
     for number, (name, size) in enumerate(parts.items()):
         label = f"{name} {size / 1e9:.1f} GB"
         axes.barh(0, size / 1e9, left=begin, color=f"C{number}", label=label)
