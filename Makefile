@@ -5,7 +5,7 @@
 # Each starts at once when nothing has changed.
 #   make test-slow   the tests that take minutes each: kills, launches, whole recipes
 #   make test-one FILE=tests/test_mixture.py    one file
-#   make lab         JupyterLab
+#   make lab         JupyterLab, at notebook 00; `finlab open RECIPE STEP` opens any other
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -36,7 +36,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m bench -s benchmarks
 
 lab: $(VENV)/.lab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/finlab lab
 
 format: $(VENV)/.test
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """The notebooks' style: the budget of the workbook, checked on every notebook that is there."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 
 from finlab import paths
-from finlab.run import parameters
+from finlab.run import parameters, twins
 
 NAMES = parameters.notebook_names()
 MAX_NODES_A_LINE = 7.0
@@ -127,3 +128,27 @@ def test_outputs_and_ids_as_nbstripout_leaves_them(name):
     command = ["-m", "nbstripout", "--verify", "--keep-id", f"{name}.ipynb"]
     done = subprocess.run([sys.executable, *command], cwd=paths.NOTEBOOKS, capture_output=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_chinese_twin_keeps_step(name):
+    assert twins.faults(name) == []
+
+
+def links_and_code(text):
+    """Return what a translation leaves as it is: targets of links, code, and table columns."""
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    code = sorted(" ".join(each.split()) for each in re.findall(r"`([^`]+)`", text))
+    columns = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    headings = re.findall(r"^#+ [\d.]*", text, re.M)
+    return targets, code, columns, headings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_chinese_twin_keeps_links_code_and_tables(name):
+    chinese = twins.read(name)
+    for cell in read(name).cells:
+        if cell.cell_type == "markdown":
+            _, twin = chinese[cell.id]
+            assert links_and_code(twin) == links_and_code(cell.source), cell.id
+            assert re.search("[一-鿿]", twin), cell.id

@@ -12,10 +12,12 @@ import importlib.metadata
 import os
 import sys
 
-from finlab.commands import chat, data, memory, plan, push, run, runs, serve, slurm
+from finlab.commands import chat, data, lab, memory, open, plan, push, run, runs, serve, slurm
 
 GROUPS = (
     run,
+    lab,
+    open,
     runs,
     data,
     plan,

@@ -1,4 +1,4 @@
-"""`finlab status`, `runs`, `compare`, `clean` and `report`: what stands in run folders."""
+"""`finlab status`, `runs`, `compare`, `gallery`, `clean` and `report`: what stands in run folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finlab import paths
 from finlab.commands.tables import table
 from finlab.files import size_text
 from finlab.run import comparison, status, tidying, twins
-from finlab.run.reports import page
+from finlab.run.reports import compare, gallery, page
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,10 +26,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     listing = commands.add_parser("runs", help="list the runs")
     listing.set_defaults(function=_list_runs)
 
-    compare = commands.add_parser("compare", help="say how two runs differ")
-    _add_run(compare)
-    compare.add_argument("other", help="another run")
-    compare.set_defaults(function=_compare)
+    both = commands.add_parser("compare", help="say how two runs differ")
+    _add_run(both)
+    both.add_argument("other", help="another run")
+    both.add_argument("--page", default="", help="write the comparison as an HTML page too")
+    both.set_defaults(function=_compare)
+
+    site = commands.add_parser("gallery", help="write a static site of executed runs")
+    site.add_argument("runs", nargs="+", help="run folders, or names of those under runs/")
+    site.add_argument("--out", default="site", help="the site's folder; default: site")
+    site.add_argument(
+        "--lang", default="zh", choices=twins.LANGUAGES, help="what its pages show at first"
+    )
+    site.set_defaults(function=_gallery)
 
     clean = commands.add_parser("clean", help="delete what no step of a run needs any more")
     _add_run(clean)
@@ -125,6 +134,16 @@ def _compare(arguments: argparse.Namespace) -> int:
     print(table(parameters) if parameters else "no parameter differs")
     print()
     print(table(results, digits=4) if results else "no result differs")
+    if arguments.page:
+        print(f"\npage: {compare.write(one, other, Path(arguments.page).expanduser())}")
+    return 0
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    """Write a site of executed runs."""
+    run_dirs = [_find_run(name).resolve() for name in arguments.runs]
+    index = gallery.write(run_dirs, Path(arguments.out).expanduser(), arguments.lang)
+    print(f"site: {index}")
     return 0
 
 

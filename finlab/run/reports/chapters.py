@@ -120,12 +120,14 @@ def _as_html(exporter_class: Any, content: Any, prefix: str) -> str:
     return re.sub(r'\bid="(?!' + prefix + r'-s\d)([^"]+)"', rf'id="{prefix}-\1"', body)
 
 
-def contents(chapters: dict[str, Chapter]) -> str:
+def contents(chapters: dict[str, Chapter], unfolded: bool = False) -> str:
     """Return the list of chapters, each with its sections.
 
     Args:
         chapters: {anchor: chapter}.
+        unfolded: Show the sections at once.
     """
+    state = " open" if unfolded else ""
     items = []
     for anchor, each in chapters.items():
         inner = ""
@@ -133,6 +135,6 @@ def contents(chapters: dict[str, Chapter]) -> str:
             inner += f"<li><a href='#{place}'>{both(english, chinese)}</a></li>"
         head = f"<a href='#{anchor}'>{both(*each.title)}</a>"
         if inner:
-            head = f"<details><summary>{head}</summary><ul>{inner}</ul></details>"
+            head = f"<details{state}><summary>{head}</summary><ul>{inner}</ul></details>"
         items.append(f"<li>{head}</li>")
     return f"<ul>{''.join(items)}</ul>"

@@ -25,8 +25,8 @@ def summary(run_dir: Path, steps: list[Step]) -> str:
     parts = [
         _banner(run_dir, steps),
         f"<h2 id=verdict>{say('verdict')}</h2>",
-        _verdict(steps),
-        _figures(steps),
+        verdict(steps),
+        figures(steps),
         f"<h2 id=warnings>{say('warnings')}</h2>",
         _warnings(run_dir, steps),
         f"<h2 id=cost>{say('cost')}</h2>",
@@ -51,8 +51,12 @@ def _banner(run_dir: Path, steps: list[Step]) -> str:
     return f"<div class=banner>{say('mixed', 'p')}<p>{html.escape('; '.join(mixed))}</p></div>"
 
 
-def _verdict(steps: list[Step]) -> str:
-    """Return the sentences that weigh most, the heaviest first."""
+def verdict(steps: list[Step]) -> str:
+    """Return the sentences that weigh most, the heaviest first.
+
+    Args:
+        steps: From `finished_steps`.
+    """
     told = []
     for _, metrics, _ in steps:
         told += [line for line in metrics.get("headline", []) if line["weight"]]
@@ -65,8 +69,12 @@ def _verdict(steps: list[Step]) -> str:
     return f"<ol class=verdict>{items}</ol><div class=faint>{say('how', 'p')}</div>"
 
 
-def _figures(steps: list[Step]) -> str:
-    """Return the figures of the steps, with what they show in words."""
+def figures(steps: list[Step]) -> str:
+    """Return the figures of the steps, with what they show in words.
+
+    Args:
+        steps: From `finished_steps`.
+    """
     found = []
     for _, metrics, folder in steps:
         for picture in metrics.get("headline_pictures", []):

@@ -1,0 +1,20 @@
+"""`finlab lab`: JupyterLab with the workbook open at its first notebook."""
+
+from __future__ import annotations
+
+import argparse
+
+from finlab import paths
+from finlab.commands.open import add_jupyter, start_lab
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the words of this module to the parser."""
+    parser = commands.add_parser("lab", help="open the workbook in JupyterLab, at notebook 00")
+    add_jupyter(parser)
+    parser.set_defaults(function=_lab)
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    """Start JupyterLab, until it is closed."""
+    return start_lab(paths.NOTEBOOKS / "00_base_model.ipynb", arguments.jupyter)

@@ -1,0 +1,141 @@
+"""`finlab open`: a notebook in JupyterLab with a recipe's values filled in."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from finlab import files, paths
+from finlab.run import recipe, twins
+from finlab.run.runner import chosen_steps
+
+KERNEL = "finlab"
+LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the words of this module to the parser."""
+    parser = commands.add_parser(
+        "open", help="open a step's notebook in JupyterLab, with the recipe's values filled in"
+    )
+    parser.add_argument("recipe", help="a name of `finlab recipes`, or a YAML file")
+    parser.add_argument("step", help="one of its steps")
+    parser.add_argument("--run-dir", default="", help="the run's folder; default: runs/RECIPE")
+    parser.add_argument(
+        "--lang", default="zh", choices=twins.LANGUAGES, help="the language of the text"
+    )
+    parser.add_argument("--new", action="store_true", help="replace a copy that was opened before")
+    parser.add_argument(
+        "--no-lab", action="store_true", help="write the copy, and start no JupyterLab"
+    )
+    add_jupyter(parser)
+    parser.set_defaults(function=_open)
+
+
+def add_jupyter(parser: argparse.ArgumentParser) -> None:
+    """Add what is passed on to `jupyter lab`.
+
+    Args:
+        parser: Of the command.
+    """
+    words = "after --: options of `jupyter lab`, such as -- --no-browser --port 8890"
+    parser.add_argument("jupyter", nargs="*", help=words)
+
+
+def _open(arguments: argparse.Namespace) -> int:
+    """Write a copy of the notebook, and open it."""
+    plan = recipe.load(arguments.recipe)
+    [step] = chosen_steps(plan, only=arguments.step)
+    run_dir = Path(arguments.run_dir).expanduser().resolve() if arguments.run_dir else None
+    values: dict[str, Any] = {name: step.parameters[name] for name in step.changed}
+    values["run_dir"] = str(run_dir or Path("runs") / plan.name)
+    values["step"] = step.name
+    copy = paths.ROOT / "runs" / "open" / f"{plan.name}-{step.name}.ipynb"
+    if copy.exists() and not arguments.new:
+        print(f"{copy} was opened before and is kept as you left it; --new makes a fresh copy")
+    else:
+        _write_copy(step.notebook, values, arguments.lang, copy)
+        print(f"notebook: {copy}")
+    if arguments.no_lab:
+        return 0
+    return start_lab(copy, arguments.jupyter)
+
+
+def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path) -> None:
+    """Write a notebook with other values, in a language.
+
+    Args:
+        notebook: Its name.
+        values: What replaces the defaults.
+        language: `zh` or `en`.
+        copy: The file.
+    """
+    import nbformat
+
+    content = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4)
+    twins.in_language(content, notebook, language)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda found: _moved(found.group(1), copy.parent), cell.source)
+    lines = [f"{name} = {value!r}" for name, value in values.items()]
+    filled_in = nbformat.v4.new_code_cell("\n".join(lines))
+    filled_in.metadata["tags"] = ["injected-parameters"]
+    for place, cell in enumerate(content.cells):
+        if "parameters" in cell.metadata.get("tags", []):
+            content.cells.insert(place + 1, filled_in)
+            break
+    name_kernel(content)
+    files.write_text(copy, nbformat.writes(content))
+
+
+def _moved(target: str, folder: Path) -> str:
+    """Return a link of a notebook as it must read in another folder.
+
+    Args:
+        target: What it leads to, from the notebooks' folder.
+        folder: Where the copy lies.
+    """
+    return f"]({os.path.relpath(paths.NOTEBOOKS / target, folder)})"
+
+
+def name_kernel(content: Any) -> None:
+    """Let a copy of a notebook ask for finlab's own kernel.
+
+    Args:
+        content: The notebook, from nbformat.
+    """
+    content.metadata["kernelspec"] = {
+        "name": KERNEL,
+        "display_name": KERNEL,
+        "language": "python",
+    }
+
+
+def install_kernel() -> None:
+    """Make finlab's kernel known to the JupyterLab of this environment."""
+    from ipykernel.kernelspec import install
+
+    install(kernel_name=KERNEL, display_name=KERNEL, prefix=sys.prefix)
+
+
+def start_lab(notebook: Path, options: list[str]) -> int:
+    """Open a notebook in JupyterLab, with the repository as its root, until it is closed.
+
+    Args:
+        notebook: Below the repository.
+        options: Of `jupyter lab`.
+
+    Raises:
+        ValueError: JupyterLab is not installed.
+    """
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ValueError("JupyterLab is not installed here: run `make lab` once, which installs it")
+    install_kernel()
+    command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={paths.ROOT}"]
+    return subprocess.run([*command, str(notebook), *options], check=False).returncode
