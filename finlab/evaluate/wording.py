@@ -18,6 +18,7 @@ SAME = "same"
 OTHER_WORDS = "other words"
 OTHER_FACTS = "other facts"
 ANOTHER = "another answer"
+FAILURES = (OTHER_FACTS, ANOTHER)
 ALIKE = 45.0  # of 100, the least likeness in characters of two answers to one question
 
 

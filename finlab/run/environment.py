@@ -6,12 +6,14 @@ import functools
 import gc
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import random
 import resource
 import subprocess
 import sys
+from typing import Any
 
 from finlab import paths
 
@@ -144,13 +146,42 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 def git_commit() -> str:
     """Return the commit of the repository, or `unknown` outside git.
 
-    `+changes` is added where the work tree differs from the commit.
+    `+changes` is added where the work tree differs from the commit. A notebook that was run and
+    saved differs in its outputs alone, which change nothing.
     """
     commit = _git("rev-parse", "--short", "HEAD")
     if commit.returncode:
         return "unknown"
-    changed = _git("status", "--porcelain").stdout.strip()
-    return commit.stdout.strip() + ("+changes" if changed else "")
+    changed = [line[3:].strip('"') for line in _git("status", "--porcelain").stdout.splitlines()]
+    differs = any(not _only_outputs_differ(path) for path in changed)
+    return commit.stdout.strip() + ("+changes" if differs else "")
+
+
+def _only_outputs_differ(path: str) -> bool:
+    """Tell whether a changed file is a notebook with the same cells as in the commit.
+
+    Args:
+        path: Of the file, from the root of the repository.
+    """
+    if not path.endswith(".ipynb") or not (paths.ROOT / path).is_file():
+        return False
+    committed = _git("show", f"HEAD:{path}")
+    if committed.returncode:
+        return False
+    try:
+        now = json.loads((paths.ROOT / path).read_text(encoding="utf-8"))
+        return _cells(json.loads(committed.stdout)) == _cells(now)
+    except ValueError:
+        return False
+
+
+def _cells(notebook: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return kind and text of each cell of a notebook, without its outputs.
+
+    Args:
+        notebook: Its JSON.
+    """
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
 
 
 def free_memory() -> None:
