@@ -1,4 +1,4 @@
-"""`finlab status`, `runs`, `compare`, `gallery`, `clean` and `report`: what stands in run folders."""
+"""`finlab status`, `runs`, `compare`, `gallery`, `clean`, `report`: what stands in runs."""
 
 from __future__ import annotations
 

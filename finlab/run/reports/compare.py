@@ -24,7 +24,7 @@ HEADS = {
 
 
 def write(one: Path, other: Path, out: Path, language: str = "zh") -> Path:
-    """Write a page that compares two runs: verdicts and figures side by side, then all differences.
+    """Write a page that compares two runs: verdicts and figures, then all differences.
 
     Args:
         one: A run.
