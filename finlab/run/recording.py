@@ -7,9 +7,11 @@ the step finishes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 
 SHOWN = ("stream", "display_data", "execute_result", "error")
 BATCH = "FINLAB_RUNNER"  # set where papermill runs the notebook, and keeps it itself
+
+
+@contextlib.contextmanager
+def left_to_papermill() -> Iterator[None]:
+    """Let kernels that start meanwhile leave their notebook to papermill, and run in any case.
+
+    The runner has decided which step runs, and keeps what papermill has executed.
+    """
+    before = os.environ.get(BATCH)
+    os.environ[BATCH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[BATCH]
+        else:
+            os.environ[BATCH] = before
 
 
 class Recorder:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +102,21 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
     output = folder / f"{step.notebook}.ipynb"
     values = {name: step.parameters[name] for name in step.changed}
     values |= {"run_dir": str(run_dir), "step": step.name}
-    os.environ[recording.BATCH] = "1"  # papermill keeps the notebook, and this decides what runs
     progress = Progress(head, folder / "log.jsonl")
     progress.start()
     try:
-        papermill.execute_notebook(
-            _plain_path(step.path),
-            _plain_path(draft),
-            parameters=values,
-            kernel_name="python3",
-            cwd=str(paths.NOTEBOOKS),
-            progress_bar=False,
-            log_output=False,
-            autosave_cell_every=15,
-            extra_arguments=["--log-level=50"],
-        )
+        with recording.left_to_papermill():
+            papermill.execute_notebook(
+                _plain_path(step.path),
+                _plain_path(draft),
+                parameters=values,
+                kernel_name="python3",
+                cwd=str(paths.NOTEBOOKS),
+                progress_bar=False,
+                log_output=False,
+                autosave_cell_every=15,
+                extra_arguments=["--log-level=50"],
+            )
     except BaseException as error:
         progress.end("failed" if isinstance(error, Exception) else "stopped")
         if draft.exists():
