@@ -8,6 +8,7 @@ from pathlib import Path
 # FINLAB_ROOT points the package at another checkout; the tests use it for small made-up projects.
 ROOT = Path(os.environ.get("FINLAB_ROOT") or Path(__file__).resolve().parents[1])
 NOTEBOOKS = ROOT / "notebooks"
+DOCS = ROOT / "docs"
 RECIPES = NOTEBOOKS / "recipes"
 ACCELERATE_CONFIGS = NOTEBOOKS / "accelerate"
 

@@ -153,6 +153,15 @@ def test_code_cells_that_show_nothing_fold_as_one(tmp_path):
     assert chapters.chapter(path, NOTEBOOK, "dpo").html.count('<details class="code">') == 1
 
 
+def test_no_link_leads_nowhere(tmp_path):
+    finished_step(tmp_path, headline=headline())
+    body = page.write(tmp_path).read_text(encoding="utf-8")
+    targets = re.findall(r"""href=["']#([^"']+)["']""", body)
+    assert {"glossary", "exercises", "dpo", "dpo-s1"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"""id=["']?{target}["' >]""", body), target
+
+
 def test_the_gallery_links_all_it_wrote(tmp_path):
     for name in ("smoke", "other"):
         finished_step(tmp_path / "runs" / name, headline=headline())

@@ -91,6 +91,7 @@ def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path
             content.cells.insert(place + 1, filled_in)
             break
     name_kernel(content)
+    copy.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(copy, nbformat.writes(content))
 
 

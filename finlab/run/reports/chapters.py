@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab.run import twins
+from finlab.run.reports.appendix import linked
 from finlab.run.reports.html import both, say
 
 # Code is folded; what it showed is not.
@@ -115,8 +116,10 @@ def _as_html(exporter_class: Any, content: Any, prefix: str) -> str:
     )
     body, _ = exporter.from_notebook_node(content)
     body = re.sub(r"<script.*?</script>", "", body, flags=re.S)
-    # A link to another notebook stays on the page.
+    body = re.sub(r'<a class="anchor-link".*?</a>', "", body, flags=re.S)
+    # A link to another notebook, or to the guide, stays on the page.
     body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="#\1"', body)
+    body = linked(body)
     return re.sub(r'\bid="(?!' + prefix + r'-s\d)([^"]+)"', rf'id="{prefix}-\1"', body)
 
 

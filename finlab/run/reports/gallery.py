@@ -8,6 +8,7 @@ site/smoke/03_lora_pretraining.html, ...   each executed notebook as a page
 from __future__ import annotations
 
 import html
+import re
 import shutil
 from pathlib import Path
 
@@ -96,5 +97,7 @@ def _chapter_page(run: str, step: str, chapter: Chapter, language: str) -> str:
         f"<p><a href='../index.html'>{back}</a> · <a href='report.html'>{say('report')}</a></p>"
         f"{contents({step: chapter}, unfolded=True)}"
     )
-    body = f"<section class=chapter id='{step}'>{chapter.html}</section>"
+    # What is linked stands in the report: other notebooks, glossary, answers.
+    inner = re.sub(r'href="#(\d\d_\w+|glossary|exercises)"', r'href="report.html#\1"', chapter.html)
+    body = f"<section class=chapter id='{step}'>{inner}</section>"
     return page.page(f"{run}: {chapter.title[0]}", navigation, body, language)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import html
+import re
 from pathlib import Path
 
 from finlab import files
 from finlab.run import twins
-from finlab.run.reports import chapters, fonts
+from finlab.run.reports import appendix, chapters, fonts
 from finlab.run.reports.html import both, say
 from finlab.run.reports.results import Step, finished_steps
 from finlab.run.reports.summary import summary
@@ -76,14 +77,26 @@ def write(run_dir: Path, language: str = "zh") -> Path:
     name = run_dir.name
     head = f"<h1>{both(f'finlab run: {name}', f'finlab 运行：{name}')}</h1>{_made_with(steps)}"
     body = "".join(_section(manifest, parts) for manifest, _, _ in steps)
-    content = f"{head}{summary(run_dir, steps)}<h2 id=chapters>{say('chapters')}</h2>{body}"
+    content = f"{head}{summary(run_dir, steps)}<h2 id=chapters>{say('chapters')}</h2>{body}{appendix.appendix()}"
     links = ""
     for anchor in ("verdict", "warnings", "cost", "sources", "results"):
         links += f"<li><a href='#{anchor}'>{say(anchor)}</a></li>"
+    for name, title in appendix.PAGES.items():
+        links += f"<li><a href='#{name}'>{both(*title)}</a></li>"
     navigation = f"<b>{say('contents')}</b><ul>{links}</ul><hr>{chapters.contents(parts)}"
-    return files.write_text(
-        run_dir / "report.html", page(f"finlab: {name}", navigation, content, language)
-    )
+    whole = without_dead_links(page(f"finlab: {name}", navigation, content, language))
+    return files.write_text(run_dir / "report.html", whole)
+
+
+def without_dead_links(body: str) -> str:
+    """Turn links into text that lead to no place of the page, as to a step that was not run.
+
+    Args:
+        body: The page.
+    """
+    places = set(re.findall(r"""\bid=["']?([\w-]+)""", body))
+    link = re.compile(r"""<a href=["']#([^"']+)["']>(.*?)</a>""", re.S)
+    return link.sub(lambda found: found[0] if found[1] in places else found[2], body)
 
 
 def chapters_of(steps: list[Step]) -> dict[str, chapters.Chapter]:
