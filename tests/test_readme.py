@@ -142,6 +142,14 @@ def test_environment_yml_installs_this_project():
     assert "torch==2.13.0" in pip
 
 
+def test_the_workflow_runs_what_ci_runs():
+    path = paths.ROOT / ".github/workflows/workbook.yml"
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    runs = [step.get("run", "") for step in jobs["test"]["steps"]]
+    assert runs[-1] == ".ci/run"
+    assert jobs["publish"]["needs"] == ["test", "gallery"]
+
+
 # --- the Chinese README --------------------------------------------------------------------------
 CHINESE = (paths.ROOT / "README.zh.md").read_text(encoding="utf-8")
 
