@@ -193,7 +193,7 @@ EXERCISES = [
     Exercise(
         "10.2",
         [[], ["rewards=[correct, formed]"]],
-        {"right after reinforcement": "accuracy.after.accuracy"},
+        {"right after reinforcement": "accuracy.after.accuracy", "clipped": "clipped_share"},
     ),
     Exercise(
         "10.3",
@@ -305,7 +305,10 @@ def _run(step: str, exercise: Exercise, setting: list[str], copy: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
-    return done.stderr.strip().splitlines()[-1]
+    said = done.stderr.strip().splitlines()
+    # A step that fails tells its error among other lines; a refused recipe has one line.
+    errors = [line.strip() for line in said if "Error: " in line]
+    return (errors or said)[-1]
 
 
 def main(words: list[str]) -> None:
@@ -323,6 +326,15 @@ def main(words: list[str]) -> None:
             words_of = ", ".join(setting) or "as it is"
             found[exercise.name].append({"setting": words_of, **told})
             print(f"{time.time() - began:6.0f} s  {exercise.name}  {words_of}  {told}", flush=True)
+        _save(found)
+
+
+def _save(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Write what came out so far.
+
+    Args:
+        found: {exercise: {setting and quantities} of each try}.
+    """
     record = {
         "command": "python -m benchmarks.exercises runs/smoke",
         "device": environment.device(),

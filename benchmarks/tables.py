@@ -118,6 +118,34 @@ def write_forgetting(run_dir: Path) -> None:
     write_results("forgetting", {**record, "rows": rows})
 
 
+# --- the exercises ---------------------------------------------------------------------------------
+def exercise_table(notebook: str) -> str:
+    """Return what came out of a notebook's things to try.
+
+    Args:
+        notebook: Its number, as `03`.
+    """
+    rows = []
+    for name, tries in measured("exercises")["tries"].items():
+        if not name.startswith(f"{notebook}."):
+            continue
+        for each in tries:
+            told = [f"{what} {_short(value)}" for what, value in each.items() if what != "setting"]
+            rows.append([name.partition(".")[2], each["setting"], "; ".join(told)])
+    return table(["to try", "setting", "what came out"], rows)
+
+
+def _short(value: Any) -> str:
+    """Return a value with three decimals where it has some."""
+    return (
+        f"{value:.3f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else value
+    )
+
+
 # --- tables --------------------------------------------------------------------------------------
 def results_tables() -> str:
     """Return the main results of the smoke run and of the run on real text."""
