@@ -169,7 +169,7 @@ EXERCISES = [
     ),
     Exercise(
         "06.1",
-        [["gptq_group=16"], [], ["gptq_group=64"]],
+        [[], ["gptq_group=64"], ["gptq_group=128"]],
         {"bytes of gptq4": "gptq4.bytes", "divergence, nats": "gptq4.kl"},
     ),
     Exercise("06.2", [["exam_items=20"], []], {"format": "choice.format", "why": "choice.why"}),

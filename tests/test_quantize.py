@@ -116,6 +116,9 @@ def test_what_cannot_be_quantised_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="intermediate_size is 128"):
         model.config.hidden_size = 192
         quantize.require_groups(model.config, 96)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="gptq_group is 16: without a GPU it can be one of"):
+            quantize.require_groups(model.config, 16)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="AWQ can be made here")

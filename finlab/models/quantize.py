@@ -50,6 +50,9 @@ def missing(name: str) -> str:
     return ""
 
 
+CPU_GROUPS = (32, 64, 128, 256)  # that torch's _weight_int4pack_mm_for_cpu computes
+
+
 def require_groups(config: PretrainedConfig, group_size: int) -> None:
     """Refuse a model whose layer widths cannot be cut into groups that share a scale.
 
@@ -58,7 +61,8 @@ def require_groups(config: PretrainedConfig, group_size: int) -> None:
         group_size: Columns that share a scale.
 
     Raises:
-        ValueError: As for stories260K: 172 columns do not make groups of 32.
+        ValueError: As for stories260K: 172 columns do not make groups of 32. Or PyTorch's kernel for
+            CPUs has no groups of that size.
     """
     for name in ("hidden_size", "intermediate_size"):
         width = getattr(config, name)
@@ -67,6 +71,11 @@ def require_groups(config: PretrainedConfig, group_size: int) -> None:
                 f"4 bits in groups of {group_size} need widths divisible by {group_size}, "
                 f"but {name} is {width}: change group_size, or leave gptq4 and awq4 out of formats"
             )
+    if not torch.cuda.is_available() and group_size not in CPU_GROUPS:
+        raise ValueError(
+            f"gptq_group is {group_size}: without a GPU it can be one of {CPU_GROUPS}: choose one, "
+            "or leave gptq4 and awq4 out of formats"
+        )
 
 
 def require_full_precision(source: str | Path) -> None:
