@@ -1,6 +1,6 @@
 """Run the things to try at the end of each notebook, and keep what came out.
 
-    python -m benchmarks.exercises runs/smoke [00 03 ...]
+    python -m benchmarks.exercises runs/smoke [00 03.2 ...]
 
 Needs a finished smoke run, which stays as it is: each try works in a copy. All of them take about
 forty minutes on two cores. The figures go to notebooks/results/exercises.json, and from there into
@@ -318,7 +318,7 @@ def main(words: list[str]) -> None:
     found = files.read_json(path)["tries"] if path.exists() else {}
     began = time.time()
     for exercise in EXERCISES:
-        if notebooks and exercise.name[:2] not in notebooks:
+        if not exercise.name.startswith(tuple(notebooks or [""])):
             continue
         found[exercise.name] = []
         for setting in exercise.settings:
