@@ -8,6 +8,7 @@ Without a folder only the tables are written. A table stands between `<!-- NAME:
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -447,7 +448,13 @@ def forgetting_ways_table() -> str:
     return sentence + table(head, rows)
 
 
+EXERCISES = {
+    f"exercises-{number}": functools.partial(exercise_table, number)
+    for number in ("00", "01", "02", "03", "04", "05", "06", "08")
+}
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    Path("docs/exercises.md"): EXERCISES,
+    Path("docs/zh/exercises.md"): EXERCISES,
     REASONING_PAGE: {"forgetting_ways": forgetting_ways_table},
     RESULTS_PAGE: {"results": results_tables, "forgetting": forgetting_table},
     BENCHMARKS_PAGE: {
