@@ -30,6 +30,10 @@ def show_as_sentences() -> None:
     """Let the notebook that calls this show these refusals as one sentence each."""
     shell = current_shell()
     if shell is not None:
+        from IPython.display import clear_output
+
+        # Imports may have warned above; the sentence shall stand alone.
+        clear_output()
         shown = (NotReady, AlreadyFinished, Busy, KeyboardInterrupt)
         shell.set_custom_exc(shown, _show)
 

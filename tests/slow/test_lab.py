@@ -31,6 +31,8 @@ class Lab:
         self.root = root
         for name in ("notebooks", "data_cards", "docs"):
             shutil.copytree(paths.ROOT / name, root / name)
+        # Recipes name files of the closed world from the root of the repository.
+        (root / "finlab").symlink_to(paths.ROOT / "finlab")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
