@@ -112,3 +112,26 @@ def test_verdicts_on_differences():
     assert headlines.verdict_on(change(0.1, 0.01, 0.2)).en == "a gain beyond chance"
     assert headlines.verdict_on(change(-0.1, -0.2, -0.01)).en == "a loss beyond chance"
     assert headlines.verdict_on(change(0.1, -0.01, 0.2)).zh == "与没有变化分不开"
+
+
+def quantized(accuracy):
+    row = {"bytes": 100, "bits_per_character": 1.0, "accuracy": accuracy}
+    return {
+        "full": row,
+        "nf4": {**row, "bytes": 40},
+        "choice": {"format": "nf4", "why": "it is the smallest"},
+        "paired": {"nf4": {"n": 200}},
+    }
+
+
+def test_a_format_is_not_praised_where_the_exams_tell_nothing():
+    (sentence,) = sentences(headlines.of_quantization(quantized(0.6)))
+    assert sentence.en.startswith("Serve it as nf4: 40% of the bytes")
+    (sentence,) = sentences(headlines.of_quantization(quantized(0.27)))
+    assert "no better than guessing" in sentence.en
+
+
+def test_a_score_at_chance_is_called_so():
+    finance, _ = sentences(told(evaluation(last=0.27, low=0.2)))
+    assert "which guessing gives too" in finance.en
+    assert "瞎猜" in finance.zh

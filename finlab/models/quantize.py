@@ -61,8 +61,8 @@ def require_groups(config: PretrainedConfig, group_size: int) -> None:
         group_size: Columns that share a scale.
 
     Raises:
-        ValueError: As for stories260K: 172 columns do not make groups of 32. Or PyTorch's kernel for
-            CPUs has no groups of that size.
+        ValueError: As for stories260K: 172 columns do not make groups of 32. Or PyTorch's kernel
+            for CPUs has no groups of that size.
     """
     for name in ("hidden_size", "intermediate_size"):
         width = getattr(config, name)

@@ -1,4 +1,4 @@
-"""Pages of the guide that the notebooks link to, at the end of the report: glossary and answers."""
+"""Pages of the guide at the end of the report: the glossary, and answers to things to try."""
 
 from __future__ import annotations
 

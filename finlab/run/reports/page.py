@@ -77,7 +77,8 @@ def write(run_dir: Path, language: str = "zh") -> Path:
     name = run_dir.name
     head = f"<h1>{both(f'finlab run: {name}', f'finlab 运行：{name}')}</h1>{_made_with(steps)}"
     body = "".join(_section(manifest, parts) for manifest, _, _ in steps)
-    content = f"{head}{summary(run_dir, steps)}<h2 id=chapters>{say('chapters')}</h2>{body}{appendix.appendix()}"
+    notebooks = f"<h2 id=chapters>{say('chapters')}</h2>{body}"
+    content = f"{head}{summary(run_dir, steps)}{notebooks}{appendix.appendix()}"
     links = ""
     for anchor in ("verdict", "warnings", "cost", "sources", "results"):
         links += f"<li><a href='#{anchor}'>{say(anchor)}</a></li>"

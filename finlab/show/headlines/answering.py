@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finlab.run.headline import Headline, Line, Picture, Words
-from finlab.show.headlines.wording import chinese, named, scored, verdict_on
+from finlab.show.headlines.wording import CHANCE, chinese, named, scored, verdict_on
 
 if TYPE_CHECKING:
     from finlab.show.figures import Drawing
-
-CHANCE = 0.25  # of four options
 
 
 def of_evaluation(
@@ -81,6 +79,8 @@ def _verdicts(metrics: dict[str, Any]) -> list[Line]:
         en = f"{domain.capitalize()} questions: {begin:.0%} right before, {end:.0%} after ("
         zh = f"{chinese(domain)}题：之前答对 {begin:.0%}，之后 {end:.0%}（"
         en, zh = f"{en}{said.en})", f"{zh}{said.zh}）"
+        if models[last]["ci_low"] <= CHANCE <= models[last]["ci_high"]:
+            en, zh = f"{en}, which guessing gives too", f"{zh}，瞎猜也是这个水平"
         best = _best(models)
         if models[best]["ci_low"] > end:
             peak = models[best]["accuracy"]

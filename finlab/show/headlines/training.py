@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finlab.evaluate import statistics
 from finlab.run.headline import Headline, Line, Picture, Words
-from finlab.show.headlines.wording import change, chinese, interval, named, scored
+from finlab.show.headlines.wording import CHANCE, change, chinese, interval, named, scored
 
 if TYPE_CHECKING:
     from finlab.show.figures import Drawing
@@ -165,6 +166,12 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
             "allowed.",
             f"可以用 {choice} 部署：只占 {share:.0%} 的字节，损失在允许范围内。",
         )
+    if _at_chance(metrics):
+        sentence = Words(
+            "The full model answers no better than guessing, so the exams cannot tell the formats "
+            "apart: decide by bits per character.",
+            "全精度模型的考试成绩与瞎猜无异，考试分不出各种格式：请看每字比特数再定。",
+        )
     lines = [Line(Words("format to take", "建议的格式"), choice, sentence, weight=6)]
     for name in FORMATS:
         if name not in metrics:
@@ -176,6 +183,18 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
         )
         lines.append(Line(words, value))
     return Headline(lines)
+
+
+def _at_chance(metrics: dict[str, Any]) -> bool:
+    """Tell whether the full model's accuracy holds that of guessing in its interval.
+
+    Args:
+        metrics: What notebook 06 measured.
+    """
+    asked = next((each["n"] for each in metrics["paired"].values()), 0)
+    right = round(metrics["full"]["accuracy"] * asked)
+    low, _ = statistics.wilson(right, asked)
+    return low <= CHANCE
 
 
 def of_throughput(metrics: dict[str, Any]) -> Headline:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finlab.run.headline import Words
 
+CHANCE = 0.25  # of four options
 NAMES = {
     "finance": "金融",
     "general": "通用",
