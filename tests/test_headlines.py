@@ -35,7 +35,7 @@ def evaluation(last=0.55, best=0.70, low=0.66, letters_low=0.2, unparsed=8):
 
 
 def told(metrics):
-    return headlines.of_evaluation(metrics, "official:5", "generate:0", {"gain": None})
+    return headlines.of_evaluation(metrics, "dpo", "official:5", "generate:0", {"gain": None})
 
 
 def sentences(headline):
@@ -63,6 +63,21 @@ def test_chance_and_unparsed_answers_are_warnings():
         "Asked in chat (generate:0), 8 ",
     ]
     assert told(evaluation(letters_low=0.26, unparsed=0)).warnings == []
+
+
+def test_a_model_from_elsewhere_is_no_stage_of_the_run():
+    metrics = evaluation()
+    for models in metrics["by_domain"].values():
+        models["other/model"] = score(0.9, 0.85, 0.95)
+    finance, _ = sentences(told(metrics))
+    assert "55% after" in finance.en
+
+
+def test_no_letters_are_blamed_where_none_were_asked_for():
+    metrics = evaluation(unparsed=0)
+    metrics["scores"][0]["setting"] = "text:0"
+    found = headlines.of_evaluation(metrics, "dpo", "text:0", "generate:0", {})
+    assert found.warnings == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A kernel is asked as JupyterLab asks it: each request says which cell it comes f
 """
 
 import json
+import shutil
 
 import nbformat
 import pytest
@@ -83,7 +84,39 @@ def test_out_of_order_is_one_sentence(front):
     assert error["ename"] == "NotReady"
     (said,) = error["traceback"]
     assert "step 'second' reads step 'first', which is not finished" in said
-    assert "run 00_first in this order, or `finlab run smoke --to first" in said
+    assert "run 00_first in this order, or `finlab run pair --to first`, which does" in said
+
+
+def test_what_is_refused_holds_no_other_up(front):
+    """The step that is missing can be made in another kernel at once."""
+    (front.project.run_dir / "first").mkdir(parents=True)
+    assert front.run_all("01_second")[0] == "error"
+    other = Front(front.project)
+    try:
+        status, shown = other.run_all("00_first")
+    finally:
+        other.stop()
+    assert status == "ok", errors(shown)
+
+
+def test_cells_that_ran_with_another_text_make_another_result(front):
+    project = front.project
+    assert front.run_all("00_first")[0] == "ok"
+    folder = project.run_dir / "first"
+    plain = json.loads((folder / "manifest.json").read_text())
+    content = nbformat.read(project.root / "notebooks/00_first.ipynb", 4)
+    start, imports, last = content.cells
+    shutil.rmtree(folder)
+    front.run(start.source, start.id)
+    front.run(imports.source, imports.id)
+    front.run(last.source.replace("str(value)", "str(2 * value)"), last.id)
+    edited = json.loads((folder / "manifest.json").read_text())
+    assert edited["edited"] == [last.id]
+    assert edited["key"] != plain["key"]
+    # So the runner, which knows the file alone, makes the step again.
+    done = project.finlab("run", "pair", "--only", "first")
+    assert "unchanged, kept" not in done.stdout
+    assert json.loads((folder / "manifest.json").read_text())["key"] == plain["key"]
 
 
 def test_a_finished_step_is_kept_until_rerun(front):
@@ -175,3 +208,6 @@ def test_open_fills_in_values_and_language(project, ask):
     ask("open", "pair", "first", "--no-lab", "--new")
     assert "value = 7" in copy.read_text()
     assert ask("open", "pair", "third", "--no-lab").returncode == 2
+    done = ask("open", "pair", "first", "--no-lab", "--run-dir", "/elsewhere", "--", "--port", "1")
+    assert done.returncode == 2
+    assert "was opened before for another run folder: add --new" in done.stderr

@@ -181,6 +181,41 @@ def test_the_gallery_links_all_it_wrote(tmp_path):
         gallery.write([tmp_path / "runs/smoke", tmp_path / "runs/smoke"], site)
 
 
+def test_the_gallery_never_lies_in_a_run(tmp_path):
+    folder = finished_step(tmp_path / "runs/smoke", headline=headline())
+    for out in (tmp_path / "runs", tmp_path / "runs/smoke/.."):
+        with pytest.raises(ValueError, match="would lie in a run"):
+            gallery.write([tmp_path / "runs/smoke"], out)
+    assert (folder / "manifest.json").exists()
+
+
+def test_the_window_is_called_as_the_run(tmp_path):
+    finished_step(tmp_path / "mine")
+    body = page.write(tmp_path / "mine").read_text(encoding="utf-8")
+    assert "<title>finlab: mine</title>" in body
+    # It has no sentences, as runs had none before.
+    assert "made by an earlier finlab" in body
+
+
+def test_steps_of_one_notebook_are_told_apart(tmp_path):
+    for step in ("low", "high"):
+        finished_step(tmp_path, step, headline=headline())
+    body = page.write(tmp_path).read_text(encoding="utf-8")
+    verdict = re.search(r"<ol class=verdict>(.*?)</ol>", body)[1]
+    assert "low: " in verdict and "high: " in verdict
+    assert "<figcaption>high: " in body
+
+
+def test_chinese_stands_only_beside_the_english_it_was_made_from(tmp_path):
+    folder = finished_step(tmp_path)
+    path = folder / f"{NOTEBOOK}.ipynb"
+    content = nbformat.read(path, 4)
+    content.cells[0].source = content.cells[0].source.replace("Direct preference", "Old preference")
+    nbformat.write(content, path)
+    title = chapters.chapter(path, NOTEBOOK, "dpo").title
+    assert title == ("05 · Old preference optimization", "05 · Old preference optimization")
+
+
 def test_a_comparison_as_a_page(tmp_path):
     for name, loss in (("one", 1.0), ("two", 2.5)):
         folder = finished_step(tmp_path / name, headline=headline())

@@ -70,8 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 1 for a failure, 2 for bad input, 130 when stopped.
     """
     command = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(command)
-    parsed.words = command
+    words, passed = command, []
+    if command[:1] in (["lab"], ["open"]) and "--" in command:
+        place = command.index("--")
+        words, passed = command[:place], command[place + 1 :]
+    parsed = _parser().parse_args(words)
+    parsed.words, parsed.passed = command, passed
     try:
         return parsed.function(parsed)
     except ValueError as error:

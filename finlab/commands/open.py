@@ -16,6 +16,7 @@ from finlab.run import recipe, twins
 from finlab.run.runner import chosen_steps
 
 KERNEL = "finlab"
+PASSED_ON = "What follows -- goes to `jupyter lab`, such as -- --no-browser --port 8890."
 LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
 
 
@@ -34,18 +35,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--no-lab", action="store_true", help="write the copy, and start no JupyterLab"
     )
-    add_jupyter(parser)
+    parser.epilog = PASSED_ON
     parser.set_defaults(function=_open)
-
-
-def add_jupyter(parser: argparse.ArgumentParser) -> None:
-    """Add what is passed on to `jupyter lab`.
-
-    Args:
-        parser: Of the command.
-    """
-    words = "after --: options of `jupyter lab`, such as -- --no-browser --port 8890"
-    parser.add_argument("jupyter", nargs="*", help=words)
 
 
 def _open(arguments: argparse.Namespace) -> int:
@@ -58,13 +49,28 @@ def _open(arguments: argparse.Namespace) -> int:
     values["step"] = step.name
     copy = paths.ROOT / "runs" / "open" / f"{plan.name}-{step.name}.ipynb"
     if copy.exists() and not arguments.new:
+        if f"run_dir = {values['run_dir']!r}" not in _filled_in(copy):
+            raise ValueError(f"{copy} was opened before for another run folder: add --new")
         print(f"{copy} was opened before and is kept as you left it; --new makes a fresh copy")
     else:
         _write_copy(step.notebook, values, arguments.lang, copy)
         print(f"notebook: {copy}")
+    install_kernel()
     if arguments.no_lab:
         return 0
-    return start_lab(copy, arguments.jupyter)
+    return start_lab(copy, arguments.passed)
+
+
+def _filled_in(copy: Path) -> str:
+    """Return the cell of values of a copy.
+
+    Args:
+        copy: The file.
+    """
+    for cell in files.read_json(copy)["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            return "".join(cell["source"])
+    return ""
 
 
 def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,29 @@ def _how_to_make(run_dir: Path, step: str) -> str:
     chain = _chain(step, needs_of)
     missing = [each for each in chain if read_manifest(run_dir / each) is None]
     named = " → ".join(notebook_of.get(each, each) for each in missing)
+    command = _command_for(run_dir, step)
+    return f"run {named} in this order" + (f", or `{command}`, which does" if command else "")
+
+
+def _command_for(run_dir: Path, step: str) -> str:
+    """Return the command that makes a step of a run; empty where its recipe is not known.
+
+    Args:
+        run_dir: The run.
+        step: The step.
+    """
     begun = run_dir / "run.json"
-    name = files.read_json(begun).get("recipe", "smoke") if begun.exists() else "smoke"
-    where = "" if run_dir == paths.ROOT / "runs" / name else f" --run-dir {run_dir}"
-    return f"run {named} in this order, or `finlab run {name} --to {step}{where}`, which does"
+    facts = files.read_json(begun) if begun.exists() else {}
+    name = facts.get("recipe") or run_dir.name
+    known = (paths.RECIPES / f"{name}.yaml").exists()
+    if not known and not facts.get("file"):
+        return ""
+    words = ["finlab", "run", name if known else facts["file"], "--to", step]
+    for value in facts.get("overrides", []):
+        words += ["--set", value]
+    if run_dir != paths.ROOT / "runs" / name:
+        words += ["--run-dir", str(run_dir)]
+    return shlex.join(words)
 
 
 def _chain(step: str, needs_of: dict[str, list[str]]) -> list[str]:

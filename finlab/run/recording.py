@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finlab import paths
-from finlab.run.parameters import declared_parameters
+from finlab.run.parameters import cells_of, declared_parameters
 from finlab.run.refusals import current_shell
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Recorder:
         """
         import nbformat
 
-        notebook = nbformat.read(paths.NOTEBOOKS / f"{self.notebook}.ipynb", 4)
+        notebook = nbformat.read(self._file(), 4)
         places = {cell.id: place for place, cell in enumerate(notebook.cells)}
         # Some editors have ids of their own; there a cell is known by its text.
         by_source = {cell.source: place for place, cell in enumerate(notebook.cells)}
@@ -148,6 +148,19 @@ class Recorder:
             notebook.cells.insert(place + 1, cell)
         self._tell_parameters(notebook)
         nbformat.write(notebook, folder / f"{self.notebook}.ipynb")
+
+    def edited(self) -> dict[str, str]:
+        """Return {id: text} of the cells that ran with another text than the file has."""
+        found = {}
+        saved = {cell["id"]: cell["source"] for cell in cells_of(self._file())}
+        for cell, source in self.cells.values():
+            if cell in saved and saved[cell].strip() != source.strip():
+                found[cell] = source
+        return found
+
+    def _file(self) -> Path:
+        """Return the notebook's file."""
+        return paths.NOTEBOOKS / f"{self.notebook}.ipynb"
 
     def _tell_parameters(self, notebook: Any) -> None:
         """Put the values that are not the defaults behind the cell of parameters.

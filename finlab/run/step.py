@@ -177,8 +177,11 @@ class Run:
 
     def _manifest(self, metrics: dict[str, Any]) -> dict[str, Any]:
         keys = {name: manifest["key"] for name, manifest in self.upstream.items()}
+        edited = self.recorder.edited() if self.recorder else {}
         return {
-            "key": self.key,
+            # Code that ran and does not stand in the notebook's file makes another result.
+            "key": files.digest(self.key, edited) if edited else self.key,
+            "edited": sorted(edited),
             "notebook": self.notebook,
             "step": self.step,
             "parameters": self.parameters,
@@ -238,8 +241,31 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
     values = {name: variables[name] for name in declarations}
     parameters.check(values, declarations, notebook)
     run_dir = paths.resolve(values["run_dir"])
+    needs = recipe.needs(values)
+    try:
+        run = _begin(notebook, values, run_dir, needs)
+    except BaseException:
+        # Whoever mends what was refused, in another kernel, must not wait for this one.
+        for held in (*needs, values["step"]):
+            locks.release(run_dir / held)
+        raise
+    environment.quiet()
+    environment.seed_all(values.get("seed", 0))
+    run.recorder = recording.start(notebook, values)
+    return run
+
+
+def _begin(notebook: str, values: dict[str, Any], run_dir: Path, needs: list[str]) -> Run:
+    """Hold the folders of a step and of those that it reads, and prepare its own.
+
+    Args:
+        notebook: Its name.
+        values: Of its parameters.
+        run_dir: The run.
+        needs: The steps that it reads.
+    """
     name = values["step"]
-    for need in recipe.needs(values):
+    for need in needs:
         if (run_dir / need).is_dir():
             locks.hold(run_dir / need, seconds=20, shared=True)
     upstream = upstream_manifests(run_dir, name, values)
@@ -253,10 +279,7 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
     # The kernel of a killed run needs a moment to notice and end.
     locks.hold(folder, seconds=20)
     resumed = _prepare_folder(folder, key)
-    environment.quiet()
-    environment.seed_all(values.get("seed", 0))
-    recorder = recording.start(notebook, values)
-    return Run(notebook, name, values, folder, key, upstream, resumed, recorder)
+    return Run(notebook, name, values, folder, key, upstream, resumed)
 
 
 def _keep_finished(folder: Path, key: str) -> None:
@@ -271,8 +294,6 @@ def _keep_finished(folder: Path, key: str) -> None:
         return
     if integrity.damaged_step(folder, manifest):
         return
-    for held in folder.parent.glob("*/"):
-        locks.release(held)
     raise refusals.AlreadyFinished(
         f"Step '{folder.name}' is finished already ({manifest['finished'][:16]}) and nothing has "
         f"changed: its result in {folder} is kept, and Run All stops here. "

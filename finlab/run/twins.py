@@ -11,6 +11,7 @@ A test refuses a part whose English has changed since.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def digest(english: str) -> str:
     return files.digest(english.strip())[:8]
 
 
+@functools.cache
 def read(notebook: str) -> dict[str, tuple[str, str]]:
     """Return {id of a cell: (digest of its English, Chinese text)}; {} without a twin.
 
@@ -96,7 +98,20 @@ def in_language(content: Any, notebook: str, language: str) -> None:
     """
     if language == "en":
         return
-    chinese = read(notebook)
     for cell in content.cells:
-        if cell.cell_type == "markdown" and cell.id in chinese:
-            cell.source = chinese[cell.id][1]
+        if cell.cell_type == "markdown":
+            cell.source = chinese_of(notebook, cell.id, cell.source)
+
+
+def chinese_of(notebook: str, cell: str, english: str) -> str:
+    """Return the Chinese of a cell; the English itself where no twin fits this very text.
+
+    A run that was made before a cell was rewritten shows the text that it was made with.
+
+    Args:
+        notebook: Its name.
+        cell: The cell's id.
+        english: Its text.
+    """
+    of_english, text = read(notebook).get(cell, ("", ""))
+    return text if of_english == digest(english) else english

@@ -181,6 +181,10 @@ def _train(
     for extension in extensions:
         record |= extension.speed(from_step, step, seconds) | extension.summary()
     logger.write(record)
+    if stop.interrupted:  # in the last step, or while it was evaluated
+        raise KeyboardInterrupt(
+            "stopped behind the last step of this training: run it again to go on from there"
+        )
     return trainer
 
 

@@ -280,6 +280,8 @@ def run(
             stderr=subprocess.STDOUT,
             cwd=paths.ROOT,
             env=os.environ | {job_file.SIGNATURE: signature},
+            # An interrupt goes to the whole group of a kernel; the job stops by its file instead.
+            start_new_session=True,
         )
         try:
             while child.poll() is None:

@@ -39,6 +39,7 @@ class StopRequest:
 
     def __init__(self, file: Path | None = None):
         self.wanted = False
+        self.interrupted = False
         self.file = file
 
     def want(self, number: int = 0, frame: FrameType | None = None) -> None:
@@ -46,6 +47,7 @@ class StopRequest:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt("stopped at once: training goes on from its last checkpoint")
         self.wanted = True
+        self.interrupted = self.interrupted or number == signal.SIGINT
         if self.file:
             self.file.touch()
 

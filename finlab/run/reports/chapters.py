@@ -48,14 +48,13 @@ def chapter(path: Path, notebook: str, prefix: str) -> Chapter:
     from nbconvert import HTMLExporter
 
     content = nbformat.read(path, 4)
-    chinese = {cell: text for cell, (_, text) in twins.read(notebook).items()}
     headings: list[tuple[str, str, str]] = []
     title = (notebook, notebook)
     _join_quiet_cells(content)
     for cell in content.cells:
         if cell.cell_type != "markdown":
             continue
-        twin = chinese.get(cell.get("id", ""), cell.source)
+        twin = twins.chinese_of(notebook, cell.get("id", ""), cell.source)
         if cell.source.startswith("# "):
             title = (_first_line(cell.source), _first_line(twin))
         pairs = zip(HEADING.findall(cell.source), HEADING.findall(twin))

@@ -2,7 +2,7 @@
 
 site/index.html              the runs, each with its verdict
 site/smoke/report.html       the report of a run
-site/smoke/03_lora_pretraining.html, ...   each executed notebook as a page
+site/smoke/03_lora_pretraining-pretrain.html, ...   each executed notebook as a page
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def write(run_dirs: list[Path], out: Path, language: str = "zh") -> Path:
 
     Args:
         run_dirs: The runs, in the order of the list.
-        out: The site's folder. Runs of the same name in it are replaced, and nothing else.
+        out: The site's folder. Pages of runs of the same name in it are replaced, nothing else.
         language: `zh` or `en`, which its pages show at first.
 
     Returns:
         Its index.
 
     Raises:
-        ValueError: Two runs have one name, or one has no finished step.
+        ValueError: Two runs have one name, one has no finished step, or a page would lie in a run.
     """
     names = [run_dir.name for run_dir in run_dirs]
     for name in names:
@@ -64,10 +64,15 @@ def _write_run(run_dir: Path, folder: Path, language: str) -> str:
         folder: Of its pages.
         language: What the pages show at first.
     """
+    if folder.resolve() == run_dir.resolve() or any(folder.glob("*/manifest.json")):
+        raise ValueError(
+            f"the pages of {run_dir} would lie in a run, {folder}: choose another --out"
+        )
     steps = results.finished_steps(run_dir)
     report = page.write(run_dir, language)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.html"):
+        old.unlink()
     shutil.copy2(report, folder / "report.html")
     chapters = page.chapters_of(steps)
     notebook_of = {manifest["step"]: manifest["notebook"] for manifest, _, _ in steps}

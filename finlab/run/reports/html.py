@@ -34,6 +34,11 @@ WORDS = {
     "no notebook": ("The executed notebook was not kept.", "没有保留运行后的笔记本。"),
     "no warnings": ("Nothing speaks against these results.", "没有发现需要提醒之处。"),
     "no verdict": ("No step of this run has told a result yet.", "本次运行还没有步骤报告结果。"),
+    "made earlier": (
+        "This run was made by an earlier finlab, which kept no sentences: read the notebooks "
+        "below, or run the steps again.",
+        "本次运行由更早的 finlab 生成，没有结论句：请看下方的笔记本，或重跑各步。",
+    ),
     "mixed": (
         "This run mixes steps that do not fit together. Run them again before you use a figure.",
         "本次运行混有互不匹配的步骤。使用任何数字之前，请先重跑它们。",

@@ -69,7 +69,7 @@ def write(run_dir: Path, language: str = "zh") -> Path:
     Raises:
         ValueError: The run has no complete step, or there is no such language.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(run_dir).resolve()
     steps = finished_steps(run_dir)
     if not steps:
         raise ValueError(f"{run_dir} holds no finished step: run a recipe there first")
@@ -82,8 +82,8 @@ def write(run_dir: Path, language: str = "zh") -> Path:
     links = ""
     for anchor in ("verdict", "warnings", "cost", "sources", "results"):
         links += f"<li><a href='#{anchor}'>{say(anchor)}</a></li>"
-    for name, title in appendix.PAGES.items():
-        links += f"<li><a href='#{name}'>{both(*title)}</a></li>"
+    for anchor, title in appendix.PAGES.items():
+        links += f"<li><a href='#{anchor}'>{both(*title)}</a></li>"
     navigation = f"<b>{say('contents')}</b><ul>{links}</ul><hr>{chapters.contents(parts)}"
     whole = without_dead_links(page(f"finlab: {name}", navigation, content, language))
     return files.write_text(run_dir / "report.html", whole)

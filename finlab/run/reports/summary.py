@@ -58,15 +58,27 @@ def verdict(steps: list[Step]) -> str:
         steps: From `finished_steps`.
     """
     told = []
-    for _, metrics, _ in steps:
-        told += [line for line in metrics.get("headline", []) if line["weight"]]
-    told.sort(key=lambda line: -line["weight"])
-    items = ""
-    for line in told[:SENTENCES]:
-        items += f"<li>{of_words(line['sentence'])}</li>"
+    for manifest, metrics, _ in steps:
+        for line in metrics.get("headline", []):
+            if line["weight"]:
+                told.append((line["weight"], _named(manifest, steps) + of_words(line["sentence"])))
+    told.sort(key=lambda each: -each[0])
+    items = "".join(f"<li>{sentence}</li>" for _, sentence in told[:SENTENCES])
     if not items:
-        return say("no verdict", "p")
+        earlier = not any("headline" in metrics for _, metrics, _ in steps)
+        return say("made earlier" if earlier else "no verdict", "p")
     return f"<ol class=verdict>{items}</ol><div class=faint>{say('how', 'p')}</div>"
+
+
+def _named(manifest: dict[str, Any], steps: list[Step]) -> str:
+    """Return the step's name where its notebook occurs several times in the run; else nothing.
+
+    Args:
+        manifest: Of the step.
+        steps: From `finished_steps`.
+    """
+    same = [each for each, _, _ in steps if each["notebook"] == manifest["notebook"]]
+    return f"{html.escape(manifest['step'])}: " if len(same) > 1 else ""
 
 
 def figures(steps: list[Step]) -> str:
@@ -76,28 +88,29 @@ def figures(steps: list[Step]) -> str:
         steps: From `finished_steps`.
     """
     found = []
-    for _, metrics, folder in steps:
+    for manifest, metrics, folder in steps:
         for picture in metrics.get("headline_pictures", []):
             path = folder / picture["file"]
             if path.exists():
-                found.append(_figure(path, picture))
+                found.append(_figure(path, picture, _named(manifest, steps)))
     if not found:
         return ""
     shown = "".join(found[-FIGURES:])
     return f"<h2 id=figures>{say('figures')}</h2><div class=three>{shown}</div>"
 
 
-def _figure(path: Path, picture: dict[str, Any]) -> str:
+def _figure(path: Path, picture: dict[str, Any], name: str) -> str:
     """Return a figure with its title.
 
     Args:
         path: The PNG.
         picture: {title, alt}.
+        name: Of the step, before the title; empty where it need not be said.
     """
     data = base64.b64encode(path.read_bytes()).decode()
     alt = html.escape(picture["alt"], quote=True)
     image = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
-    return f"<figure><figcaption>{of_words(picture['title'])}</figcaption>{image}</figure>"
+    return f"<figure><figcaption>{name}{of_words(picture['title'])}</figcaption>{image}</figure>"
 
 
 def _warnings(run_dir: Path, steps: list[Step]) -> str:

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 
 def of_evaluation(
-    metrics: dict[str, Any], letters: str, written: str, figures: dict[str, Drawing | None]
+    metrics: dict[str, Any],
+    last: str,
+    letters: str,
+    written: str,
+    figures: dict[str, Drawing | None],
 ) -> Headline:
     """Return the headline of notebook 07.
 
     Args:
         metrics: What it measured.
+        last: The last full model of the run.
         letters: The setting that asks for a letter, as `official:5`.
         written: The setting of answers in writing, as `generate:0`.
         figures: `accuracy` and `gain`; None where there is none.
@@ -30,13 +35,12 @@ def of_evaluation(
                 value += f", {score['no_answer']} without an answer"
             words = Words(f"accuracy, {domain}, {name}", f"准确率，{chinese(domain)}，{name}")
             lines.append(Line(words, value))
-    lines += _verdicts(metrics)
+    lines += _verdicts(metrics, last)
     judgement = metrics["judgement"]
     if judgement["n"]:
         words = Words(f"win rate of the candidate, judged by {judgement['judge']}", "候选模型胜率")
         lines.append(Line(words, scored(judgement, "win_rate")))
-    last = _last(metrics)
-    warnings = _letters_at_chance(metrics["scores"], last, letters)
+    warnings = _letters_at_chance(metrics, last, letters)
     warnings += _unparsed(metrics["scores"], last, written)
     return Headline(lines, _pictures(figures), warnings)
 
@@ -54,19 +58,13 @@ def _pictures(figures: dict[str, Drawing | None]) -> list[Picture]:
     return found
 
 
-def _last(metrics: dict[str, Any]) -> str:
-    """Return the last model that is not a rounded one."""
-    models = next(iter(metrics["by_domain"].values()))
-    return [name for name in models if not name.startswith("quantize")][-1]
-
-
-def _verdicts(metrics: dict[str, Any]) -> list[Line]:
+def _verdicts(metrics: dict[str, Any], last: str) -> list[Line]:
     """Return what the whole chain has added by domain, and where it was best.
 
     Args:
         metrics: What notebook 07 measured.
+        last: The last full model of the run.
     """
-    last = _last(metrics)
     lines = []
     weights = {"finance": 9, "general": 8}
     for domain, models in metrics["by_domain"].items():
@@ -98,27 +96,28 @@ def _best(models: dict[str, dict[str, Any]]) -> str:
     return max(full, key=lambda name: models[name]["accuracy"])
 
 
-def _letters_at_chance(scores: list[dict[str, Any]], model: str, setting: str) -> list[Words]:
+def _letters_at_chance(metrics: dict[str, Any], model: str, setting: str) -> list[Words]:
     """Return a warning where the model does no better than guessing a letter.
 
     Args:
-        scores: All score lines.
+        metrics: What notebook 07 measured.
         model: Whose.
         setting: The one that asks for a letter.
     """
+    if setting.startswith("text"):
+        return []  # no letters are asked for
+    scores = metrics["scores"]
     lines = [each for each in scores if each["model"] == model and each["setting"] == setting]
     at_chance = [each for each in lines if each["ci_low"] <= CHANCE <= each["ci_high"]]
     if not at_chance:
         return []
     share = f"{len(at_chance)} / {len(lines)}"
-    return [
-        Words(
-            f"Asked for a letter ({setting}), {model} is at chance on {share} exams: it knows "
-            "facts and has not learnt that A stands for an option.",
-            f"要求选字母时（{setting}），{model} 在 {share} 个考试上与瞎猜无异："
-            "它记住了事实，却没有学会字母代表哪个选项。",
-        )
-    ]
+    en = f"Asked for a letter ({setting}), {model} is at chance on {share} exams"
+    zh = f"要求选字母时（{setting}），{model} 在 {share} 个考试上与瞎猜无异"
+    if any(models[model]["ci_low"] > CHANCE for models in metrics["by_domain"].values()):
+        en += ": it knows facts and has not learnt that A stands for an option"
+        zh += "：它记住了事实，却没有学会字母代表哪个选项"
+    return [Words(f"{en}.", f"{zh}。")]
 
 
 def _unparsed(scores: list[dict[str, Any]], model: str, setting: str) -> list[Words]:
