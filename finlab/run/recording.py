@@ -218,6 +218,17 @@ def _outputs(messages: list[dict[str, Any]]) -> list[Any]:
     return outputs
 
 
+def by_hand() -> bool:
+    """Tell whether a person runs this notebook in an editor, rather than papermill.
+
+    An editor says which cell it runs; a client that does not keeps the notebook itself.
+    """
+    shell = current_shell()
+    if shell is None or os.environ.get(BATCH):
+        return False
+    return bool(_cell_id(shell.get_parent() or {}))
+
+
 def start(notebook: str, parameters: dict[str, Any]) -> Recorder | None:
     """Begin to note what a notebook shows; None where papermill keeps it, or there is none.
 
@@ -225,9 +236,4 @@ def start(notebook: str, parameters: dict[str, Any]) -> Recorder | None:
         notebook: Its name.
         parameters: Their values.
     """
-    shell = current_shell()
-    if shell is None or os.environ.get(BATCH):
-        return None
-    if not _cell_id(shell.get_parent() or {}):
-        return None  # a client that does not say which cell it runs keeps the notebook itself
-    return Recorder(shell, notebook, parameters)
+    return Recorder(current_shell(), notebook, parameters) if by_hand() else None

@@ -18,7 +18,6 @@ The manifest is written last, by rename: where it stands, the step is complete.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -273,8 +272,8 @@ def _begin(notebook: str, values: dict[str, Any], run_dir: Path, needs: list[str
     keys = {need: manifest["key"] for need, manifest in upstream.items()}
     key = step_key(notebook, values, keys)
     folder = run_dir / name
-    # The runner has decided already whether the step runs.
-    if not (values.get("rerun") or os.environ.get(recording.BATCH)):
+    # Whoever starts papermill wants the step to run, and `finlab run` has decided already.
+    if recording.by_hand() and not values.get("rerun"):
         _keep_finished(folder, key)
     # The kernel of a killed run needs a moment to notice and end.
     locks.hold(folder, seconds=20)
