@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
 
-.PHONY: install run test test-slow test-one bench lab format clean
+.PHONY: install run test test-slow test-lab test-one bench lab format clean
 
 install: $(VENV)/.run
 
@@ -27,6 +27,9 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(PYTEST) tests/slow
+
+test-lab: $(VENV)/.test
+	FINLAB_LAB=all $(PYTEST) tests/slow/test_lab.py
 
 test-one: $(VENV)/.test
 	$(PYTEST) $(FILE)
