@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
-from finlab.run import recipe, twins
+from finlab.run import recipe, recording, twins
 from finlab.run.runner import chosen_steps
 
 KERNEL = "finlab"
@@ -55,8 +55,8 @@ def _open(arguments: argparse.Namespace) -> int:
     else:
         _write_copy(step.notebook, values, arguments.lang, copy)
         print(f"notebook: {copy}")
-    install_kernel()
     if arguments.no_lab:
+        install_kernel()
         return 0
     return start_lab(copy, arguments.passed)
 
@@ -89,14 +89,9 @@ def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(lambda found: _moved(found.group(1), copy.parent), cell.source)
-    lines = [f"{name} = {value!r}" for name, value in values.items()]
-    filled_in = nbformat.v4.new_code_cell("\n".join(lines))
-    filled_in.metadata["tags"] = ["injected-parameters"]
-    for place, cell in enumerate(content.cells):
-        if "parameters" in cell.metadata.get("tags", []):
-            content.cells.insert(place + 1, filled_in)
-            break
-    name_kernel(content)
+    recording.fill_in(content, [f"{name} = {value!r}" for name, value in values.items()])
+    kernel = {"name": KERNEL, "display_name": KERNEL, "language": "python"}
+    content.metadata["kernelspec"] = kernel
     copy.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(copy, nbformat.writes(content))
 
@@ -109,19 +104,6 @@ def _moved(target: str, folder: Path) -> str:
         folder: Where the copy lies.
     """
     return f"]({os.path.relpath(paths.NOTEBOOKS / target, folder)})"
-
-
-def name_kernel(content: Any) -> None:
-    """Let a copy of a notebook ask for finlab's own kernel.
-
-    Args:
-        content: The notebook, from nbformat.
-    """
-    content.metadata["kernelspec"] = {
-        "name": KERNEL,
-        "display_name": KERNEL,
-        "language": "python",
-    }
 
 
 def install_kernel() -> None:

@@ -146,7 +146,11 @@ class Recorder:
             cell.execution_count = count
         for place, cell in reversed(extra):
             notebook.cells.insert(place + 1, cell)
-        self._tell_parameters(notebook)
+        lines = []
+        for name, declared in declared_parameters(self.notebook).items():
+            if self.parameters[name] != declared.default:
+                lines.append(f"{name} = {self.parameters[name]!r}")
+        fill_in(notebook, lines)
         nbformat.write(notebook, folder / f"{self.notebook}.ipynb")
 
     def edited(self) -> dict[str, str]:
@@ -162,26 +166,24 @@ class Recorder:
         """Return the notebook's file."""
         return paths.NOTEBOOKS / f"{self.notebook}.ipynb"
 
-    def _tell_parameters(self, notebook: Any) -> None:
-        """Put the values that are not the defaults behind the cell of parameters.
 
-        Args:
-            notebook: The notebook.
-        """
-        import nbformat
+def fill_in(content: Any, lines: list[str]) -> None:
+    """Put values behind a notebook's cell of parameters, as papermill does.
 
-        lines = []
-        for name, declared in declared_parameters(self.notebook).items():
-            if self.parameters[name] != declared.default:
-                lines.append(f"{name} = {self.parameters[name]!r}")
-        if not lines:
+    Args:
+        content: The notebook, from nbformat; it is changed in place.
+        lines: `name = value`, each; none leaves the notebook as it is.
+    """
+    import nbformat
+
+    if not lines:
+        return
+    cell = nbformat.v4.new_code_cell("\n".join(lines))
+    cell.metadata["tags"] = ["injected-parameters"]
+    for place, each in enumerate(content.cells):
+        if "parameters" in each.metadata.get("tags", []):
+            content.cells.insert(place + 1, cell)
             return
-        for place, cell in enumerate(notebook.cells):
-            if "parameters" in cell.metadata.get("tags", []):
-                told = nbformat.v4.new_code_cell("\n".join(lines))
-                told.metadata["tags"] = ["injected-parameters"]
-                notebook.cells.insert(place + 1, told)
-                return
 
 
 def _cell_id(parent: dict[str, Any]) -> str:

@@ -73,6 +73,8 @@ def of_points(
     """
     said = []
     for name, found in points.items():
-        said.append(f"{name}: {across} {found[across][0]:+.3f}, {up} {found[up][0]:+.3f}")
+        x, *_ = found[across]
+        y, *_ = found[up]
+        said.append(f"{name}: {across} {x:+.3f}, {up} {y:+.3f}")
     head = f"{title}. " if title else ""
     return f"{head}Points. {_joined(said)}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+
+from finlab.run.reports.fonts import chinese_font_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +42,6 @@ LOOK = {
     "legend.frameon": False,
 }
 SHARPNESS = 2  # dots drawn for each dot shown
-
-
-def chinese_font_file() -> Path:
-    """Return the font file with Chinese glyphs that comes with the `mplfonts` package."""
-    import mplfonts
-
-    return Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
 
 
 def style() -> str:

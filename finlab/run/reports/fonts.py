@@ -14,6 +14,13 @@ from pathlib import Path
 FIRST_CHINESE = 0x2E80  # what lies below has its glyphs in every font
 
 
+def chinese_font_file() -> Path:
+    """Return the font file with Chinese glyphs that comes with the `mplfonts` package."""
+    import mplfonts
+
+    return Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
+
+
 def chinese_of(text: str) -> str:
     """Return the characters of a text that need a Chinese font, each once, in order."""
     return "".join(sorted({letter for letter in text if ord(letter) >= FIRST_CHINESE}))
@@ -41,13 +48,11 @@ def _subset(letters: str) -> bytes:
     Args:
         letters: What it must hold. Those that the font lacks are left out.
     """
-    import mplfonts
     from fontTools import subset
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)
-    path = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
     options = subset.Options(flavor="woff2", layout_features=[], hinting=False)
-    font = subset.load_font(str(path), options)
+    font = subset.load_font(str(chinese_font_file()), options)
     chosen = subset.Subsetter(options)
     chosen.populate(text=letters)
     chosen.subset(font)

@@ -69,12 +69,12 @@ def _write_run(run_dir: Path, folder: Path, language: str) -> str:
             f"the pages of {run_dir} would lie in a run, {folder}: choose another --out"
         )
     steps = results.finished_steps(run_dir)
-    report = page.write(run_dir, language)
+    chapters = page.chapters_of(steps)
+    report = page.write(run_dir, language, chapters)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.html"):
         old.unlink()
     shutil.copy2(report, folder / "report.html")
-    chapters = page.chapters_of(steps)
     notebook_of = {manifest["step"]: manifest["notebook"] for manifest, _, _ in steps}
     for step, chapter in chapters.items():
         path = folder / f"{notebook_of[step]}-{step}.html"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from finlab.evaluate import statistics
 from finlab.show.figures import axes_of, canvas
 from finlab.show.ideas.shapes import FROZEN, LEARNT, note
 from finlab.show.ideas.shapes import box as draw_box
@@ -87,16 +88,16 @@ def interval(right: int, asked: int, chance: float) -> Drawing:
     axes.fill_between(counts, lows, highs, color="#f6c6c0")
     axes.axhline(share, color="#c0392b", label=f"accuracy {share:.3f}")
     axes.axhline(chance, color="#333", linestyle="--", linewidth=1, label=f"chance {chance:.2f}")
-    low, high = _wilson(share, numpy.array([asked]))
-    error = [[share - low[0]], [high[0] - share]]
+    low, high = statistics.wilson(right, asked)
+    error = [[share - low], [high - share]]
     axes.errorbar([asked], [share], yerr=error, fmt="o", color="#333", capsize=3)
-    axes.annotate(f"here: {asked}", (asked, high[0]), (0, 4), textcoords="offset points")
+    axes.annotate(f"here: {asked}", (asked, high), (0, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="questions asked", ylabel="accuracy", ylim=(0, 1))
     axes.set(title="What so many questions can tell: the 95% interval")
     axes.legend()
     figure.alt = (
         f"The 95% interval of an accuracy of {share:.3f} narrows with the number of questions; "
-        f"with the {asked} of this exam it reaches from {low[0]:.3f} to {high[0]:.3f}. "
+        f"with the {asked} of this exam it reaches from {low:.3f} to {high:.3f}. "
         f"Chance is {chance:.2f}."
     )
     return figure
@@ -104,6 +105,8 @@ def interval(right: int, asked: int, chance: float) -> Drawing:
 
 def _wilson(share: float, counts: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return Wilson's 95% interval of a share, for several numbers of questions.
+
+    `statistics.wilson` counts right answers, so the ends of a band would jump between numbers.
 
     Args:
         share: Of right answers.
