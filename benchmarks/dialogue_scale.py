@@ -1,21 +1,25 @@
 """Instruction tuning's data from disk: seconds by stage, and memory, at growing numbers.
 
-    # writes notebooks/results/dialogues.json; ten minutes on two cores
-    python -m benchmarks.dialogue_scale
-    python -m benchmarks.dialogue_scale 50000     # one size, printed
+    # adds one size to notebooks/results/dialogues.json
+    python -m benchmarks.dialogue_scale 200000
+    python -m benchmarks.dialogue_scale 10000000 brief
 
-The dialogues are invented, of one to three exchanges; 5% are exact copies of others and 5% near
-ones. All that notebook 04 does before training counts: reading JSON lines through a card, replacing
-personal data, rendering, tokenising, screening for copies and 3,386 exam items (FINLAB_DATA),
-shares, the split and the plan of packed rows.
+The dialogues are made of sentences of the real Chinese texts (FINLAB_DATA); 5% are exact copies of
+others and 5% near ones. All that notebook 04 does before training counts: reading JSON lines
+through a card, replacing personal data, rendering, tokenising, screening for copies and 3,386 exam
+items, shares, the split and the plan of packed rows. `brief` dialogues have one exchange each, and
+no names are looked for in them: a recogniser that reads every question takes hours for ten million
+on two cores, and its memory does not grow with their number.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +31,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.corpus_speed import EXAMS
+from benchmarks.corpus_speed import EXAMS, TEXTS
 from finlab import files, paths
-from finlab.closed_world import talks
 from finlab.data import (
     accounts,
     cards,
@@ -44,7 +47,7 @@ from finlab.data import (
 from finlab.models import sentencepieces, vocabulary
 from finlab.run import environment
 
-SIZES = (50_000, 200_000)
+RESULTS = paths.NOTEBOOKS / "results" / "dialogues.json"
 CARD = """---
 license: mit
 finlab:
@@ -57,17 +60,25 @@ finlab:
 """
 
 
-def invented(count: int, seed: int = 2) -> Iterator[list[dict]]:
-    """Yield dialogues about the closed world, no two alike but for the copies.
+def sentences(longest: int) -> list[str]:
+    """Return the sentences of the real Chinese texts, from 8 characters to the longest."""
+    texts = (text for name in TEXTS for text in cards.load(name).rows["text"][:])
+    found = (sentence for text in texts for sentence in re.findall(r"[^。\n]+。?", text))
+    return [sentence for sentence in found if 8 <= len(sentence.strip()) <= longest]
+
+
+def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[dict]]:
+    """Yield dialogues made of real sentences; one in ten is a copy or a near copy.
 
     Args:
         count: How many.
+        brief: One exchange of short sentences each, in place of one to three exchanges.
         seed: Draws them.
     """
-    exchanges = [(row["instruction"], row["output"]) for row in talks.dialogues()["alpaca"]]
+    said = sentences(30 if brief else 80)
     rng = random.Random(seed)
-    earlier: list[list[dict]] = []
-    for number in range(count):
+    earlier: collections.deque[list[dict]] = collections.deque(maxlen=1000)
+    for _ in range(count):
         kind = rng.random() if earlier else 1.0
         if kind < 0.05:
             yield rng.choice(earlier)
@@ -77,26 +88,24 @@ def invented(count: int, seed: int = 2) -> Iterator[list[dict]]:
             yield [*turns, last | {"content": last["content"] + "谢谢。"}]
             continue
         messages = []
-        for place in range(rng.choice([1, 1, 2, 3])):
-            question, answer = rng.choice(exchanges)
-            if not place:
-                question = f"第{number}号问题：{question}"
+        for _ in range(1 if brief else rng.choice([1, 1, 2, 3])):
+            question, *answer = rng.choices(said, k=rng.choice([2, 3] if brief else [2, 3, 4, 5]))
             messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer * rng.randint(1, 6)})
-        earlier = [*earlier[-999:], messages]
+            messages.append({"role": "assistant", "content": "".join(answer)})
+        earlier.append(messages)
         yield messages
 
 
-def work(count: int, folder: Path) -> dict:
+def work(count: int, brief: bool, folder: Path) -> dict:
     """Prepare so many dialogues for training, and return seconds by stage and what was found."""
+    items = [row for name in EXAMS for row in cards.load(name).rows]
+    texts = [turn["content"] for messages in invented(2000) for turn in messages]
     path = folder / "dialogues.jsonl"
-    files.write_jsonl(path, ({"messages": messages} for messages in invented(count)))
+    files.write_jsonl(path, ({"messages": messages} for messages in invented(count, brief)))
     (folder / "cards").mkdir()
     (folder / "cards/invented.md").write_text(CARD, encoding="utf-8")
-    items = [row for name in EXAMS for row in cards.load(name).rows]
     paths.data_cards = lambda: folder / "cards"
     os.environ["FINLAB_DATA"] = str(folder)
-    texts = [turn["content"] for messages in invented(2000) for turn in messages]
     tokenizer, _ = vocabulary.extend(sentencepieces.fast(sentencepieces.train(texts, 4000)), [])
     tokenizer.chat_template = templates.chat_template("zhilu")
     frames.choose_runner("native")
@@ -105,10 +114,11 @@ def work(count: int, folder: Path) -> dict:
 
     def lap(stage: str) -> None:
         seconds[stage] = round(time.time() - begun - sum(seconds.values()), 2)
+        (folder / "finished.txt").write_text(str(len(seconds)))
 
     frame = conversations.read(cards.read_all(["invented"], "dialogue"), folder / "read", {})
     lap("read")
-    stage = conversations.prepare(frame, tokenizer, folder / "stage")
+    stage = conversations.prepare(frame, tokenizer, folder / "stage", find_names=not brief)
     lap("personal data, rendering, tokens")
     screened, _ = selection.screen({"stage1": stages.Texts(stage)}, items, folder=folder)
     lap("copies and exams")
@@ -124,6 +134,7 @@ def work(count: int, folder: Path) -> dict:
     lap("packed to 4,096")
     return {
         "dialogues": count,
+        "brief": brief,
         "tokens": int(account.read.sum(dtype="int64")),
         "seconds": seconds,
         "total": round(sum(seconds.values()), 2),
@@ -142,31 +153,28 @@ def anonymous_bytes(process: psutil.Process) -> int:
     return 0
 
 
-def measured(count: int) -> dict:
+def measured(count: int, brief: bool) -> dict:
     """Run one size in a process of its own, and watch the memory of it and its children."""
     folder = Path(tempfile.mkdtemp(prefix="dialogues-"))
+    size = [str(count), "brief" if brief else "long"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.dialogue_scale", "work", str(count), str(folder)],
+        [sys.executable, "-m", "benchmarks.dialogue_scale", "work", *size, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | {"DAFT_PROGRESS_BAR": "0"},
     )
-    peaks = {"anonymous": 0, "with mapped files": 0}
+    stages_done = folder / "finished.txt"
+    peaks: list[dict[str, int]] = []  # of each stage
 
     def watch() -> None:
         while process.poll() is None:
-            found = dict.fromkeys(peaks, 0)
-            try:
-                parent = psutil.Process(process.pid)
-                for each in [parent, *parent.children(recursive=True)]:
-                    found["anonymous"] += anonymous_bytes(each)
-                    found["with mapped files"] += each.memory_full_info().pss
-            except (psutil.Error, OSError):
-                continue
-            for name, value in found.items():
-                peaks[name] = max(peaks[name], value)
-            time.sleep(0.3)
+            stage = int(stages_done.read_text() or 0) if stages_done.exists() else 0
+            while len(peaks) <= stage:
+                peaks.append({"anonymous": 0, "with mapped files": 0})
+            for name, value in memory_of(process.pid).items():
+                peaks[stage][name] = max(peaks[stage][name], value)
+            time.sleep(0.5)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -174,29 +182,51 @@ def measured(count: int) -> dict:
     thread.join()
     shutil.rmtree(folder, ignore_errors=True)
     if process.returncode:
-        raise RuntimeError(f"{count} dialogues failed: run `work {count} FOLDER` to see why")
-    return json.loads(said.splitlines()[-1]) | {"peak_bytes": peaks}
+        raise RuntimeError(f"{count} dialogues failed: run `work {' '.join(size)} FOLDER`")
+    record = json.loads(said.splitlines()[-1])
+    by_stage = dict(zip(record["seconds"], peaks, strict=False))
+    largest = {name: max(peak[name] for peak in peaks) for name in peaks[0]}
+    return record | {"peak_bytes": largest, "peak_bytes_by_stage": by_stage}
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Return the memory of a process and its children, in bytes."""
+    total = {"anonymous": 0, "with mapped files": 0}
+    try:
+        parent = psutil.Process(pid)
+        for each in [parent, *parent.children(recursive=True)]:
+            total["anonymous"] += anonymous_bytes(each)
+            total["with mapped files"] += each.memory_full_info().pss
+    except (psutil.Error, OSError):
+        pass  # one of them has just ended
+    return total
 
 
 def main() -> None:
-    """Measure the sizes, or one of them."""
+    """Measure one size, and put it beside the others in the results."""
     if sys.argv[1:2] == ["work"]:
-        print(json.dumps(work(int(sys.argv[2]), Path(sys.argv[3])), ensure_ascii=False))
+        _, _, count, length, folder = sys.argv
+        print(json.dumps(work(int(count), length == "brief", Path(folder)), ensure_ascii=False))
         return
-    if sys.argv[1:]:
-        print(json.dumps(measured(int(sys.argv[1])), ensure_ascii=False, indent=1))
-        return
+    count, brief = int(sys.argv[1]), sys.argv[2:] == ["brief"]
+    size = {
+        "command": f"python -m benchmarks.dialogue_scale {count}" + " brief" * brief,
+        "git_commit": environment.git_commit(),
+        **measured(count, brief),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    kept = [row for row in record.get("sizes", []) if row["command"] != size["command"]]
     record = {
-        "command": "python -m benchmarks.dialogue_scale",
+        "command": "python -m benchmarks.dialogue_scale COUNT",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "sizes": [measured(count) for count in SIZES],
+        "finished": size["finished"],
+        "sizes": sorted([*kept, size], key=lambda row: row["dialogues"]),
     }
-    path = paths.NOTEBOOKS / "results" / "dialogues.json"
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+    RESULTS.write_text(text, encoding="utf-8")
+    print(json.dumps(size, ensure_ascii=False, indent=1))
 
 
 if __name__ == "__main__":

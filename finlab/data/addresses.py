@@ -37,6 +37,9 @@ def addresses(text: str) -> list[tuple[int, int]]:
     Returns:
         (first character, one past the last) of each, in order.
     """
+    # Most texts have no house number or no street. They need no recogniser, which is slow.
+    if not (HOUSE.search(text) and STREET.search(text)):
+        return []
     spans = []
     words = recogniser.tagged(text)
     number = 0

@@ -11,6 +11,7 @@ names at one place do.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from decimal import Decimal
@@ -29,6 +30,7 @@ SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
 LIST = 14  # tokens: in a longer change, opposite characters may be chance
 MOST_TOKENS = 20_000  # longer texts are compared up to here
 MOST_PLACES = 200  # that differ; beyond, nothing is looked for that changed places
+REMEMBERED = 64  # texts; the pairs of one text come one after another
 
 
 def contradicts(first: str, second: str) -> bool:
@@ -38,8 +40,7 @@ def contradicts(first: str, second: str) -> bool:
         first: A text.
         second: Another one.
     """
-    one, other = facts.normalise(first), facts.normalise(second)
-    left, right = facts.tokens(one)[:MOST_TOKENS], facts.tokens(other)[:MOST_TOKENS]
+    (one, left), (other, right) = _read(first), _read(second)
     places = differences(left, right)
     if _swapped(left, right, places):
         return True
@@ -52,6 +53,13 @@ def contradicts(first: str, second: str) -> bool:
             return True
     # Last, since to recognise a name takes a model.
     return any(_names_differ((one, left, a), (other, right, b)) for a, b in places)
+
+
+@functools.lru_cache(REMEMBERED)
+def _read(text: str) -> tuple[str, list[Token]]:
+    """Return a text as `facts.normalise` leaves it, and its tokens, which nobody changes."""
+    normal = facts.normalise(text)
+    return normal, facts.tokens(normal)[:MOST_TOKENS]
 
 
 def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:

@@ -57,12 +57,22 @@ def found_in(tokenizer: PreTrainedTokenizerBase, value: Any) -> bool:
         tokenizer: Knows the special tokens.
         value: A text, or messages.
     """
+    return _holds(_pattern(tokenizer), value)
+
+
+def _holds(pattern: re.Pattern, value: Any) -> bool:
+    """Tell whether a text, or any text inside messages, holds a special token or a mark.
+
+    Args:
+        pattern: Finds the special tokens.
+        value: A text, or messages.
+    """
     if isinstance(value, str):
-        return bool(_pattern(tokenizer).search(value)) or any(mark in value for mark in MARKS)
+        return bool(pattern.search(value)) or any(mark in value for mark in MARKS)
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        return any(found_in(tokenizer, each) for each in value)
+        return any(_holds(pattern, each) for each in value)
     return False
 
 

@@ -129,6 +129,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     task_prefixes: dict[str, str] | None = None,
+    find_names: bool = True,
 ) -> Dialogues:
     """Replace personal data, render and tokenise every dialogue, in one pass.
 
@@ -139,6 +140,7 @@ def prepare(
         tokenizer: With a chat template.
         folder: Where the dialogues lie afterwards.
         task_prefixes: {card: what its first questions begin with}.
+        find_names: Replace the names and addresses of people too.
 
     Raises:
         ValueError: The template marks nothing as the assistant's, or does not end its answers with
@@ -154,7 +156,7 @@ def prepare(
         rows = []
         for text, name in zip(messages.to_pylist(), card.to_pylist(), strict=True):
             kinds: Counter = Counter()
-            said = personal.deidentify_messages(json.loads(text), kinds)
+            said = personal.deidentify_messages(json.loads(text), kinds, find_names)
             said = dialogues.with_prefix(said, prefixes.get(name, ""))
             rows.append((said, sorted(kinds.elements())))
         return daft.Series.from_arrow(_prepared(tokenizer, rows))

@@ -213,9 +213,10 @@ def _names_by_cue(text: str, private: bool) -> list[Span]:
         for match in pattern.finditer(text):
             if _is_name(text, *match.span(1)):
                 spans.append(_widened(text, match.span(1)))
-    starts = {place for _, tag, place in recogniser.tagged(text) if tag == "PER"}
-    for match in cues.BEHIND_OFFICE.finditer(text):
-        if private and match.start(1) in starts and _is_name(text, *match.span(1)):
+    # The recogniser is slow: it is asked only where a cue has been found.
+    for match in cues.BEHIND_OFFICE.finditer(text) if private else ():
+        person = (match.start(1), "PER") in _word_starts(text)
+        if person and _is_name(text, *match.span(1)):
             spans.append(_widened(text, match.span(1)))
     for match in [*cues.NAMED.finditer(text), *cues.KEYED.finditer(text)]:
         if not _is_word(text, *match.span(1)):
@@ -228,10 +229,10 @@ def _names_by_cue(text: str, private: bool) -> list[Span]:
 
 def _names_before_titles(text: str) -> list[Span]:
     """Return the names before 先生, 经理 and the like, and behind 姓."""
-    starts = {place for _, _, place in recogniser.tagged(text)}
     spans = []
     for match in cues.BEFORE_TITLE.finditer(text):
         start, end = match.span(1)
+        starts = {place for place, _ in _word_starts(text)}
         if start not in starts and not cues.WORD_BEGINS.search(text[:start]):
             continue
         surname_alone = len(match[1]) == surname_length(match[1])
@@ -243,13 +244,19 @@ def _names_before_titles(text: str) -> list[Span]:
     return spans
 
 
+def _word_starts(text: str) -> set[tuple[int, str]]:
+    """Return (place, tag) of the words that the recogniser sees."""
+    return {(place, tag) for _, tag, place in recogniser.tagged(text)}
+
+
 def _familiar_names(text: str) -> list[Span]:
     """Return where 小王 and 老李 stand as words of their own."""
     matches = [*cues.FAMILIAR_ALONE.finditer(text), *cues.ADDRESSED.finditer(text)]
     spans = [match.span(1) for match in matches]
-    for word, _, place in recogniser.tagged(text):
-        if cues.FAMILIAR.fullmatch(word):
-            spans.append((place, place + 2))
+    if cues.FAMILIAR.search(text):
+        for word, _, place in recogniser.tagged(text):
+            if cues.FAMILIAR.fullmatch(word):
+                spans.append((place, place + 2))
     return [(start, end) for start, end in spans if not cues.NOT_FAMILIAR.match(text[start:])]
 
 

@@ -345,19 +345,20 @@ def masked(text: str) -> str:
     return "".join(parts) + text[end:]
 
 
-def deidentify_messages(messages: list[dict], counts: Counter) -> list[dict]:
-    """De-identify the turns of a dialogue, names and addresses included.
+def deidentify_messages(messages: list[dict], counts: Counter, people: bool = True) -> list[dict]:
+    """De-identify the turns of a dialogue.
 
     Args:
         messages: The turns, {role, content}.
         counts: The number of replacements by kind is added here.
+        people: Also replace names and addresses, as in `find`.
 
     Returns:
         The turns with placeholders.
     """
     result = []
     for message in messages:
-        text, found = deidentify_text(message["content"], people=True)
+        text, found = deidentify_text(message["content"], people)
         counts.update(found)
         result.append(message | {"content": text})
     return result
