@@ -362,12 +362,15 @@ def dialogues_table() -> str:
     rows = []
     for size in found["sizes"]:
         seconds = size["seconds"]
-        row = [f"{size['dialogues']:,}", f"{size['tokens'] / 1e6:.1f}", f"{size['total']:,.0f}"]
-        row += [f"{seconds['personal data, rendering, tokens']:,.0f}"]
-        row += [f"{seconds['copies and exams']:,.0f}"]
+        peaks = size["peak_bytes_by_stage"]
+        row = [f"{size['dialogues']:,}", "one, short" if size["brief"] else "one to three"]
+        row += [f"{size['tokens'] / 1e6:,.1f}", f"{size['total']:,.0f}", f"{seconds['read']:,.0f}"]
+        for stage in ("personal data, rendering, tokens", "copies and exams"):
+            memory = peaks[stage]["anonymous"] / 1e9
+            row.append(f"{seconds[stage]:,.0f} ({memory:.1f})")
         rows.append([*row, f"{size['peak_bytes']['anonymous'] / 1e9:.1f}"])
-    head = ["dialogues", "million tokens", "seconds", "personal data, tokens", "copies, exams"]
-    head.append("memory without mapped files, GB")
+    head = ["dialogues", "exchanges", "million tokens", "seconds", "read"]
+    head += ["personal data, tokens (GB)", "copies, exams (GB)", "peak memory, GB"]
     return f"`{found['command']}` on {found['device']}.\n\n" + table(head, rows)
 
 

@@ -1,6 +1,4 @@
-"""How fast pretraining is: `fit` against a bare PyTorch loop on the same packed rows.
-
-Against plain TRL with padded batches.
+"""How fast pretraining is: `fit`, beside a bare PyTorch loop and beside plain TRL.
 
     # on this machine's CPU, a few minutes; writes notebooks/results/training.json
     python -m benchmarks.training_speed
@@ -23,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from finlab import paths
 from finlab.data import cards, packing
@@ -32,20 +31,39 @@ from finlab.run import environment
 from finlab.train import collate, fit, log, meter
 
 LENGTHS = Path(__file__).with_name("lengths.json")
+TEXTS = (
+    "laws_zh",
+    "cfbenchmark_zh",
+    "fincuge_finese_zh",
+    "fincuge_finnl_zh",
+    "cmrc2018_zh",
+    "wiki_en",
+    "c4_en",
+    "finterms_en",
+    "tatqa_en",
+)
 LORA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SHAPES = {  # layers, width, inner width, heads, key-value heads, rows of embeddings, of them new
-    "small": (
-        16,
-        512,
-        1376,
-        8,
-        8,
-        3520,
-        1472,
-    ),  # a 7B with 23,296 new rows, an eighth as wide and half as deep
-    "Llama-2-7B": (32, 4096, 11008, 32, 32, 55296, 23296),
-    "Llama-2-13B": (40, 5120, 13824, 40, 40, 55296, 23296),
-    "Qwen2.5-7B": (28, 3584, 18944, 28, 4, 152064, 400),
+ROUNDS = 3  # turns of each way; a shared machine drifts, so the middle one counts
+
+
+class Shape(NamedTuple):
+    """A model's sizes; `new` of the vocabulary's rows are those that an extension brought."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    new: int
+
+
+SHAPES = {
+    # A 7B with 23,296 new rows, an eighth as wide and half as deep.
+    "small": Shape(16, 512, 1376, 8, 8, 3520, 1472),
+    "Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 55296, 23296),
+    "Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 55296, 23296),
+    "Qwen2.5-7B": Shape(28, 3584, 18944, 28, 4, 152064, 400),
 }
 PLANS = {
     "cpu": {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 10_000, "rank": 16},
@@ -53,61 +71,46 @@ PLANS = {
 }
 
 
+# --- what is trained -----------------------------------------------------------------------------
 def measure_lengths() -> None:
-
-    names = [
-        "laws_zh",
-        "cfbenchmark_zh",
-        "fincuge_finese_zh",
-        "fincuge_finnl_zh",
-        "cmrc2018_zh",
-        "wiki_en",
-        "c4_en",
-        "finterms_en",
-        "tatqa_en",
-    ]
+    """Write 1,000 quantiles of the tokens per document in the real texts."""
     texts = [
-        row["text"] for source in cards.load_all(names, "text").values() for row in source.rows
+        row["text"] for source in cards.load_all(TEXTS, "text").values() for row in source.rows
     ]
-    sizes = sorted(
-        map(
-            len,
-            tokenization.encode(
-                sentencepieces.fast(paths.resolve("$FINLAB_DATA/tokenizers/llama-32000.model")),
-                texts,
-            ),
-        )
-    )
-    LENGTHS.write_text(
-        json.dumps([sizes[round(place * (len(sizes) - 1) / 999)] for place in range(1000)]) + "\n"
-    )
+    tokenizer = sentencepieces.fast(paths.resolve("$FINLAB_DATA/tokenizers/llama-32000.model"))
+    sizes = sorted(len(ids) for ids in tokenization.encode(tokenizer, texts))
+    quantiles = [sizes[round(place * (len(sizes) - 1) / 999)] for place in range(1000)]
+    LENGTHS.write_text(json.dumps(quantiles) + "\n")
 
 
-def documents(count: int, rows: int, longest: int) -> list[list[int]]:
-    """Return documents of about `count` tokens, with the real lengths.
+def documents(count: int, vocabulary: int, longest: int) -> list[list[int]]:
+    """Return documents of about `count` random tokens in all, with the real lengths.
 
     They are cut at `longest`, since TRL's padded batches cannot split them.
     """
-    rng, sizes, found = random.Random(1), json.loads(LENGTHS.read_text()), []
+    rng = random.Random(1)
+    lengths = json.loads(LENGTHS.read_text())
+    found = []
     while count > 0:
-        size = min(rng.choice(sizes), longest)
-        found.append([1, *(rng.randrange(3, rows) for _ in range(size - 2)), 2])
+        size = min(rng.choice(lengths), longest)
+        inner = [rng.randrange(3, vocabulary) for _ in range(size - 2)]
+        found.append([1, *inner, 2])
         count -= size
     return found
 
 
-def model(shape: str, dtype: str) -> object:
+def random_model(shape: Shape, dtype: str):
+    """Return a Llama of a shape with random weights, on the GPU where there is one."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    layers, width, inner, heads, keys, rows, _ = SHAPES[shape]
     config = LlamaConfig(
-        vocab_size=rows,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=keys,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
         max_position_embeddings=4096,
         attn_implementation=attention.choose_attention(dtype),
         pad_token_id=0,
@@ -117,126 +120,153 @@ def model(shape: str, dtype: str) -> object:
         return LlamaForCausalLM(config).to(getattr(torch, dtype))
 
 
-def settings(folder: Path, plan: dict, **more) -> object:
-    from trl import SFTConfig
+def words():
+    """Return a tokenizer that the trainers ask for and never use: rows are tokens already."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
 
-    return SFTConfig(
-        **{
-            "output_dir": str(folder / "out"),
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": plan["batch"],
-            "learning_rate": 1e-4,
-            "logging_steps": 5,
-            "save_strategy": "no",
-            "bf16": plan["dtype"] == "bfloat16",
-            "gradient_checkpointing": plan.get("checkpointing", False),
-            "report_to": "none",
-            "dataloader_pin_memory": False,
-            "max_length": None,
-            "train_sampling_strategy": "sequential",
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-            **more,
-        }
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", bos_token="<s>"
     )
 
 
-def adapter(base: object, shape: str, rank: int, embeddings: str) -> object:
+def training_args(folder: Path, plan: dict[str, Any], **changes: Any):
+    """Return TRL's arguments for one pass over rows of tokens."""
+    from trl import SFTConfig
+
+    values = {
+        "output_dir": str(folder / "out"),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": plan["batch"],
+        "learning_rate": 1e-4,
+        "logging_steps": 5,
+        "save_strategy": "no",
+        "bf16": plan["dtype"] == "bfloat16",
+        "gradient_checkpointing": plan.get("checkpointing", False),
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+        "max_length": None,
+        "train_sampling_strategy": "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    return SFTConfig(**{**values, **changes})
+
+
+def adapter(model, shape: Shape, rank: int, embeddings: str):
+    """Return the LoRA, with the embeddings trained as a recipe says."""
     from peft import LoraConfig
 
-    rows, new = SHAPES[shape][5:]
+    old = shape.vocabulary - shape.new
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         target_modules=LORA,
         task_type="CAUSAL_LM",
-        **embedding_settings(base, embeddings, rows - new, rows),
+        **embedding_settings(model, embeddings, old, shape.vocabulary),
     )
 
 
-def job(way: str, shape: str, plan: dict, embeddings: str, share: float) -> dict:
-    """Train once over the documents in one way.
-
-    Return {tokens, seconds, tokens_per_second, peak_bytes, ...}.
-    """
-    import torch
-    from datasets import Dataset
-    from peft import get_peft_model
-    from transformers import PreTrainedTokenizerFast
+# --- three ways to train -------------------------------------------------------------------------
+def ours(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
+    """Train on packed rows with `fit`."""
     from trl import SFTTrainer
 
-    found, base = (
-        documents(round(plan["tokens"] * share), SHAPES[shape][5], plan["length"]),
-        model(shape, plan["dtype"]),
+    fit.fit(
+        SFTTrainer,
+        log=folder / "log.jsonl",
+        extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
+        model=model,
+        args=training_args(folder, plan),
+        train_dataset=packing.packed(folder / "rows.arrow", found, plan["length"]),
+        peft_config=lora,
+        processing_class=words(),
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_words(), pad_token="<pad>", eos_token="</s>", bos_token="<s>"
+    account = log.summary(folder / "log.jsonl")
+    told = {name: account[name] for name in ("mfu", "attention", "flops_per_token")}
+    return {"seconds": account["train_seconds"], **told}
+
+
+def bare(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
+    """Train on packed rows with the shortest loop that does it."""
+    import torch
+    from peft import get_peft_model
+
+    rows = packing.packed(folder / "rows.arrow", found, plan["length"])
+    adapted = get_peft_model(model, lora).train()
+    learning = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-4)
+    make_batch = collate.RowsCollator(0)
+    began = time.perf_counter()
+    for start in range(0, len(rows), plan["batch"]):
+        places = range(start, min(start + plan["batch"], len(rows)))
+        batch = make_batch([rows[place] for place in places])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        adapted(**batch, use_cache=False).loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"seconds": time.perf_counter() - began}
+
+
+def padded(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
+    """Train with plain TRL: documents as they come, padded to the longest of their batch.
+
+    A batch has as many documents as fill the same rows on average.
+    """
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    tokens = sum(map(len, found))
+    batch = max(1, round(plan["batch"] * plan["length"] * len(found) / tokens))
+    changes: dict[str, Any] = {"per_device_train_batch_size": batch}
+    if model.device.type == "cuda":
+        # TRL's default; padded rows would not fit without.
+        changes["gradient_checkpointing"] = True
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args(folder, plan, **changes),
+        train_dataset=Dataset.from_list([{"input_ids": ids} for ids in found]),
+        peft_config=lora,
+        processing_class=words(),
     )
-    lora, tokens = adapter(base, shape, plan["rank"], embeddings), sum(map(len, found))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = packing.packed(folder / "rows.arrow", found, plan["length"])
-        if way == "ours":
-            fit.fit(
-                SFTTrainer,
-                log=folder / "log.jsonl",
-                extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
-                model=base,
-                args=settings(folder, plan),
-                train_dataset=rows,
-                peft_config=lora,
-                processing_class=tokenizer,
-            )
-            account = log.summary(folder / "log.jsonl")
-            seconds = account["train_seconds"]
-            more = {name: account[name] for name in ("mfu", "attention", "flops_per_token")}
-        elif way == "bare":
-            adapted = get_peft_model(base, lora).train()
-            learning = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-            optimizer, make_batch = torch.optim.AdamW(learning, lr=1e-4), collate.RowsCollator(0)
-            began = time.perf_counter()
-            for start in range(0, len(rows), plan["batch"]):
-                batch = make_batch(
-                    [rows[place] for place in range(start, min(start + plan["batch"], len(rows)))]
-                )
-                adapted(
-                    **{key: value.to(base.device) for key, value in batch.items()}, use_cache=False
-                ).loss.backward()
-                torch.nn.utils.clip_grad_norm_(learning, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-            seconds, more = time.perf_counter() - began, {}
-        else:  # plain TRL: documents as they come, padded to the longest of the batch; as many documents as fill the same rows on average
-            batch = max(1, round(plan["batch"] * plan["length"] * len(found) / tokens))
-            data = Dataset.from_list([{"input_ids": ids} for ids in found])
-            more = (
-                {"gradient_checkpointing": True} if base.device.type == "cuda" else {}
-            )  # TRL's default; padded rows would not fit without
-            trainer = SFTTrainer(
-                model=base,
-                args=settings(folder, plan, per_device_train_batch_size=batch, **more),
-                train_dataset=data,
-                peft_config=lora,
-                processing_class=tokenizer,
-            )
-            began = time.perf_counter()
-            trainer.train()
-            seconds, more = time.perf_counter() - began, {"documents_in_a_batch": batch}
+    began = time.perf_counter()
+    trainer.train()
+    return {"seconds": time.perf_counter() - began, "documents_in_a_batch": batch}
+
+
+WAYS = {"ours": ours, "bare": bare, "padded": padded}
+
+
+def job(way: str, name: str, plan: dict[str, Any], embeddings: str, share: float) -> dict:
+    """Train once over the documents in one way.
+
+    Args:
+        way: One of WAYS.
+        name: One of SHAPES.
+        plan: Of PLANS.
+        embeddings: full, new_rows or none.
+        share: Of the plan's tokens.
+
+    Returns:
+        {tokens, seconds, tokens_per_second, peak_bytes, ...}.
+    """
+    shape = SHAPES[name]
+    found = documents(round(plan["tokens"] * share), shape.vocabulary, plan["length"])
+    model = random_model(shape, plan["dtype"])
+    lora = adapter(model, shape, plan["rank"], embeddings)
+    tokens = sum(map(len, found))
+    with tempfile.TemporaryDirectory() as folder:
+        told = WAYS[way](model, lora, found, plan, Path(folder))
     return {
         "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": tokens / told["seconds"],
         "peak_bytes": environment.peak_bytes(),
-        **more,
+        **told,
     }
 
 
-def _words() -> object:
-    from tokenizers import Tokenizer, models
-
-    return Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
-
-
-def measured(*arguments: object) -> dict:
+def measured(*arguments: Any) -> dict:
     """Run one job in a process of its own and return what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.training_speed", "job", json.dumps(arguments)],
@@ -248,65 +278,57 @@ def measured(*arguments: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# --- the two programs ----------------------------------------------------------------------------
 def cpu() -> dict:
-    plan, rounds = PLANS["cpu"], 3
-    turns = [
-        {way: measured(way, "small", plan, "full", 1.0) for way in ("ours", "bare", "padded")}
-        for _ in range(rounds)
-    ]  # in turn, since a shared machine drifts
-    middle = {
-        way: sorted((turn[way] for turn in turns), key=lambda row: row["seconds"])[rounds // 2]
-        for way in turns[0]
-    }
+    """Measure the small shape in all ways, and how `fit` grows with the tokens."""
+    plan = PLANS["cpu"]
+    turns = []
+    for _ in range(ROUNDS):
+        turns.append({way: measured(way, "small", plan, "full", 1.0) for way in WAYS})
+    middle = {}
+    for way in WAYS:
+        by_seconds = sorted((turn[way] for turn in turns), key=lambda row: row["seconds"])
+        middle[way] = by_seconds[ROUNDS // 2]
+    slower = [turn["ours"]["seconds"] / turn["bare"]["seconds"] for turn in turns]
+    faster = []
+    for turn in turns:
+        faster.append(turn["ours"]["tokens_per_second"] / turn["padded"]["tokens_per_second"])
+    sizes = []
+    for share in (0.5, 1.0, 2.0, 4.0):
+        row = measured("ours", "small", plan, "full", share)
+        sizes.append({"tokens": row["tokens"], "seconds": row["seconds"]})
     return {
         "ways": middle,
-        "ours_against_bare": statistics.median(
-            turn["ours"]["seconds"] / turn["bare"]["seconds"] for turn in turns
-        )
-        - 1,
-        "ours_against_padded": statistics.median(
-            turn["ours"]["tokens_per_second"] / turn["padded"]["tokens_per_second"]
-            for turn in turns
-        ),
-        "sizes": [
-            {"tokens": row["tokens"], "seconds": row["seconds"]}
-            for row in (
-                measured("ours", "small", plan, "full", share) for share in (0.5, 1.0, 2.0, 4.0)
-            )
-        ],
+        "ours_against_bare": statistics.median(slower) - 1,
+        "ours_against_padded": statistics.median(faster),
+        "sizes": sizes,
         "plan": plan,
     }
 
 
 def gpu() -> dict:
+    """Measure the published shapes, with the embeddings trained in three ways."""
     import torch
 
-    plan, rows = PLANS["gpu"], []
+    plan = PLANS["gpu"]
     small = torch.cuda.get_device_properties(0).total_memory < 120e9
+    rows = []
     for shape in ("Llama-2-7B", "Qwen2.5-7B", "Llama-2-13B"):
+        # Activations of 13B and 4,096 tokens need more than 80 GB.
+        fits = {**plan, "checkpointing": shape.endswith("13B") and small}
         for embeddings in ("none", "new_rows", "full"):
-            fits = plan | {
-                "checkpointing": shape.endswith("13B") and small
-            }  # activations of 13B and 4,096 tokens need more than 80 GB
-            row = {
-                "shape": shape,
-                "embeddings": embeddings,
-                **fits,
-                "ours": measured("ours", shape, fits, embeddings, 1.0),
-            }
+            row = {"shape": shape, "embeddings": embeddings, **fits}
+            row["ours"] = measured("ours", shape, fits, embeddings, 1.0)
             row["padded"] = measured("padded", shape, plan, embeddings, 0.2)
-            rows.append(
-                row
-                | {
-                    "ours_against_padded": row["ours"]["tokens_per_second"]
-                    / row["padded"]["tokens_per_second"]
-                }
-            )
+            speeds = [row[way]["tokens_per_second"] for way in ("ours", "padded")]
+            row["ours_against_padded"] = speeds[0] / speeds[1]
+            rows.append(row)
             print(row, flush=True)
     return {"rows": rows, "plan": plan}
 
 
 def main() -> None:
+    """Do what the command line says."""
     what = (sys.argv[1:] or ["cpu"])[0]
     if what == "job":
         print(json.dumps(job(*json.loads(sys.argv[2]))))
@@ -314,13 +336,10 @@ def main() -> None:
     if what == "lengths":
         measure_lengths()
         return
-
     found = {"cpu": cpu, "gpu": gpu}[what]()
-    device = f"{environment.device()}, {platform.machine()}"
-    command = "python -m benchmarks.training_speed" + (" gpu" if what == "gpu" else "")
     record = {
-        "command": command,
-        "device": device,
+        "command": "python -m benchmarks.training_speed" + (" gpu" if what == "gpu" else ""),
+        "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

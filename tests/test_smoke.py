@@ -24,6 +24,31 @@ from tests.test_judge import Server, fill
 
 CORNERS = {"zh_finance", "zh_general", "en_finance", "en_general"}
 SCORE_FIELDS = {"model", "benchmark", "version", "shots", "n", "accuracy", "ci_low", "ci_high"}
+# Names that are relied on outside this repository: add, do not rename.
+METRIC_NAMES = {
+    "corpus": """documents_in documents_out tokens_in tokens_out dropped ledger_residual
+        mixture_requested mixture_realised contaminated_documents""",
+    "tokenizer": "vocab_before vocab_after chars_per_token round_trip_failures",
+    "pretrain": """bits_per_character tokens tokens_per_second mfu trainable_parameters peak_bytes
+        packing_fill""",
+    "sft": "stage1 stage2",
+    "dpo": "loss_step0 reward_accuracy reward_margin",
+    "quantize": "full int8 nf4 gptq4",
+    "evaluate": "scores paired",
+    "knowledge": "recall_at_k answered_from cited_share unsupported_share",
+    "throughput": "gemm_ceiling_tflops ladder by_length plan",
+    "reasoning": "accuracy reward_std_first_batch clipped_share cap_share kl",
+}
+PART_NAMES = {  # (step, metric): names in it, or in each of its rows
+    ("sft", "stage1"): "eval_loss supervised_token_share eos_supervised_share tokens_per_second",
+    ("sft", "stage2"): "eval_loss supervised_token_share eos_supervised_share tokens_per_second",
+    ("quantize", "full"): "bytes peak_bytes bits_per_character accuracy tokens_per_second",
+    ("quantize", "nf4"): "bytes peak_bytes bits_per_character accuracy tokens_per_second",
+    ("evaluate", "scores"): " ".join([*SCORE_FIELDS, "unparsed"]),
+    ("throughput", "ladder"): "tokens_per_second mfu hfu peak_bytes",
+    ("throughput", "by_length"): "tokens_per_second mfu hfu peak_bytes",
+    ("reasoning", "accuracy"): "before after",
+}
 
 
 def before_and_after(value):
@@ -48,6 +73,22 @@ def test_every_step_is_complete(smoke):
         assert manifest["versions"]["torch"]
         assert (smoke / step.name / f"{step.notebook}.ipynb").exists()
         assert list((smoke / step.name / "artifact").iterdir())
+
+
+@pytest.mark.parametrize("step", METRIC_NAMES)
+def test_metrics_keep_their_names(smoke, step):
+    found = metrics(smoke, step)
+    assert set(METRIC_NAMES[step].split()) <= set(found)
+    assert found["headline"]
+
+
+@pytest.mark.parametrize(("step", "name"), PART_NAMES)
+def test_parts_of_metrics_keep_their_names(smoke, step, name):
+    part = metrics(smoke, step)[name]
+    rows = part if isinstance(part, list) else [part]
+    assert rows
+    for row in rows:
+        assert set(PART_NAMES[step, name].split()) <= set(row)
 
 
 def test_checkpoints_of_finished_steps_are_gone(smoke):

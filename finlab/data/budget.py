@@ -106,17 +106,14 @@ def _plan(parameters: dict[str, Any], texts: list[Entry]) -> list[dict]:
         parameters: Of the step.
         texts: Its texts.
     """
-    wanted = parameters["tokens"] or int(sum(entry.tokens for entry in texts))
-    if parameters["general_shares"]:
-        return mixture.phases(
-            wanted,
-            parameters["general_shares"],
-            parameters["zh_shares"],
-            parameters["ramp_phases"],
-        )
-    weights = parameters["source_weights"] or {entry.name: entry.tokens for entry in texts}
-    homes = {entry.name: _cell(entry) for entry in texts}
-    return mixture.by_weight(wanted, weights, homes)
+    return mixture.plan_phases(
+        parameters["tokens"] or int(sum(entry.tokens for entry in texts)),
+        parameters["general_shares"],
+        parameters["zh_shares"],
+        parameters["ramp_phases"],
+        parameters["source_weights"] or {entry.name: entry.tokens for entry in texts},
+        {entry.name: _cell(entry) for entry in texts},
+    )
 
 
 def _asked(parameters: dict[str, Any], texts: list[Entry]) -> Counter:

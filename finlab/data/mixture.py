@@ -31,6 +31,29 @@ CELLS: list[Cell] = [
 
 
 # --- the plan ------------------------------------------------------------------------------------
+def plan_phases(
+    tokens: int,
+    general_shares: list[float],
+    zh_shares: list[float],
+    ramp: int,
+    weights: dict[str, float],
+    cells: dict[str, str],
+) -> list[dict]:
+    """Return the phases of a mixture: by shares where they are given, else by weights of sources.
+
+    Args:
+        tokens: Of the whole mixture.
+        general_shares, zh_shares, ramp: As for `phases`; no general share leaves it to the weights.
+        weights, cells: As for `by_weight`.
+
+    Returns:
+        {tokens, shares: {cell name: share}} for each phase.
+    """
+    if general_shares:
+        return phases(tokens, general_shares, zh_shares, ramp)
+    return by_weight(tokens, weights, cells)
+
+
 def phases(
     tokens: int, general_shares: list[float], zh_shares: list[float], ramp: int = 0
 ) -> list[dict]:

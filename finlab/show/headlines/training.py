@@ -203,7 +203,7 @@ def of_throughput(metrics: dict[str, Any]) -> Headline:
     Args:
         metrics: What it measured.
     """
-    best = max(metrics["ladder"], key=lambda row: row["tokens/s"])
+    best = max(metrics["ladder"], key=lambda row: row["tokens_per_second"])
     plan = metrics["plan"]
     hours = Words(
         f"hours of {plan['recipe']} on {plan['gpus']} x {plan['gpu']}, by the plan",
@@ -214,7 +214,7 @@ def of_throughput(metrics: dict[str, Any]) -> Headline:
             Line(Words("fastest rung here", "此处最快的一档"), best["rung"]),
             Line(
                 Words("tokens per second there, times plain TRL", "每秒词元，相对原样 TRL 的倍数"),
-                f"{best['tokens/s']:,.0f}, {best['times plain TRL']:.2f}",
+                f"{best['tokens_per_second']:,.0f}, {best['times plain TRL']:.2f}",
             ),
             Line(hours, f"{plan['hours']:.1f}"),
         ]
