@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
+import daft
 import numpy
 import pytest
 
@@ -82,6 +84,34 @@ def test_several_processes_prepare_the_same(stage, tokenizer, tmp_path, monkeypa
     again = conversations.prepare(frame, tokenizer, tmp_path / "several")
     assert again.rows["messages"][:] == stage.rows["messages"][: len(again)]
     assert again.rows["input_ids"][:] == stage.rows["input_ids"][: len(again)]
+
+
+def test_names_are_left_in_where_they_are_not_looked_for(tmp_path, tokenizer):
+    said = "我叫王建国，手机13812345678，住上海市浦东新区世纪大道100号。"
+    turns = [{"role": "user", "content": said}, {"role": "assistant", "content": "您好。"}]
+    text = json.dumps(turns, ensure_ascii=False)
+    row = {"number": 0, "id": "1", "card": "a", "kind": "finance", "tokens_read": len(text)}
+    frame = daft.from_pylist([{**row, "messages": text}])
+    found = {}
+    for find_names in (True, False):
+        folder = tmp_path / str(find_names)
+        stage = conversations.prepare(frame, tokenizer, folder, find_names=find_names)
+        found[find_names] = stage.messages(0)[0]["content"]
+    assert found[True] == "我叫[姓名]，手机[手机号]，住[地址]。"
+    assert found[False] == "我叫王建国，手机[手机号]，住上海市浦东新区世纪大道100号。"
+
+
+def test_the_recogniser_reads_no_article(monkeypatch):
+    """It is slow, so only short talk and cues ask for it."""
+
+    def refuse(text):
+        raise AssertionError(f"the recogniser was asked for {text[:20]}")
+
+    monkeypatch.setattr(personal.people_names.recogniser, "tagged", refuse)
+    article = "人民币普通股票是在境内上市、以人民币交易的股票，每股面值相同。" * 20
+    assert personal.find(article, people=True) == []
+    with pytest.raises(AssertionError, match="the recogniser was asked"):
+        personal.find("我叫王建国。", people=True)
 
 
 def test_the_overview_names_each_card(tmp_path):

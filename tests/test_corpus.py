@@ -13,6 +13,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import daft
+import numpy
 import pytest
 from daft import col
 
@@ -360,6 +361,17 @@ def test_batches_hold_long_documents_in_bounds(frame):
         "use_process": False,
     }
     assert frames.batch_settings(frame(["短文"] * 3))["batch_size"] == 1024
+
+
+def test_more_memory_compares_more_pairs_at_once(monkeypatch):
+    lengths = numpy.full(10, 1000)
+    monkeypatch.setattr(frames, "memory", lambda: 24 * 10**9)
+    assert dedup._pairs_at_once(lengths) == 50_000
+    monkeypatch.setattr(frames, "memory", lambda: 2 * 10**12)
+    assert dedup._pairs_at_once(lengths) == 4_166_666
+    monkeypatch.setattr(frames, "memory", lambda: 4 * 10**9)
+    assert dedup._pairs_at_once(lengths) == 50_000
+    assert dedup._pairs_at_once(numpy.array([], int)) == 1
 
 
 def test_bad_runners_and_empty_sources(frame):

@@ -28,7 +28,10 @@ WHITE_SPACE = re.compile(r"\s+")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 NUMBERS = re.compile(r"\d[\d,]*")
 WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
-PAIR_CHARACTERS = 50_000_000  # texts of pairs that are compared at once, one side of each
+# The texts of candidate pairs that are compared at once: so many bytes of memory for a character.
+# Each time is a pass over the corpus, so more memory, such as a cluster's, needs fewer passes.
+MEMORY_A_CHARACTER = 480
+MIN_PAIR_CHARACTERS = 50_000_000
 FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
 
 
@@ -278,6 +281,18 @@ def _verified(
     return kept.sort_values(["left", "right"]).to_numpy(numpy.int64).reshape(-1, 2)
 
 
+def _pairs_at_once(lengths: numpy.ndarray) -> int:
+    """Return how many pairs memory can hold the texts of.
+
+    Args:
+        lengths: The characters of each document.
+    """
+    if not len(lengths):
+        return 1
+    characters = max(MIN_PAIR_CHARACTERS, frames.memory() // MEMORY_A_CHARACTER)
+    return max(1, int(characters / max(lengths.mean(), 1)))
+
+
 def duplicates(
     frame: daft.DataFrame,
     threshold: float = 0.85,
@@ -315,8 +330,7 @@ def duplicates(
     reasons = dict.fromkeys(copies, "exact duplicate")
     signed = Signed(table.number.to_numpy(), table.length.to_numpy(), table.source.to_numpy())
     del table
-    # As many pairs at a time as memory can hold the texts of.
-    batch = int(PAIR_CHARACTERS / max(signed.lengths.mean(), 1)) if len(signed.lengths) else 1
+    batch = _pairs_at_once(signed.lengths)
     clusters: list[list[int]] = []
     passes = (
         (["source"], "near duplicate in its source"),
