@@ -3,6 +3,8 @@
     # adds one size to notebooks/results/dialogues.json
     python -m benchmarks.dialogue_scale 200000
     python -m benchmarks.dialogue_scale 10000000 brief
+    # keeps what it reads, or takes what was read before, and then measures the rest alone
+    python -m benchmarks.dialogue_scale 10000000 brief /tmp/read
 
 The dialogues are made of sentences of the real Chinese texts (FINLAB_DATA); 5% are exact copies of
 others and 5% near ones. All that notebook 04 does before training counts: reading JSON lines
@@ -96,16 +98,24 @@ def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[di
         yield messages
 
 
-def work(count: int, brief: bool, folder: Path) -> dict:
-    """Prepare so many dialogues for training, and return seconds by stage and what was found."""
+def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
+    """Prepare so many dialogues for training, and return seconds by stage and what was found.
+
+    Args:
+        count: How many.
+        brief: As for `invented`.
+        folder: Where everything lies.
+        kept: Where the dialogues lie as they were read; when it is there, nothing is read.
+    """
     items = [row for name in EXAMS for row in cards.load(name).rows]
     texts = [turn["content"] for messages in invented(2000) for turn in messages]
-    path = folder / "dialogues.jsonl"
-    files.write_jsonl(path, ({"messages": messages} for messages in invented(count, brief)))
-    (folder / "cards").mkdir()
-    (folder / "cards/invented.md").write_text(CARD, encoding="utf-8")
-    paths.data_cards = lambda: folder / "cards"
-    os.environ["FINLAB_DATA"] = str(folder)
+    if not kept.exists():
+        path = folder / "dialogues.jsonl"
+        files.write_jsonl(path, ({"messages": messages} for messages in invented(count, brief)))
+        (folder / "cards").mkdir()
+        (folder / "cards/invented.md").write_text(CARD, encoding="utf-8")
+        paths.data_cards = lambda: folder / "cards"
+        os.environ["FINLAB_DATA"] = str(folder)
     tokenizer, _ = vocabulary.extend(sentencepieces.fast(sentencepieces.train(texts, 4000)), [])
     tokenizer.chat_template = templates.chat_template("zhilu")
     frames.choose_runner("native")
@@ -116,8 +126,11 @@ def work(count: int, brief: bool, folder: Path) -> dict:
         seconds[stage] = round(time.time() - begun - sum(seconds.values()), 2)
         (folder / "finished.txt").write_text(str(len(seconds)))
 
-    frame = conversations.read(cards.read_all(["invented"], "dialogue"), folder / "read", {})
-    lap("read")
+    if kept.exists():
+        frame = frames.open_folder(kept)
+    else:
+        frame = conversations.read(cards.read_all(["invented"], "dialogue"), kept, {})
+        lap("read")
     stage = conversations.prepare(frame, tokenizer, folder / "stage", find_names=not brief)
     lap("personal data, rendering, tokens")
     screened, _ = selection.screen({"stage1": stages.Texts(stage)}, items, folder=folder)
@@ -153,12 +166,12 @@ def anonymous_bytes(process: psutil.Process) -> int:
     return 0
 
 
-def measured(count: int, brief: bool) -> dict:
+def measured(count: int, brief: bool, kept: str = "") -> dict:
     """Run one size in a process of its own, and watch the memory of it and its children."""
     folder = Path(tempfile.mkdtemp(prefix="dialogues-"))
-    size = [str(count), "brief" if brief else "long"]
+    size = [str(count), "brief" if brief else "long", str(folder), kept or str(folder / "read")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.dialogue_scale", "work", *size, str(folder)],
+        [sys.executable, "-m", "benchmarks.dialogue_scale", "work", *size],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -182,7 +195,7 @@ def measured(count: int, brief: bool) -> dict:
     thread.join()
     shutil.rmtree(folder, ignore_errors=True)
     if process.returncode:
-        raise RuntimeError(f"{count} dialogues failed: run `work {' '.join(size)} FOLDER`")
+        raise RuntimeError(f"{count} dialogues failed: run `work {' '.join(size)}`")
     record = json.loads(said.splitlines()[-1])
     by_stage = dict(zip(record["seconds"], peaks, strict=False))
     largest = {name: max(peak[name] for peak in peaks) for name in peaks[0]}
@@ -205,14 +218,15 @@ def memory_of(pid: int) -> dict[str, int]:
 def main() -> None:
     """Measure one size, and put it beside the others in the results."""
     if sys.argv[1:2] == ["work"]:
-        _, _, count, length, folder = sys.argv
-        print(json.dumps(work(int(count), length == "brief", Path(folder)), ensure_ascii=False))
+        _, _, count, length, folder, kept = sys.argv
+        found = work(int(count), length == "brief", Path(folder), Path(kept))
+        print(json.dumps(found, ensure_ascii=False))
         return
-    count, brief = int(sys.argv[1]), sys.argv[2:] == ["brief"]
+    count, brief = int(sys.argv[1]), "brief" in sys.argv[2:3]
     size = {
-        "command": f"python -m benchmarks.dialogue_scale {count}" + " brief" * brief,
+        "command": " ".join(["python -m benchmarks.dialogue_scale", *sys.argv[1:]]),
         "git_commit": environment.git_commit(),
-        **measured(count, brief),
+        **measured(count, brief, *sys.argv[3:4]),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}

@@ -364,7 +364,8 @@ def dialogues_table() -> str:
         seconds = size["seconds"]
         peaks = size["peak_bytes_by_stage"]
         row = [f"{size['dialogues']:,}", "one, short" if size["brief"] else "one to three"]
-        row += [f"{size['tokens'] / 1e6:,.1f}", f"{size['total']:,.0f}", f"{seconds['read']:,.0f}"]
+        row += [f"{size['tokens'] / 1e6:,.1f}", f"{size['total']:,.0f}"]
+        row.append(f"{seconds['read']:,.0f}" if "read" in seconds else "apart")
         for stage in ("personal data, rendering, tokens", "copies and exams"):
             memory = peaks[stage]["anonymous"] / 1e9
             row.append(f"{seconds[stage]:,.0f} ({memory:.1f})")

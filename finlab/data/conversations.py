@@ -3,7 +3,7 @@
     frame = conversations.read(cards_of_stage, folder / "read", quarantined)
     stage = conversations.prepare(frame, tokenizer, folder / "stage1")   # see `stages`
 
-Reading goes row by row to disk, so ten million dialogues need no more memory than a few. Replacing
+Reading goes row by row to disk; of what is read only the ids stay in memory. Replacing
 personal data, rendering and tokenising are one pass in Daft, in this process, in several, or on a
 Ray cluster.
 """
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import daft
 import numpy
 import pyarrow
-import pyarrow.parquet
 from daft import DataType, col
 
 from finlab.data import arrow_files, cards, dialogues, frames, personal, templates
@@ -61,7 +60,7 @@ def read(
 
     Args:
         cards_read: Dialogue cards.
-        folder: Where `<card>.parquet` is written for each.
+        folder: Where the parts of each card are written.
         quarantined: What cannot be read is added here by card, {where, reason, row}.
         safety_cards: Those whose dialogues are of the kind safety; of others it is the domain.
 
@@ -76,15 +75,14 @@ def read(
     number = 0
     for card in cards_read:
         stream = cards.stream(card, quarantined.setdefault(card.name, []))
-        path = folder / f"{card.name}.parquet"
-        with pyarrow.parquet.ParquetWriter(path, READ, compression="zstd") as writer:
+        with frames.Parts(folder, card.name) as parts:
             for rows in frames.batches(stream, BATCH, lambda row: 1, BATCH):
                 kind = "safety" if card.name in safety_cards else ""
                 batch = []
                 for row in rows:
                     batch.append(_as_read(row, number, card.name, kind or row["domain"]))
                     number += 1
-                writer.write_table(pyarrow.Table.from_pylist(batch, schema=READ))
+                parts.write(pyarrow.Table.from_pylist(batch, schema=READ))
     return frames.open_folder(folder)
 
 

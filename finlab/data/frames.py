@@ -47,6 +47,7 @@ CHANGED = {  # the columns that a change may write
     "dropped": DataType.string(),
 }
 READ_BATCH = 2_000_000  # characters that are written to Parquet at once
+PART_BYTES = 64_000_000  # of memory that one Parquet file takes when it is read
 BATCH_TOKENS = 1_000_000  # tokens that a Python function gets at once
 FEW_TOKENS = 20_000_000  # below it, starting processes costs more than it saves
 
@@ -96,7 +97,7 @@ def read(
 
     Args:
         sources: Pairs of a card and its rows {id, text}, as from `cards.stream`.
-        folder: Where `<source>.parquet` is written for each.
+        folder: Where the parts of each source are written, see `Parts`.
         count: Counts the tokens of texts.
 
     Raises:
@@ -105,20 +106,16 @@ def read(
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
     for card, stream in sources:
-        writer = None
-        for rows in batches(stream, READ_BATCH, lambda row: len(row["text"])):
-            table = _table(card, rows, number, count)
-            if writer is None:
-                path = folder / f"{card.name}.parquet"
-                writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-            number += len(rows)
-        if writer is None:
+        first = number
+        with Parts(folder, card.name) as parts:
+            for rows in batches(stream, READ_BATCH, lambda row: len(row["text"])):
+                parts.write(_table(card, rows, number, count))
+                number += len(rows)
+        if number == first:
             raise ValueError(
                 f"source {card.name} is empty: none of its rows could be read; "
                 "see the quarantined rows, or take it out of the cards"
             )
-        writer.close()
     frame = open_folder(folder)
     new_columns = {
         "tokens": col("tokens_read"),
@@ -127,6 +124,51 @@ def read(
         "personal": daft.lit(None).cast(CHANGED["personal"]),
     }
     return frame.with_columns(new_columns)
+
+
+class Parts:
+    """Rows in several Parquet files, `<name>-00000.parquet` and so on.
+
+    Daft decodes a file ahead of the functions that work on it, as a whole. If all rows were in one
+    file, memory would hold all of them.
+
+        with Parts(folder, "cw_news") as parts:
+            parts.write(table)
+
+    Args:
+        folder: Where the files go.
+        name: What they are called.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = folder
+        self.name = name
+        self.count = 0
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._bytes = 0
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def write(self, table: pyarrow.Table) -> None:
+        """Add rows, in a new file where the last one is full."""
+        if self._bytes >= PART_BYTES:
+            self._close()
+        if self._writer is None:
+            path = self.folder / f"{self.name}-{self.count:05d}.parquet"
+            self._writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+            self.count += 1
+        self._writer.write_table(table)
+        self._bytes += table.nbytes
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        self._bytes = 0
 
 
 def _table(card: Card, rows: list[dict], first: int, count: Count) -> pyarrow.Table:
@@ -189,7 +231,9 @@ def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.D
     partition = ["source"] if by_source else None
     # Daft's own way of replacing files does not find them below a folder with brackets.
     before = list(folder.rglob("*.parquet"))
-    frame.write_parquet(str(folder), compression="zstd", partition_cols=partition)
+    # Files as small as those of `Parts`, and for the same reason. Text packs to about a quarter.
+    with daft.execution_config_ctx(parquet_target_filesize=PART_BYTES // 4):
+        frame.write_parquet(str(folder), compression="zstd", partition_cols=partition)
     for path in before:
         path.unlink()
     return open_sources(folder) if by_source else open_folder(folder)

@@ -15,7 +15,6 @@ from typing import Any
 import daft
 import numpy
 import pyarrow
-import pyarrow.parquet
 
 from finlab.data import contamination, contradiction, corpus, dedup, frames, personal
 from finlab.data.accounts import HELD_OUT, KINDS, LEARNT, Account
@@ -128,9 +127,9 @@ class Numbering:
 def _frame(groups: dict[str, Sequence[str]], folder: Path) -> daft.DataFrame:
     """Write the texts of groups as documents, for `dedup`, and return them as a frame."""
     folder.mkdir()
-    with pyarrow.parquet.ParquetWriter(folder / "texts.parquet", TEXTS) as writer:
+    with frames.Parts(folder, "texts") as parts:
         for batch in _documents(groups):
-            writer.write_table(pyarrow.Table.from_pylist(batch, schema=TEXTS))
+            parts.write(pyarrow.Table.from_pylist(batch, schema=TEXTS))
     return frames.open_folder(folder)
 
 
