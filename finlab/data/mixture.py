@@ -39,7 +39,7 @@ def plan_phases(
     weights: dict[str, float],
     cells: dict[str, str],
 ) -> list[dict]:
-    """Return the phases of a mixture: by shares where they are given, else by weights of sources.
+    """Return the phases of a mixture, by shares if they are given, else by weights of sources.
 
     Args:
         tokens: Of the whole mixture.
