@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+BLOCK = 1 << 20  # bytes that are read at once
+
 
 # --- hashes --------------------------------------------------------------------------------------
 def digest(*values: Any) -> str:
@@ -38,7 +40,9 @@ def sha256(paths: Iterable[Path]) -> str:
     """Return the SHA-256 of the contents of files, read one after another."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(path.read_bytes())
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                total.update(block)
     return total.hexdigest()
 
 

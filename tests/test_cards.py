@@ -3,6 +3,7 @@
 Every row that cannot be read is kept with file, line and reason.
 """
 
+import json
 import re
 
 import pytest
@@ -94,6 +95,21 @@ def test_missing_card_and_missing_data(folder, monkeypatch):
     monkeypatch.delenv("FINLAB_DATA")
     with pytest.raises(ValueError, match="FINLAB_DATA, which is not set"):
         cards.load("mine")
+
+
+def test_files_of_one_name_in_two_folders_keep_their_rows_apart(folder):
+    root = folder("mine", GOOD.replace("a.jsonl", '"*/x/a.jsonl"'))
+    for name in ("one", "two"):
+        (root / name / "x").mkdir(parents=True)
+        rows = [{"text": f"{name} 的第 {number} 行"} for number in (1, 2)]
+        rows.append({"id": "7", "text": f"{name} 的第七篇"})
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        (root / name / "x" / "a.jsonl").write_text(text, encoding="utf-8")
+    ids = cards.load("mine").rows["id"][:]
+    assert ids == [
+        *("mine/x/a.jsonl:1", "mine/x/a.jsonl:2", "mine/7"),
+        *("mine/x/a.jsonl#2:1", "mine/x/a.jsonl#2:2", "mine/7@x/a.jsonl#2:3"),
+    ]
 
 
 def test_bad_rows_and_checksum(folder):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import daft
 import numpy
+import pyarrow.parquet
 import pytest
 from daft import col
 
@@ -372,6 +373,22 @@ def test_more_memory_compares_more_pairs_at_once(monkeypatch):
     monkeypatch.setattr(frames, "memory", lambda: 4 * 10**9)
     assert dedup._pairs_at_once(lengths) == 50_000
     assert dedup._pairs_at_once(numpy.array([], int)) == 1
+
+
+def test_no_file_is_too_large_to_be_decoded_as_a_whole(frame, tmp_path, monkeypatch):
+    """Daft decodes a file ahead of what works on it, so memory would grow with the corpus."""
+    monkeypatch.setattr(frames, "PART_BYTES", 2_000_000)
+    monkeypatch.setattr(frames, "READ_BATCH", 100_000)
+    rng = random.Random(3)
+    characters = [chr(code) for code in range(0x4E00, 0x9000)]
+    texts = ["".join(rng.choices(characters, k=500)) for _ in range(10_000)]
+    found = frame(texts)
+    saved = frames.save(found, tmp_path / "saved")
+    for folder in (next(tmp_path.glob("read*")), tmp_path / "saved"):
+        files = [pyarrow.parquet.read_table(path) for path in folder.glob("*.parquet")]
+        assert len(files) >= 5
+        assert max(table.nbytes for table in files) < 4_000_000
+    assert saved.sort("number").to_pydict()["text"] == texts
 
 
 def test_bad_runners_and_empty_sources(frame):

@@ -217,9 +217,11 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
     Raises:
         ValueError: A file is missing, a checksum is wrong, or no row could be read.
     """
-    seen = set()
+    taken: set[int] = set()  # hashes of the ids that a source gives: an id takes twice as much
+    names: set[int] = set()
+    any_row = False
     for path, rows in _files(card, quarantined):
-        name = f"{path.parent.name}/{path.name}"
+        name = schemas.free_id(f"{path.parent.name}/{path.name}", names)
         for place, row in rows:
             where = f"{name}:{place}" if place else name
             try:
@@ -232,12 +234,12 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
                 reason = f"the row has another shape than a {card.kind} ({error!r})"
                 quarantined.append({"where": where, "reason": reason, "row": _shown(row)})
                 continue
-            if plain["id"] in seen:
-                # Ids that count from 0 in each file, or repeat: where it stands tells them apart.
-                plain["id"] = schemas.free_id(f"{plain['id']}@{where}", seen)
-            seen.add(plain["id"])
+            # An id that is the row's place is free, and no other row will want it.
+            if plain["id"] != f"{card.name}/{where}":
+                plain["id"] = schemas.free_id(plain["id"], taken, f"@{where}")
+            any_row = True
             yield plain
-    if not seen:
+    if not any_row:
         first = ""
         if quarantined:
             first = f"; first: {quarantined[0]['where']}: {quarantined[0]['reason']}"

@@ -6,10 +6,12 @@ It returns the row in the schema of its kind, or raises a ValueError that says w
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
 
+from finlab import files
 from finlab.data import boxes, dialogues, preferences, tables, turns
 
 DOMAINS = ("finance", "general")
@@ -105,17 +107,20 @@ def _what_there_is(row: Any, field: Any) -> str:
     return f"; its fields are {listed}: name the right one in the card, as in `text: {names[0]}`"
 
 
-def free_id(wanted: str, seen: set[str]) -> str:
-    """Return an id that nothing has yet.
+def free_id(wanted: str, taken: set[int], place: str = "") -> str:
+    """Return an id that nothing has yet, and take it.
 
     Args:
         wanted: The id.
-        seen: Those that are taken.
+        taken: Hashes of those that are taken; that of the id is added.
+        place: What tells two rows of one id apart, for ids that count from 0 in each file.
     """
-    number, found = 1, wanted
-    while found in seen:
-        number += 1
-        found = f"{wanted}#{number}"
+    numbered = (f"{wanted}{place}#{number}" for number in itertools.count(2))
+    for found in itertools.chain([wanted, f"{wanted}{place}"], numbered):
+        own = files.hash64(found)
+        if own not in taken:
+            break
+    taken.add(own)
     return found
 
 
