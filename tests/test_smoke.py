@@ -36,7 +36,6 @@ METRIC_NAMES = {
     "quantize": "full int8 nf4 gptq4",
     "evaluate": "scores paired",
     "knowledge": "recall_at_k answered_from cited_share unsupported_share",
-    "throughput": "gemm_ceiling_tflops ladder by_length plan",
     "reasoning": "accuracy reward_std_first_batch clipped_share cap_share kl",
 }
 PART_NAMES = {  # (step, metric): names in it, or in each of its rows
@@ -45,8 +44,6 @@ PART_NAMES = {  # (step, metric): names in it, or in each of its rows
     ("quantize", "full"): "bytes peak_bytes bits_per_character accuracy tokens_per_second",
     ("quantize", "nf4"): "bytes peak_bytes bits_per_character accuracy tokens_per_second",
     ("evaluate", "scores"): " ".join([*SCORE_FIELDS, "unparsed"]),
-    ("throughput", "ladder"): "tokens_per_second mfu hfu peak_bytes",
-    ("throughput", "by_length"): "tokens_per_second mfu hfu peak_bytes",
     ("reasoning", "accuracy"): "before after",
 }
 
