@@ -21,14 +21,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import torch
 
 from finlab import paths
 from finlab.data import cards, packing
 from finlab.models import attention, sentencepieces, tokenization
 from finlab.models.embeddings import embedding_settings
 from finlab.run import environment
-from finlab.train import collate, fit, log, meter
+from finlab.train import collate, costs, fit, log, meter, shapes, throughput
+from finlab.train.shapes import ModelShape
 
 LENGTHS = Path(__file__).with_name("lengths.json")
 TEXTS = (
@@ -42,28 +45,16 @@ TEXTS = (
     "finterms_en",
     "tatqa_en",
 )
-LORA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROUNDS = 3  # turns of each way; a shared machine drifts, so the middle one counts
 
 
-class Shape(NamedTuple):
-    """A model's sizes; `new` of the vocabulary's rows are those that an extension brought."""
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    new: int
-
-
+# The shape, and how many of its vocabulary's rows an extension brought.
 SHAPES = {
-    # A 7B with 23,296 new rows, an eighth as wide and half as deep.
-    "small": Shape(16, 512, 1376, 8, 8, 3520, 1472),
-    "Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 55296, 23296),
-    "Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 55296, 23296),
-    "Qwen2.5-7B": Shape(28, 3584, 18944, 28, 4, 152064, 400),
+    # A 7B, an eighth as wide and half as deep.
+    "small": (ModelShape(16, 512, 8, 8, 64, 1376, 3520), 1472),
+    "Llama-2-7B": (shapes.of_model("hfl/chinese-alpaca-2-7b"), 23296),
+    "Llama-2-13B": (shapes.of_model("hfl/chinese-alpaca-2-13b"), 23296),
+    "Qwen2.5-7B": (shapes.of_model("Qwen/Qwen2.5-7B"), 400),
 }
 PLANS = {
     "cpu": {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 10_000, "rank": 16},
@@ -99,38 +90,6 @@ def documents(count: int, vocabulary: int, longest: int) -> list[list[int]]:
     return found
 
 
-def random_model(shape: Shape, dtype: str):
-    """Return a Llama of a shape with random weights, on the GPU where there is one."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=4096,
-        attn_implementation=attention.choose_attention(dtype),
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return LlamaForCausalLM(config).to(getattr(torch, dtype))
-
-
-def words():
-    """Return a tokenizer that the trainers ask for and never use: rows are tokens already."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", bos_token="<s>"
-    )
-
-
 def training_args(folder: Path, plan: dict[str, Any], **changes: Any):
     """Return TRL's arguments for one pass over rows of tokens."""
     from trl import SFTConfig
@@ -153,17 +112,17 @@ def training_args(folder: Path, plan: dict[str, Any], **changes: Any):
     return SFTConfig(**{**values, **changes})
 
 
-def adapter(model, shape: Shape, rank: int, embeddings: str):
-    """Return the LoRA, with the embeddings trained as a recipe says."""
+def adapter(model, new: int, rank: int, embeddings: str):
+    """Return the LoRA, with the embeddings, of which `new` rows are new, trained as a recipe says."""
     from peft import LoraConfig
 
-    old = shape.vocabulary - shape.new
+    vocabulary = model.config.vocab_size
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=LORA,
+        target_modules=list(costs.ALL_TARGETS),
         task_type="CAUSAL_LM",
-        **embedding_settings(model, embeddings, old, shape.vocabulary),
+        **embedding_settings(model, embeddings, vocabulary - new, vocabulary),
     )
 
 
@@ -180,7 +139,7 @@ def ours(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path
         args=training_args(folder, plan),
         train_dataset=packing.packed(folder / "rows.arrow", found, plan["length"]),
         peft_config=lora,
-        processing_class=words(),
+        processing_class=throughput.words(model.config.vocab_size),
     )
     account = log.summary(folder / "log.jsonl")
     told = {name: account[name] for name in ("mfu", "attention", "flops_per_token")}
@@ -189,7 +148,6 @@ def ours(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path
 
 def bare(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
     """Train on packed rows with the shortest loop that does it."""
-    import torch
     from peft import get_peft_model
 
     rows = packing.packed(folder / "rows.arrow", found, plan["length"])
@@ -228,7 +186,7 @@ def padded(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Pa
         args=training_args(folder, plan, **changes),
         train_dataset=Dataset.from_list([{"input_ids": ids} for ids in found]),
         peft_config=lora,
-        processing_class=words(),
+        processing_class=throughput.words(model.config.vocab_size),
     )
     began = time.perf_counter()
     trainer.train()
@@ -251,10 +209,13 @@ def job(way: str, name: str, plan: dict[str, Any], embeddings: str, share: float
     Returns:
         {tokens, seconds, tokens_per_second, peak_bytes, ...}.
     """
-    shape = SHAPES[name]
+    shape, new = SHAPES[name]
     found = documents(round(plan["tokens"] * share), shape.vocabulary, plan["length"])
-    model = random_model(shape, plan["dtype"])
-    lora = adapter(model, shape, plan["rank"], embeddings)
+    torch.manual_seed(0)
+    backend = attention.choose_attention(plan["dtype"])
+    config = throughput.config_of(shape, plan["length"])
+    model = throughput.random_model(config, plan["dtype"], backend)
+    lora = adapter(model, new, plan["rank"], embeddings)
     tokens = sum(map(len, found))
     with tempfile.TemporaryDirectory() as folder:
         told = WAYS[way](model, lora, found, plan, Path(folder))
@@ -308,8 +269,6 @@ def cpu() -> dict:
 
 def gpu() -> dict:
     """Measure the published shapes, with the embeddings trained in three ways."""
-    import torch
-
     plan = PLANS["gpu"]
     small = torch.cuda.get_device_properties(0).total_memory < 120e9
     rows = []
