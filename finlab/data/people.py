@@ -230,9 +230,10 @@ def _names_by_cue(text: str, private: bool) -> list[Span]:
 def _names_before_titles(text: str) -> list[Span]:
     """Return the names before 先生, 经理 and the like, and behind 姓."""
     spans = []
-    for match in cues.BEFORE_TITLE.finditer(text):
+    matches = list(cues.BEFORE_TITLE.finditer(text))
+    starts = {place for place, _ in _word_starts(text)} if matches else set()
+    for match in matches:
         start, end = match.span(1)
-        starts = {place for place, _ in _word_starts(text)}
         if start not in starts and not cues.WORD_BEGINS.search(text[:start]):
             continue
         surname_alone = len(match[1]) == surname_length(match[1])
