@@ -40,7 +40,10 @@ class Front:
                 break
             if found["msg_type"] in ("stream", "error", "execute_result", "display_data"):
                 shown.append(found)
+        # On a slow machine the kernel was asked twice whether it is ready, and answers twice.
         reply = self.client.get_shell_msg(timeout=SECONDS)
+        while reply["parent_header"].get("msg_id") != request:
+            reply = self.client.get_shell_msg(timeout=SECONDS)
         return reply["content"]["status"], shown
 
     def run_all(self, name, changes=""):
