@@ -13,7 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv installs several times as fast as pip. Behind a mirror that only pip knows: make INSTALL='$(PIP)'
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
+# Tests share the cores by file; those of the smoke run go to one worker, which begins with them.
+WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
+SHARED := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: install run test test-slow test-lab test-one bench lab format clean
 
@@ -23,10 +26,10 @@ run: $(VENV)/.run
 	$(BIN)/finlab run smoke
 
 test: $(VENV)/.test
-	$(PYTEST) tests --ignore tests/slow
+	$(PYTEST) $(SHARED) tests --ignore tests/slow
 
 test-slow: $(VENV)/.test
-	$(PYTEST) tests/slow
+	$(PYTEST) $(SHARED) tests/slow
 
 test-lab: $(VENV)/.test
 	FINLAB_LAB=all $(PYTEST) tests/slow/test_lab.py

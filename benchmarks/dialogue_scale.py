@@ -62,22 +62,51 @@ finlab:
 """
 
 
-def sentences(longest: int) -> list[str]:
-    """Return the sentences of the real Chinese texts, from 8 characters to the longest."""
-    texts = (text for name in TEXTS for text in cards.load(name).rows["text"][:])
-    found = (sentence for text in texts for sentence in re.findall(r"[^。\n]+。?", text))
-    return [sentence for sentence in found if 8 <= len(sentence.strip()) <= longest]
+def pieces(pattern: str, longest: int) -> list[str]:
+    """Return the pieces of the real Chinese texts that a pattern matches, such as sentences.
+
+    Args:
+        pattern: Of one piece.
+        longest: In characters; the shortest has 6.
+    """
+    found = []
+    for name in TEXTS:
+        for text in cards.load(name).rows["text"][:]:
+            found += re.findall(pattern, text)
+    return [piece for piece in found if 6 <= len(piece.strip()) <= longest]
+
+
+def long_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
+    """Return one to three exchanges of whole sentences."""
+    messages = []
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        question, *answer = rng.choices(said, k=rng.choice([2, 3, 4, 5]))
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": "".join(answer)})
+    return messages
+
+
+def brief_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
+    """Return one exchange of seven clauses.
+
+    Clauses and not sentences: ten million dialogues out of twenty thousand sentences would each
+    share one with a thousand others, as no real ones do.
+    """
+    clauses = rng.choices(said, k=7)
+    question, answer = "，".join(clauses[:2]) + "？", "，".join(clauses[2:]) + "。"
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[dict]]:
-    """Yield dialogues made of real sentences; one in ten is a copy or a near copy.
+    """Yield dialogues made of real text; one in ten is a copy or a near copy.
 
     Args:
         count: How many.
-        brief: One exchange of short sentences each, in place of one to three exchanges.
+        brief: As `brief_dialogue`, and otherwise as `long_dialogue`.
         seed: Draws them.
     """
-    said = sentences(30 if brief else 80)
+    said = pieces(r"[^，。；：！？\s]+", 20) if brief else pieces(r"[^。\n]+。?", 80)
+    new_dialogue = brief_dialogue if brief else long_dialogue
     rng = random.Random(seed)
     earlier: collections.deque[list[dict]] = collections.deque(maxlen=1000)
     for _ in range(count):
@@ -89,11 +118,7 @@ def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[di
             *turns, last = rng.choice(earlier)
             yield [*turns, last | {"content": last["content"] + "谢谢。"}]
             continue
-        messages = []
-        for _ in range(1 if brief else rng.choice([1, 1, 2, 3])):
-            question, *answer = rng.choices(said, k=rng.choice([2, 3] if brief else [2, 3, 4, 5]))
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": "".join(answer)})
+        messages = new_dialogue(rng, said)
         earlier.append(messages)
         yield messages
 
