@@ -14,11 +14,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv installs several times as fast as pip. Behind a mirror that only pip knows: make INSTALL='$(PIP)'
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
-# Tests share the cores by file; those of the smoke run go to one worker, which begins with them.
+# Tests share the cores by file; one worker begins with those of the smoke run.
 # A thread that waits for others sleeps, so that the other worker has its core meanwhile.
 WORKERS ?= 2
 export OMP_WAIT_POLICY := passive
-SHARED := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install run test test-slow test-lab test-one bench lab format clean
 

@@ -21,11 +21,8 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests one worker runs: those of the smoke run, which come first, and each file."""
+    """Begin with the tests of the smoke run: they take longest, and another worker has the rest."""
     items.sort(key=lambda item: "smoke" not in item.fixturenames)
-    for item in items:
-        group = "smoke" if "smoke" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 # What a rerun measures anew.
