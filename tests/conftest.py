@@ -20,9 +20,13 @@ FINLAB = [sys.executable, "-m", "finlab"]
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
+# Fixtures that take longest. Their tests come first, while another worker has the rest.
+LONGEST = {"smoke", "real"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of the smoke run: they take longest, and another worker has the rest."""
-    items.sort(key=lambda item: "smoke" not in item.fixturenames)
+    """Put the longest tests first."""
+    items.sort(key=lambda item: LONGEST.isdisjoint(item.fixturenames))
 
 
 # What a rerun measures anew.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -74,7 +75,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a recipe, print its results, and return the exit status."""
     stop = StopFlag()
-    _pass_on_sigterm(stop)
+    _pass_on_stops(stop)
     plan = recipe.load(arguments.recipe, arguments.overrides)
     for each in plan.steps:
         keys.check_paths(each.parameters, each.name)
@@ -162,27 +163,31 @@ def _dry_run(
     return checks.print_all(plan, chosen, run_dir)
 
 
-def _pass_on_sigterm(stop: StopFlag) -> None:
-    """Pass SIGTERM on to the kernel of the running step.
+def _pass_on_stops(stop: StopFlag) -> None:
+    """Pass SIGTERM and Ctrl-C on to the kernel of the running step.
 
-    There training saves a checkpoint at the end of its step, and anything else ends. A second
-    SIGTERM stops at once.
+    There training saves a checkpoint at the end of its step, and anything else ends. A second one
+    stops at once. Ctrl-C does not raise KeyboardInterrupt the first time: where it would be raised,
+    inside a callback of the event loop that waits for the kernel, it can get lost.
 
     Args:
         stop: Counts the signals.
     """
 
-    def terminated(number: int, frame: FrameType | None) -> None:
+    def stopped(number: int, frame: FrameType | None) -> None:
         stop.signals += 1
         children = psutil.Process().children()
         kernels = [child for child in children if "ipykernel" in " ".join(child.cmdline())]
         if stop.signals > 1 or not kernels:
             raise KeyboardInterrupt
+        # print() may be at work when a signal comes, and must not be entered twice.
+        os.write(2, b"stopping: training saves a checkpoint first; once more stops at once\n")
         for kernel in kernels:
             kernel.terminate()
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stopped)
 
 
 # --- finlab recipes ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class StepFailed(RuntimeError):
 
 
 class StopFlag:
-    """Whether the run has been asked to stop, and how often. The command sets it on SIGTERM."""
+    """Whether the run has been asked to stop, and how often. The command sets it on SIGTERM and Ctrl-C."""
 
     def __init__(self) -> None:
         self.signals = 0
@@ -153,7 +153,8 @@ def _was_stopped(error: BaseException, stop: StopFlag) -> bool:
         return True
     if getattr(error, "ename", "") == "KeyboardInterrupt":
         return True
-    return bool(stop) and type(error).__name__ == "DeadKernelError"
+    # A kernel that was told to end dies in a cell or before its first one; both have other names.
+    return bool(stop) and type(error).__name__ != "PapermillExecutionError"
 
 
 def execute(
