@@ -25,7 +25,7 @@ class StepFailed(RuntimeError):
 
 
 class StopFlag:
-    """Whether the run has been asked to stop, and how often. The command sets it on SIGTERM and Ctrl-C."""
+    """Whether the run has been asked to stop, and how often: by SIGTERM or Ctrl-C."""
 
     def __init__(self) -> None:
         self.signals = 0
