@@ -15,9 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
 # Tests share the cores by file; one worker begins with those of the smoke run.
-# A thread that waits for others sleeps, so that the other worker has its core meanwhile.
 WORKERS ?= 2
-export OMP_WAIT_POLICY := passive
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install run test test-slow test-lab test-one bench lab format clean
@@ -26,6 +24,9 @@ install: $(VENV)/.run
 
 run: $(VENV)/.run
 	$(BIN)/finlab run smoke
+
+# A thread that waits for others sleeps, so that the other worker has its core meanwhile.
+test test-slow: export OMP_WAIT_POLICY := passive
 
 test: $(VENV)/.test
 	$(PYTEST) $(SHARED) tests --ignore tests/slow

@@ -6,7 +6,7 @@
     # keeps what it reads, or takes what was read before, and then measures the rest alone
     python -m benchmarks.dialogue_scale 10000000 brief /tmp/read
 
-The dialogues are made of sentences of the real Chinese texts (FINLAB_DATA); 5% are exact copies of
+The dialogues are made of pieces of the real Chinese texts (FINLAB_DATA); 5% are exact copies of
 others and 5% near ones. All that notebook 04 does before training counts: reading JSON lines
 through a card, replacing personal data, rendering, tokenising, screening for copies and 3,386 exam
 items, shares, the split and the plan of packed rows. `brief` dialogues have one exchange each, and
@@ -62,18 +62,18 @@ finlab:
 """
 
 
-def pieces(pattern: str, longest: int) -> list[str]:
+def pieces(pattern: str, shortest: int, longest: int) -> list[str]:
     """Return the pieces of the real Chinese texts that a pattern matches, such as sentences.
 
     Args:
         pattern: Of one piece.
-        longest: In characters; the shortest has 6.
+        shortest, longest: In characters.
     """
     found = []
     for name in TEXTS:
         for text in cards.load(name).rows["text"][:]:
             found += re.findall(pattern, text)
-    return [piece for piece in found if 6 <= len(piece.strip()) <= longest]
+    return [piece for piece in found if shortest <= len(piece.strip()) <= longest]
 
 
 def long_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
@@ -93,7 +93,8 @@ def brief_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
     share one with a thousand others, as no real ones do.
     """
     clauses = rng.choices(said, k=7)
-    question, answer = "，".join(clauses[:2]) + "？", "，".join(clauses[2:]) + "。"
+    question = "，".join(clauses[:2]) + "？"
+    answer = "，".join(clauses[2:]) + "。"
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -105,8 +106,10 @@ def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[di
         brief: As `brief_dialogue`, and otherwise as `long_dialogue`.
         seed: Draws them.
     """
-    said = pieces(r"[^，。；：！？\s]+", 20) if brief else pieces(r"[^。\n]+。?", 80)
-    new_dialogue = brief_dialogue if brief else long_dialogue
+    if brief:
+        said, new_dialogue = pieces(r"[^，。；：！？\s]+", 6, 20), brief_dialogue
+    else:
+        said, new_dialogue = pieces(r"[^。\n]+。?", 8, 80), long_dialogue
     rng = random.Random(seed)
     earlier: collections.deque[list[dict]] = collections.deque(maxlen=1000)
     for _ in range(count):
