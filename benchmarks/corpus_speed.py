@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from benchmarks.memory import memory_of
 from finlab import paths
 from finlab.data import cards, contamination, corpus, dedup, frames
 from finlab.models import sentencepieces
@@ -217,10 +218,8 @@ def datatrove(path: Path, folder: Path) -> dict:
 def measured(job: str, path: Path, folder: Path) -> dict:
     """Run a job in a process of its own.
 
-    Return what it says and the peak memory of it and its children (PSS, in bytes).
+    Return what it says and the peak memory of it and its children, with mapped files and without.
     """
-    import psutil
-
     shutil.rmtree(folder, ignore_errors=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.corpus_speed", job, str(path), str(folder)],
@@ -229,17 +228,12 @@ def measured(job: str, path: Path, folder: Path) -> dict:
         text=True,
         env=os.environ | {"DAFT_PROGRESS_BAR": "0"},
     )
-    peak = [0]
+    peak = {"anonymous": 0, "with mapped files": 0}
 
     def watch() -> None:
         while process.poll() is None:
-            total = 0
-            for found in [parent := psutil.Process(process.pid), *parent.children(recursive=True)]:
-                try:
-                    total += found.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            peak[0] = max(peak[0], total)
+            for name, value in memory_of(process.pid).items():
+                peak[name] = max(peak[name], value)
             time.sleep(0.3)
 
     thread = threading.Thread(target=watch)
@@ -251,7 +245,11 @@ def measured(job: str, path: Path, folder: Path) -> dict:
         raise RuntimeError(
             f"{job} failed: run python -m benchmarks.corpus_speed {job} {path} {folder} to see why"
         )
-    return json.loads(said.splitlines()[-1]) | {"peak_bytes": peak[0]}
+    memory = {
+        "peak_bytes": peak["with mapped files"],
+        "peak_anonymous_bytes": peak["anonymous"],
+    }
+    return json.loads(said.splitlines()[-1]) | memory
 
 
 def tokens(path: Path, megabytes: float = 20) -> float:

@@ -31,9 +31,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from benchmarks.corpus_speed import EXAMS, TEXTS
+from benchmarks.memory import memory_of
 from finlab import files, paths
 from finlab.data import (
     accounts,
@@ -185,15 +184,6 @@ def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
     }
 
 
-def anonymous_bytes(process: psutil.Process) -> int:
-    """Return the memory of a process that no file stands behind, in bytes."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    for line in status.splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def measured(count: int, brief: bool, kept: str = "") -> dict:
     """Run one size in a process of its own, and watch the memory of it and its children."""
     folder = Path(tempfile.mkdtemp(prefix="dialogues-"))
@@ -228,19 +218,6 @@ def measured(count: int, brief: bool, kept: str = "") -> dict:
     by_stage = dict(zip(record["seconds"], peaks, strict=False))
     largest = {name: max(peak[name] for peak in peaks) for name in peaks[0]}
     return record | {"peak_bytes": largest, "peak_bytes_by_stage": by_stage}
-
-
-def memory_of(pid: int) -> dict[str, int]:
-    """Return the memory of a process and its children, in bytes."""
-    total = {"anonymous": 0, "with mapped files": 0}
-    try:
-        parent = psutil.Process(pid)
-        for each in [parent, *parent.children(recursive=True)]:
-            total["anonymous"] += anonymous_bytes(each)
-            total["with mapped files"] += each.memory_full_info().pss
-    except (psutil.Error, OSError):
-        pass  # one of them has just ended
-    return total
 
 
 def main() -> None:

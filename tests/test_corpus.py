@@ -13,7 +13,6 @@ from collections import Counter
 from types import SimpleNamespace
 
 import daft
-import numpy
 import pyarrow.parquet
 import pytest
 from daft import col
@@ -362,17 +361,6 @@ def test_batches_hold_long_documents_in_bounds(frame):
         "use_process": False,
     }
     assert frames.batch_settings(frame(["短文"] * 3))["batch_size"] == 1024
-
-
-def test_more_memory_compares_more_pairs_at_once(monkeypatch):
-    lengths = numpy.full(10, 1000)
-    monkeypatch.setattr(frames, "memory", lambda: 24 * 10**9)
-    assert dedup._pairs_at_once(lengths) == 50_000
-    monkeypatch.setattr(frames, "memory", lambda: 2 * 10**12)
-    assert dedup._pairs_at_once(lengths) == 4_166_666
-    monkeypatch.setattr(frames, "memory", lambda: 4 * 10**9)
-    assert dedup._pairs_at_once(lengths) == 50_000
-    assert dedup._pairs_at_once(numpy.array([], int)) == 1
 
 
 def test_no_file_is_too_large_to_be_decoded_as_a_whole(frame, tmp_path, monkeypatch):

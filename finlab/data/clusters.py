@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import daft
 import numpy
 
-from finlab.data import frames
 from finlab.data.contradiction import contradicts
+from finlab.data.fetched import Texts
 
 FRUITLESS = 40  # refusals after which a document that found no copy is left alone
-AT_ONCE = 100_000  # documents of clusters whose texts are in memory together
+
+
+def pair_keys(pairs: numpy.ndarray) -> numpy.ndarray:
+    """Return one number for each pair, by which pairs are sorted and told apart.
+
+    Args:
+        pairs: Documents' numbers, each below 2^31, int64 [pairs, 2].
+    """
+    return pairs[:, 0] << 32 | pairs[:, 1]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,10 @@ class Components:
         self.edges = numpy.concatenate([self.edges, edges])
         self.labels = _components(self.edges, len(self.numbers))
 
+    def copies(self) -> numpy.ndarray:
+        """Return the pairs that were judged to be copies, by number, int64 [pairs, 2]."""
+        return self.numbers[self.edges]
+
     def clusters(self, signed: Signed) -> list[list[int]]:
         """Return the clusters of copies.
 
@@ -120,27 +132,43 @@ def _components(edges: numpy.ndarray, count: int) -> numpy.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def without_contradictions(frame: daft.DataFrame, clusters: list[list[int]]) -> list[list[int]]:
+def without_contradictions(
+    clusters: list[list[int]],
+    copies: numpy.ndarray,
+    fetch: Callable[[numpy.ndarray], Texts],
+    agreeing: Callable[[Texts, numpy.ndarray], numpy.ndarray],
+) -> list[list[int]]:
     """Return clusters in which no member contradicts the one that stays.
 
     Where a short copy agrees with two documents that contradict each other, they are one component.
 
     Args:
-        frame: The documents.
-        clusters: Their numbers, the longest document of each first.
+        clusters: Numbers of documents, the longest of each first.
+        copies: Pairs that are known to agree, int64 [pairs, 2].
+        fetch: Returns the texts of some documents.
+        agreeing: Returns those of some pairs that do not contradict each other.
     """
-    result = [members for members in clusters if len(members) <= 2]
-    large = [members for members in clusters if len(members) > 2]
-    # Some clusters at a time, since their texts are held in memory.
-    for group in frames.batches(large, AT_ONCE, max_rows=AT_ONCE):
-        wanted = [number for members in group for number in members]
-        texts = dict(zip(*frames.pick(frame, wanted, "text").values(), strict=True))
-        for members in group:
+    pairs = [(min(kept, each), max(kept, each)) for kept, *others in clusters for each in others]
+    unknown = numpy.array(pairs, numpy.int64).reshape(-1, 2)
+    unknown = unknown[~numpy.isin(pair_keys(unknown), pair_keys(copies))]
+    if not len(unknown):
+        return sorted(clusters)
+    in_doubt = set(unknown.ravel().tolist())
+    doubtful = [members for members in clusters if in_doubt.intersection(members)]
+    texts = fetch(numpy.concatenate(doubtful))
+    agreed = pair_keys(agreeing(texts, unknown))
+    against = unknown[~numpy.isin(pair_keys(unknown), agreed)]
+    contested = set(against.ravel().tolist())
+    result = []
+    for members in clusters:
+        if contested.intersection(members):
             result += _agreeing(members, texts)
+        else:
+            result.append(members)
     return sorted(result)
 
 
-def _agreeing(members: list[int], texts: dict[int, str]) -> list[list[int]]:
+def _agreeing(members: list[int], texts: Texts) -> list[list[int]]:
     """Return a cluster as clusters whose members agree with the one that stays.
 
     Args:

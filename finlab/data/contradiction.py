@@ -315,7 +315,10 @@ def _names_differ(
     """
     if not left[1][left[2]] or not right[1][right[2]]:
         return _stands_inside_a_name(*left) or _stands_inside_a_name(*right)
-    ours, theirs = _names(*left), _names(*right)
+    ours = _names(*left)
+    if not ours:
+        return False  # to recognise the other's takes a model
+    theirs = _names(*right)
     for one in ours:
         for other in theirs:
             if one not in other and other not in one:

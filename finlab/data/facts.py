@@ -23,9 +23,12 @@ PLACE_VALUE = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 PLACE_VALUE |= {"拾": 10, "佰": 100, "仟": 1000, "萬": 10**4, "億": 10**8}
 # Signs behind which a - is a range and no minus: 1.58亿元-1.88亿元.
 _IN_RANGE = r"(?<![\d.%元万亿股年月日号吨时点])"
+# Signs with which a value, a period or a code may begin; any other is a character by itself.
+_BEGINS = "上下半全年中前第一二三四首百" + _DIGITS + _PLACES
 TOKEN = re.compile(
+    rf"(?P<chars>(?:(?![{_BEGINS}])[{HAN}])+)"
     # a loss in brackets: (20%), (1,234.5)
-    r"(?P<loss>\(\s*(?P<lost>(?=[\d,.]*[,.%万亿元])\d[\d,]*(?:\.\d+)?)"
+    r"|(?P<loss>\(\s*(?P<lost>(?=[\d,.]*[,.%万亿元])\d[\d,]*(?:\.\d+)?)"
     r"(?P<lostscale>[万亿]*)(?P<lostunit>%|元)?\s*\))"
     # a stock's code: 600519.SH, sh600519, 03883.HK, 000858
     r"|(?P<stock>(?<![A-Za-z0-9])(?:[Ss][HhZz]|[Hh][Kk])?\.?(?P<digits>\d{4,6})\.(?:[Ss][HhZzSs]"
@@ -144,13 +147,14 @@ def tokens(text: str) -> list[Token]:
     found: list[Token] = []
     end = 0
     for match in TOKEN.finditer(text):
-        start = match.start()
-        if start < end:
-            continue  # a unit, which belongs to the figure before it
+        start, stop = match.span()
         kind = match.lastgroup
-        if kind == "char":  # most are
-            end = start + 1
-            found.append(Token("char", text[start], "", start, end))
+        if kind in ("chars", "char"):  # most are
+            # Some may be a unit, which belongs to the figure before them.
+            for place in range(max(start, end), stop):
+                found.append(Token("char", text[place], "", place, place + 1))
+            continue
+        if start < end:
             continue
         if kind == "figure":
             token = _figure(text, match)
