@@ -333,8 +333,6 @@ def main() -> None:
         return
     from importlib.metadata import version
 
-    from tests.test_cleaning import labelled, measure
-
     with tempfile.TemporaryDirectory() as folder:
         counting = tokens(Path(folder) / "tokens.jsonl")
         sizes = [
@@ -344,9 +342,6 @@ def main() -> None:
     record = {
         "datatrove": version("datatrove"),
         "tokens_megabytes_per_second": counting,
-        "personal": measure(),
-        "personal_lines": len(labelled()),
-    } | {
         "command": "python -m benchmarks.corpus_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),

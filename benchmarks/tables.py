@@ -177,7 +177,7 @@ def forgetting_table() -> str:
 
 
 def corpus_table() -> str:
-    """Return what the corpus step takes, and how well personal data is found."""
+    """Return what the corpus step takes, beside datatrove."""
     found = measured("corpus")
     sizes = []
     for row in found["sizes"]:
@@ -205,10 +205,6 @@ def corpus_table() -> str:
         "whole step, times datatrove's MinHash",
         "kept, difference",
     ]
-    personal = []
-    for kind, row in found["personal"].items():
-        labelled = row["right"] + row["missed"]
-        personal.append([kind, f"{row['precision']:.3f}", f"{row['recall']:.3f}", labelled])
     return (
         f"`{found['command']}` on {found['device']}: JSON lines in, Parquet out, on text made of "
         "the real Chinese\nsources' sentences with 15% copies; "
@@ -216,8 +212,7 @@ def corpus_table() -> str:
         "same characters, bands and rows.\n\n"
         + table(head, sizes)
         + f"\nCounting tokens comes on top: {found['tokens_megabytes_per_second']:.1f} MB/s with "
-        f"Llama's tokenizer. De-identification on the\n{found['personal_lines']} labelled lines "
-        "of `tests/personal_data.txt`:\n\n" + table(["kind", "precision", "recall", "of"], personal)
+        "Llama's tokenizer.\n"
     )
 
 

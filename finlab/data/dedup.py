@@ -192,7 +192,7 @@ def _judge(
     fetch: Callable[[numpy.ndarray], Texts],
     alike: Callable[[Texts, numpy.ndarray], numpy.ndarray],
 ) -> None:
-    """Judge candidate pairs some at a time, so that what was found spares some of the later ones.
+    """Judge candidate pairs some at a time: what was found spares some of the later ones.
 
     Args:
         pairs: Documents' numbers, int64 [pairs, 2].

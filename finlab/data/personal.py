@@ -244,7 +244,8 @@ PERSONAL = (
     ),
 )
 LONG_NUMBER = re.compile(r"\d[\dA-Za-z -]{13}")
-NUMBER = re.compile(r"\d[\d .()（）+—–-]{2,}\d|[QqV]\D{0,8}\d{4}")
+# Five digits at least, so that the year of every other text is none: no kind has fewer.
+NUMBER = re.compile(r"\d(?:[ .()（）+—–A-Z-]*\d){4}")
 SPOKEN = re.compile(r"[零〇幺一二三四五六七八九]{11}")
 LETTERS = re.compile(
     r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]"
