@@ -181,7 +181,7 @@ def _pass_on_stops(stop: StopFlag) -> None:
         if stop.signals > 1 or not kernels:
             raise KeyboardInterrupt
         # print() may be at work when a signal comes, and must not be entered twice.
-        os.write(2, b"stopping: training saves a checkpoint first; once more stops at once\n")
+        os.write(2, b"stopping: a step that trains saves a checkpoint; once more stops at once\n")
         for kernel in kernels:
             kernel.terminate()
 

@@ -45,13 +45,13 @@ def write(
     return Dataset.from_file(str(path))
 
 
-def in_order(folder: Path, path: Path, features: Features) -> Dataset:
-    """Return the rows of a Parquet folder by their `number`, as a memory-mapped data set.
+def copied(folder: Path, path: Path, features: Features) -> Dataset:
+    """Return the rows of a Parquet folder, in no order, as a memory-mapped data set.
 
     Args:
-        folder: Written by Daft, whose files have random names and are read one after another.
+        folder: Written by Daft.
         path: The Arrow file to write.
-        features: The columns' types, `number` among them, which is left out of the data set.
+        features: The columns' types.
     """
     stored = pyarrow.dataset.dataset(str(folder))
     names = list(features)
@@ -60,6 +60,17 @@ def in_order(folder: Path, path: Path, features: Features) -> Dataset:
         for batch in stored.to_batches(columns=names, batch_size=BATCH):
             yield pyarrow.Table.from_batches([batch])
 
-    rows = write(path, features, batches())
+    return write(path, features, batches())
+
+
+def in_order(folder: Path, path: Path, features: Features) -> Dataset:
+    """Return the rows of a Parquet folder by their `number`, as a memory-mapped data set.
+
+    Args:
+        folder: Written by Daft, whose files have random names and are read one after another.
+        path: The Arrow file to write.
+        features: The columns' types, `number` among them, which is left out of the data set.
+    """
+    rows = copied(folder, path, features)
     order = numpy.argsort(rows.with_format("numpy")["number"][:], kind="stable")
     return rows.select(order).remove_columns("number")

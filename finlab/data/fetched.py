@@ -15,8 +15,8 @@ class Texts:
     """The texts of some documents of a frame.
 
     They are copied in one pass over the frame into an Arrow file, which is memory-mapped. So to
-    compare many pairs takes no memory, and the system's cache holds what is read often. The file
-    lasts as long as this object, and can be read wherever its folder is seen.
+    compare many pairs takes no memory, and the system's cache holds what is read often. What goes
+    to another process is the folder's name. The folder lasts as long as the first of these objects.
 
         texts = Texts(frame, [3, 17], folder)
         texts[17]
@@ -24,27 +24,43 @@ class Texts:
     Args:
         frame: Documents {number, text}.
         numbers: Those that are wanted.
-        folder: Where the file goes, in a folder of its own.
+        folder: Where they go, in a folder of their own; None for the system's folder for such.
     """
 
-    def __init__(self, frame: daft.DataFrame, numbers: numpy.ndarray, folder: Path):
+    def __init__(self, frame: daft.DataFrame, numbers: numpy.ndarray, folder: Path | None):
         from datasets import Features, Value
 
-        self.numbers = numpy.unique(numbers)
-        self._place = tempfile.TemporaryDirectory(dir=folder, prefix="texts-")
-        own = Path(self._place.name)
-        wanted = daft.from_pydict({"number": self.numbers})
+        self._made = tempfile.TemporaryDirectory(dir=folder, prefix="texts-")
+        self._folder = Path(self._made.name)
+        wanted = daft.from_pydict({"number": numpy.unique(numbers)})
         chosen = frame.select("number", "text").join(wanted, on="number", how="semi")
-        frames.save(chosen, own / "parquet")
+        parquet = self._folder / "parquet"
+        frames.save(chosen, parquet)
         features = Features({"number": Value("int64"), "text": Value("large_string")})
-        self._rows = arrow_files.in_order(own / "parquet", own / "texts.arrow", features)
-        for path in (own / "parquet").glob("*.parquet"):
+        rows = arrow_files.copied(parquet, self._folder / "texts.arrow", features)
+        for path in parquet.glob("*.parquet"):
             path.unlink()
+        found = rows.with_format("numpy")["number"][:]
+        places = numpy.argsort(found)
+        numpy.save(self._folder / "numbers.npy", found[places])
+        numpy.save(self._folder / "places.npy", places)
+        self._open()
+
+    def _open(self) -> None:
+        """Map the files that were written."""
+        from datasets import Dataset
+
+        self.numbers = numpy.load(self._folder / "numbers.npy", mmap_mode="r")
+        self._places = numpy.load(self._folder / "places.npy", mmap_mode="r")
+        self._rows = Dataset.from_file(str(self._folder / "texts.arrow"))
 
     def __getitem__(self, number: int) -> str:
-        place = int(numpy.searchsorted(self.numbers, number))
-        return self._rows[place]["text"]
+        place = self._places[numpy.searchsorted(self.numbers, number)]
+        return self._rows[int(place)]["text"]
 
     def __getstate__(self) -> dict:
-        # Another process reads the file, and does not delete it.
-        return {"numbers": self.numbers, "_rows": self._rows}
+        return {"_folder": self._folder}
+
+    def __setstate__(self, state: dict) -> None:
+        self._folder = state["_folder"]
+        self._open()
