@@ -20,6 +20,8 @@ BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 NUMBERS = re.compile(r"\d[\d,]*")
 WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
 FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
+FIGURES = ("figures_0", "figures_1")
+SPREAD = numpy.uint64(0x9E3779B97F4A7C15)  # an odd factor, by which sources share no key
 
 
 def squeeze(text: str) -> str:
@@ -63,17 +65,13 @@ def signatures(
         seed: Draws the hash functions.
 
     Returns:
-        {number, source (its hash), length (characters), digest, figures (two MinHashes of the
-        numbers in it), keys}.
+        {number, source (its hash), length (characters), digest, figures_0 and figures_1 (MinHashes
+        of the numbers in it), key_0, key_1, ...}: a column each, since a band reads its own alone.
     """
     rng = numpy.random.default_rng(seed)
     weights = rng.integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
-    fields = {
-        "length": DataType.int64(),
-        "digest": DataType.uint64(),
-        "figures": DataType.list(DataType.uint64()),
-        "keys": DataType.list(DataType.uint64()),
-    }
+    hashed = ["digest", *FIGURES, *(f"key_{band}" for band in range(bands))]
+    fields = {"length": DataType.int64()} | dict.fromkeys(hashed, DataType.uint64())
     settings = frames.batch_settings(frame)
 
     @daft.func.batch(return_dtype=DataType.struct(fields), unnest=True, **settings)
@@ -85,13 +83,10 @@ def signatures(
         parts = numpy.asarray(hashes.flatten(), numpy.uint64).reshape(len(texts), bands, rows)
         keys = (parts * weights).sum(axis=2)
         keys ^= keys >> numpy.uint64(31)
+        digests = numpy.array([files.hash64(each) for each in squeezed], numpy.uint64)
         figures = numpy.array([_figure_hashes(each) for each in squeezed], numpy.uint64)
-        columns = [
-            pyarrow.array(frames.characters(texts), pyarrow.int64()),
-            pyarrow.array([files.hash64(each) for each in squeezed], pyarrow.uint64()),
-            _lists(figures),
-            _lists(keys),
-        ]
+        columns = [pyarrow.array(frames.characters(texts), pyarrow.int64())]
+        columns += map(pyarrow.array, [digests, *figures.T, *keys.T])
         return daft.Series.from_arrow(pyarrow.StructArray.from_arrays(columns, names=list(fields)))
 
     kept = frame.where(col("dropped") == "")
@@ -104,14 +99,12 @@ def _figure_hashes(text: str) -> tuple[int, int]:
     return min(map(zlib.crc32, numbers)), min(zlib.crc32(number, 7) for number in numbers)
 
 
-def _lists(values: numpy.ndarray) -> pyarrow.LargeListArray:
-    """Return the rows of a matrix as Arrow lists."""
-    offsets = numpy.arange(0, values.size + 1, values.shape[1])
-    return pyarrow.LargeListArray.from_arrays(offsets, values.ravel())
-
-
 def candidate_pairs(
-    signed: daft.DataFrame, by: list[str], bands: int, batch: int
+    signed: daft.DataFrame,
+    gone: numpy.ndarray,
+    within_source: bool,
+    bands: int,
+    batch: int,
 ) -> Iterator[numpy.ndarray]:
     """Yield candidate pairs of document numbers, int64 [pairs, 2], some at a time.
 
@@ -122,17 +115,19 @@ def candidate_pairs(
 
     Args:
         signed: From `signatures`.
-        by: Columns that the documents of a pair must share, such as ["source"].
+        gone: Numbers of documents to leave out.
+        within_source: The documents of a pair are of one source.
         bands: The number of bands.
         batch: About so many pairs at a time.
     """
     waiting: list[numpy.ndarray] = []
-    for found in _of_bands(signed, by, bands):
-        waiting.append(found)
-        if sum(map(len, waiting)) >= 2 * batch:
-            waiting = [_each_once(waiting)]
-            if len(waiting[0]) >= batch:
-                yield waiting.pop()
+    for band in range(bands):
+        for found in _of_band(signed, gone, within_source, band):
+            waiting.append(found)
+            if sum(map(len, waiting)) >= 2 * batch:
+                waiting = [_each_once(waiting)]
+                if len(waiting[0]) >= batch:
+                    yield waiting.pop()
     if waiting:
         yield _each_once(waiting)
 
@@ -144,32 +139,42 @@ def _each_once(found: list[numpy.ndarray]) -> numpy.ndarray:
     return pairs[numpy.sort(firsts)]
 
 
-def _of_bands(signed: daft.DataFrame, by: list[str], bands: int) -> Iterator[numpy.ndarray]:
-    """Yield the pairs of each band, and of each distance in its buckets; for `candidate_pairs`."""
-    columns = ["number", *by]
-    figures = [col("figures").get(place).alias(f"figures_{place}") for place in range(2)]
-    for band in range(bands):
-        keyed = signed.select(*columns, *figures, col("keys").get(band).alias("key"))
-        counts = keyed.groupby("key", *by).agg(col("number").count().alias("size"))
-        several = counts.where(col("size") > 1)
-        # Columns of Arrow: a list of Python's numbers takes five times as much.
-        table = keyed.join(several, on=["key", *by]).to_arrow()
-        numbers = table["number"].to_numpy().astype(numpy.int64)
-        if not len(numbers):
-            continue
-        bucket = _group_numbers([table[name].to_numpy() for name in ("key", *by)])
-        large = table["size"].to_numpy() > WINDOW + 1
-        # Copies share their figures, so in a large bucket they are found first.
-        for place in range(2):
-            order = table[f"figures_{place}"].to_numpy()
-            yield from _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW)
-        yield from _neighbours(bucket, numbers, numbers, WINDOW)
+def _of_band(
+    signed: daft.DataFrame, gone: numpy.ndarray, within_source: bool, band: int
+) -> Iterator[numpy.ndarray]:
+    """Yield the pairs of a band, those of each distance in its buckets; for `candidate_pairs`."""
+    # Columns of Arrow: a list of Python's numbers takes five times as much.
+    table = signed.select("number", "source", *FIGURES, f"key_{band}").to_arrow()
+    numbers = table["number"].to_numpy().astype(numpy.int64)
+    keys = table[f"key_{band}"].to_numpy()
+    if within_source:
+        keys = keys ^ (table["source"].to_numpy() * SPREAD)
+    left = numpy.flatnonzero(~numpy.isin(numbers, gone))
+    shared, bucket, sizes = _buckets(keys[left])
+    places = left[shared]
+    numbers = numbers[places]
+    large = sizes > WINDOW + 1
+    # Copies share their figures, so in a large bucket they are found first.
+    for name in FIGURES:
+        order = table[name].to_numpy()[places]
+        yield from _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW)
+    yield from _neighbours(bucket, numbers, numbers, WINDOW)
 
 
-def _group_numbers(columns: list[numpy.ndarray]) -> numpy.ndarray:
-    """Return a number for each distinct row of columns, int64 [rows]."""
-    matrix = numpy.stack([column.astype(numpy.uint64) for column in columns], 1)
-    return numpy.unique(matrix, axis=0, return_inverse=True)[1].ravel()
+def _buckets(keys: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Return who shares a key with another: their places, the bucket of each, and its size.
+
+    Args:
+        keys: One for each document.
+    """
+    order = numpy.argsort(keys)
+    ordered = keys[order]
+    begins = numpy.ones(len(keys), bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    bucket = numpy.cumsum(begins) - 1
+    sizes = numpy.bincount(bucket)[bucket]
+    several = sizes > 1
+    return order[several], bucket[several], sizes[several]
 
 
 def _neighbours(

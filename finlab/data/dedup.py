@@ -158,18 +158,17 @@ def duplicates(
 
     clusters: list[list[int]] = []
     passes = (
-        (["source"], "near duplicate in its source"),
-        ([], "near duplicate across sources"),
+        (True, "near duplicate in its source"),
+        (False, "near duplicate across sources"),
     )
     batch = max(JUDGED_AT_ONCE, frames.memory() // MEMORY_A_PAIR)
-    for by, reason in passes:
-        if not by and (signed.sources == signed.sources[:1]).all():
+    for within_source, reason in passes:
+        if not within_source and (signed.sources == signed.sources[:1]).all():
             continue  # one source
-        gone = daft.from_pydict({"number": numpy.fromiter(reasons, numpy.int64)})
-        left = signed_frame.join(gone, on="number", how="anti")
+        gone = numpy.fromiter(reasons, numpy.int64)
         known = Components(signed.numbers)
-        for pairs in candidate_pairs(left, by, bands, batch):
-            if not by:
+        for pairs in candidate_pairs(signed_frame, gone, within_source, bands, batch):
+            if not within_source:
                 pairs = signed.across(pairs)  # those of one source have been judged
             pairs = known.undecided(pairs)
             if threshold or keep_other_figures:
