@@ -14,6 +14,8 @@ under a SentencePiece vocabulary learnt from them; TRL prepares the first 10,000
 process of its own.
 """
 
+from __future__ import annotations
+
 import json
 import platform
 import random
@@ -23,41 +25,55 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
 
 from benchmarks import training_speed
 from finlab import paths
 from finlab.closed_world import talks
 from finlab.data import cards, packing, templates
-from finlab.models import sentencepieces, vocabulary
+from finlab.models import attention, sentencepieces, vocabulary
 from finlab.run import environment
-from finlab.train import collate, fit, log, meter
+from finlab.train import collate, fit, log, meter, throughput
 
 LENGTHS = Path(__file__).with_name("dialogue_lengths.json")
 PLAN = {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 12_000, "rank": 16}
-DIALOGUES, TRL_DIALOGUES = 100_000, 10_000
+DIALOGUES = 100_000
+TRL_DIALOGUES = 10_000  # it takes longer
+COMPARED = 200  # dialogues whose tokens must be the same in both preparations
+ROUNDS = 3  # turns of each way; a shared machine drifts, so the middle one counts
 
 
+# --- training ------------------------------------------------------------------------------------
 def measure_lengths() -> None:
-
-    tokenizer = sentencepieces.fast(
-        paths.resolve("$FINLAB_DATA/tokenizers/chinese-llama-2-55296/tokenizer.model")
-    )
+    """Write 500 quantiles of the tokens, and of the learnt ones, of the real dialogues."""
+    folder = "$FINLAB_DATA/tokenizers/chinese-llama-2-55296/tokenizer.model"
+    tokenizer = sentencepieces.fast(paths.resolve(folder))
     tokenizer.chat_template = templates.chat_template("zhilu")
     rows = templates.encode(tokenizer, [row["messages"] for row in cards.load("sharegpt_zh").rows])
-    sizes = sorted(
-        (len(row["labels"]), int((row["labels"] != templates.IGNORE).sum())) for row in rows
-    )
-    LENGTHS.write_text(
-        json.dumps([sizes[round(place * (len(sizes) - 1) / 499)] for place in range(500)]) + "\n"
-    )
+    sizes = []
+    for row in rows:
+        sizes.append((len(row["labels"]), int((row["labels"] != templates.IGNORE).sum())))
+    sizes.sort()
+    quantiles = [sizes[round(place * (len(sizes) - 1) / 499)] for place in range(500)]
+    LENGTHS.write_text(json.dumps(quantiles) + "\n")
 
 
 def dialogues(count: int, rows: int, longest: int) -> list[dict]:
-    """Return rows {input_ids, labels} of about `count` tokens.
+    """Return rows {input_ids, labels} of about `count` tokens; the first part is not learnt.
 
-    The first part of each is not learnt.
+    Args:
+        count: Tokens in all.
+        rows: Of the vocabulary.
+        longest: Tokens at which a dialogue is cut.
     """
-    rng, sizes, found = random.Random(1), json.loads(LENGTHS.read_text()), []
+    rng = random.Random(1)
+    sizes = json.loads(LENGTHS.read_text())
+    found = []
     while count > 0:
         size, learnt = rng.choice(sizes)
         cut = min(size, longest)
@@ -68,61 +84,59 @@ def dialogues(count: int, rows: int, longest: int) -> list[dict]:
     return found
 
 
-def training_job(way: str) -> dict:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
-    from trl import SFTTrainer
+def packed(model, lora, found: list[dict], folder: Path) -> float:
+    """Train on packed rows with `fit`; return the seconds."""
+    tokens = [row["input_ids"] for row in found]
+    labels = [row["labels"] for row in found]
+    fit.fit(
+        SFTTrainer,
+        log=folder / "log.jsonl",
+        extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
+        model=model,
+        args=training_speed.training_args(folder, PLAN),
+        train_dataset=packing.packed(folder / "rows.arrow", tokens, PLAN["length"], labels),
+        peft_config=lora,
+        processing_class=throughput.words(model.config.vocab_size),
+    )
+    return log.summary(folder / "log.jsonl")["train_seconds"]
 
-    shape = "small"
-    base, found = (
-        training_speed.model(shape, PLAN["dtype"]),
-        dialogues(PLAN["tokens"], training_speed.SHAPES[shape][5], PLAN["length"]),
+
+def padded(model, lora, found: list[dict], folder: Path) -> float:
+    """Train with plain TRL on padded batches; return the seconds.
+
+    A batch has as many dialogues as fill the same rows on average.
+    """
+    tokens = sum(len(row["input_ids"]) for row in found)
+    batch = max(1, round(PLAN["batch"] * PLAN["length"] * len(found) / tokens))
+    trainer = SFTTrainer(
+        model=model,
+        args=training_speed.training_args(folder, PLAN, per_device_train_batch_size=batch),
+        train_dataset=Dataset.from_list(found),
+        peft_config=lora,
+        processing_class=throughput.words(model.config.vocab_size),
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=training_speed._words(),
-        pad_token="<pad>",
-        eos_token="</s>",
-        bos_token="<s>",
-    )
-    lora, tokens = (
-        training_speed.adapter(base, shape, PLAN["rank"], "none"),
-        sum(len(row["input_ids"]) for row in found),
-    )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if way == "packed":
-            rows = packing.packed(
-                folder / "rows.arrow",
-                [row["input_ids"] for row in found],
-                PLAN["length"],
-                [row["labels"] for row in found],
-            )
-            fit.fit(
-                SFTTrainer,
-                log=folder / "log.jsonl",
-                extensions=[collate.PackedRows(), log.SourceLoss(), meter.TokenMeter()],
-                model=base,
-                args=training_speed.settings(folder, PLAN),
-                train_dataset=rows,
-                peft_config=lora,
-                processing_class=tokenizer,
-            )
-            seconds = log.summary(folder / "log.jsonl")["train_seconds"]
-        else:
-            batch = max(
-                1, round(PLAN["batch"] * PLAN["length"] * len(found) / tokens)
-            )  # as many as fill the same rows on average
-            args = training_speed.settings(folder, PLAN, per_device_train_batch_size=batch)
-            trainer = SFTTrainer(
-                model=base,
-                args=args,
-                train_dataset=Dataset.from_list(found),
-                peft_config=lora,
-                processing_class=tokenizer,
-            )
-            began = time.perf_counter()
-            trainer.train()
-            seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - began
+
+
+def training_job(way: str) -> dict:
+    """Train once over the dialogues.
+
+    Args:
+        way: `packed` or `padded`.
+    """
+    shape, new = training_speed.SHAPES["small"]
+    found = dialogues(PLAN["tokens"], shape.vocabulary, PLAN["length"])
+    torch.manual_seed(0)
+    config = throughput.config_of(shape, PLAN["length"])
+    backend = attention.choose_attention(PLAN["dtype"])
+    model = throughput.random_model(config, PLAN["dtype"], backend)
+    lora = training_speed.adapter(model, new, PLAN["rank"], "none")
+    with tempfile.TemporaryDirectory() as folder:
+        train = {"packed": packed, "padded": padded}[way]
+        seconds = train(model, lora, found, Path(folder))
+    tokens = sum(len(row["input_ids"]) for row in found)
     return {
         "tokens": tokens,
         "dialogues": len(found),
@@ -132,135 +146,138 @@ def training_job(way: str) -> dict:
     }
 
 
+# --- preparation ---------------------------------------------------------------------------------
 def invented(count: int) -> list[list[dict]]:
     """Return dialogues of one to three exchanges about the closed world, no two alike."""
-
     exchanges = [(row["instruction"], row["output"]) for row in talks.dialogues()["alpaca"]]
-    rng, found = random.Random(2), []
+    rng = random.Random(2)
+    found = []
     for number in range(count):
-        picked = [exchanges[rng.randrange(len(exchanges))] for _ in range(rng.choice([1, 1, 2, 3]))]
-        found.append(
-            [
-                turn
-                for place, (question, answer) in enumerate(picked)
-                for turn in (
-                    {
-                        "role": "user",
-                        "content": f"第{number}号问题：{question}" if not place else question,
-                    },
-                    {"role": "assistant", "content": answer * rng.randint(1, 6)},
-                )
-            ]
-        )
+        messages = []
+        for place in range(rng.choice([1, 1, 2, 3])):
+            question, answer = rng.choice(exchanges)
+            if place == 0:
+                question = f"第{number}号问题：{question}"
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer * rng.randint(1, 6)})
+        found.append(messages)
     return found
 
 
-def preparation_job(way: str) -> dict:
-    from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
+def prepared_by_trl(tokenizer, messages: list[list[dict]], processes: int | None) -> dict:
+    """Let TRL render and tokenise dialogues; return {seconds, tokens}.
 
-    talks = invented(DIALOGUES if way == "ours" else TRL_DIALOGUES)
-    texts = [turn["content"] for messages in talks[:5000] for turn in messages]
+    Args:
+        tokenizer: With a chat template.
+        messages: The dialogues.
+        processes: TRL's `dataset_num_proc`.
+    """
+    sizes = {"hidden_size": 8, "intermediate_size": 8}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 1}
+    pad = tokenizer.pad_token_id
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=pad, **sizes))
+    taken = []
+    prepare = SFTTrainer._prepare_dataset
+
+    def timed(self: object, *arguments: object, **keywords: object) -> object:
+        began = time.perf_counter()
+        made = prepare(self, *arguments, **keywords)
+        taken.append(time.perf_counter() - began)
+        return made
+
+    SFTTrainer._prepare_dataset = timed
+    with tempfile.TemporaryDirectory() as folder:
+        args = SFTConfig(
+            output_dir=folder,
+            assistant_only_loss=True,
+            max_length=None,
+            report_to="none",
+            bf16=False,
+            dataset_num_proc=processes,
+        )
+        data = Dataset.from_dict({"messages": messages})
+        trainer = SFTTrainer(model=base, args=args, train_dataset=data, processing_class=tokenizer)
+    rows = trainer.train_dataset
+    ours = templates.encode(tokenizer, messages[:COMPARED])
+    same = [row["input_ids"].tolist() for row in ours] == rows[:COMPARED]["input_ids"]
+    assert same, "the same tokens"
+    same = [row["labels"].tolist() for row in ours] == rows[:COMPARED]["labels"]
+    assert same, "the same tokens learnt"
+    return {"seconds": taken[0], "tokens": sum(map(len, rows["input_ids"]))}
+
+
+def preparation_job(way: str) -> dict:
+    """Render and tokenise invented dialogues once.
+
+    Args:
+        way: `ours`, `trl` or `trl, two processes`.
+    """
+    messages = invented(DIALOGUES if way == "ours" else TRL_DIALOGUES)
+    texts = [turn["content"] for dialogue in messages[:5000] for turn in dialogue]
     tokenizer, _ = vocabulary.extend(sentencepieces.fast(sentencepieces.train(texts, 4000)), [])
     tokenizer.chat_template = templates.chat_template("zhilu")
     if way == "ours":
         began = time.perf_counter()
-        rows = templates.encode(tokenizer, talks)
-        seconds, tokens = time.perf_counter() - began, sum(len(row["input_ids"]) for row in rows)
+        rows = templates.encode(tokenizer, messages)
+        seconds = time.perf_counter() - began
+        told = {"seconds": seconds, "tokens": sum(len(row["input_ids"]) for row in rows)}
     else:
-        base = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=8,
-                intermediate_size=8,
-                num_hidden_layers=1,
-                num_attention_heads=1,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        with tempfile.TemporaryDirectory() as name:
-            args = SFTConfig(
-                output_dir=name,
-                assistant_only_loss=True,
-                max_length=None,
-                report_to="none",
-                bf16=False,
-                dataset_num_proc=2 if way == "trl, two processes" else None,
-            )
-            data, taken = Dataset.from_dict({"messages": talks}), []
-            prepare = SFTTrainer._prepare_dataset
-
-            def timed(self: object, *arguments: object, **keywords: object) -> object:
-                began = time.perf_counter()
-                made = prepare(self, *arguments, **keywords)
-                taken.append(time.perf_counter() - began)
-                return made
-
-            SFTTrainer._prepare_dataset = timed
-            trainer = SFTTrainer(
-                model=base, args=args, train_dataset=data, processing_class=tokenizer
-            )
-            seconds, tokens = taken[0], sum(map(len, trainer.train_dataset["input_ids"]))
-            ours = templates.encode(tokenizer, talks[:200])
-            prepared = trainer.train_dataset[:200]
-            assert [row["input_ids"].tolist() for row in ours] == prepared["input_ids"], (
-                "the same tokens"
-            )
-            assert [row["labels"].tolist() for row in ours] == prepared["labels"], (
-                "the same tokens learnt"
-            )
+        processes = 2 if way == "trl, two processes" else None
+        told = prepared_by_trl(tokenizer, messages, processes)
     return {
-        "dialogues": len(talks),
-        "tokens": tokens,
-        "seconds": seconds,
-        "dialogues_per_second": len(talks) / seconds,
+        "dialogues": len(messages),
+        **told,
+        "dialogues_per_second": len(messages) / told["seconds"],
         "peak_bytes": environment.peak_bytes(),
     }
 
 
+# --- the program ---------------------------------------------------------------------------------
+JOBS = {"training": training_job, "preparation": preparation_job}
+
+
 def measured(kind: str, way: str) -> dict:
     """Run one job in a process of its own and return what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sft_speed", kind, way], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.sft_speed", kind, way]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{kind} {way}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def trained() -> dict[str, Any]:
+    """Train in both ways in turn, and return the middle of each and their ratio."""
+    turns = []
+    for _ in range(ROUNDS):
+        turns.append({way: measured("training", way) for way in ("packed", "padded")})
+    middle, ratios = {}, []
+    for way in turns[0]:
+        by_seconds = sorted((turn[way] for turn in turns), key=lambda row: row["seconds"])
+        middle[way] = by_seconds[ROUNDS // 2]
+    for turn in turns:
+        ratios.append(turn["packed"]["tokens_per_second"] / turn["padded"]["tokens_per_second"])
+    return {"training": middle, "packed_against_padded": statistics.median(ratios)}
+
+
 def main() -> None:
+    """Do what the command line says: one job, the lengths, or all of it."""
     what = sys.argv[1:] or ["all"]
-    if what[0] in ("training", "preparation"):
-        print(
-            json.dumps({"training": training_job, "preparation": preparation_job}[what[0]](what[1]))
-        )
+    if what[0] in JOBS:
+        print(json.dumps(JOBS[what[0]](what[1])))
         return
     if what[0] == "lengths":
         measure_lengths()
         return
-
-    turns = [
-        {way: measured("training", way) for way in ("packed", "padded")} for _ in range(3)
-    ]  # in turn, since a shared machine drifts
-    middle = {
-        way: sorted((turn[way] for turn in turns), key=lambda row: row["seconds"])[1]
-        for way in turns[0]
-    }
-    ways = {way: measured("preparation", way) for way in ("ours", "trl", "trl, two processes")}
+    ways = ("ours", "trl", "trl, two processes")
     record = {
         "command": "python -m benchmarks.sft_speed",
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "plan": PLAN,
-        "training": middle,
-        "packed_against_padded": statistics.median(
-            turn["packed"]["tokens_per_second"] / turn["padded"]["tokens_per_second"]
-            for turn in turns
-        ),
-        "preparation": ways,
+        **trained(),
+        "preparation": {way: measured("preparation", way) for way in ways},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     path = paths.NOTEBOOKS / "results" / "sft.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

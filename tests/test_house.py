@@ -178,6 +178,22 @@ def test_code_is_clean():
     assert done.returncode == 0, done.stdout
 
 
+# What pylint cannot see into: names that are made while a program runs.
+MADE_LATER = "torch,transformers,trl,peft,datasets,numpy,pyarrow,daft,psutil,sentencepiece"
+CALLS = (
+    "no-member,no-name-in-module,undefined-variable,no-value-for-parameter,"
+    "too-many-function-args,unexpected-keyword-arg"
+)
+
+
+def test_programs_that_run_seldom_call_what_is_there():
+    """Benchmarks and the slow tier are run by nobody for weeks, while what they call moves."""
+    options = ["--disable=all", f"--enable={CALLS}", f"--ignored-modules={MADE_LATER}"]
+    command = [sys.executable, "-m", "pylint", *options, "benchmarks", "tests/slow"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
 # --- the key of a step ---------------------------------------------------------------------------
 def test_a_key_follows_imports():
     found = code.reachable(code.imports("from finlab.data import cards"))
