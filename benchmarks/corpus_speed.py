@@ -4,8 +4,8 @@ How it compares with datatrove's MinHash on the same input.
 
     # 50, 200 and 800 MB, and 1 GB for its memory; writes notebooks/results/corpus.json
     python -m benchmarks.corpus_speed
-    # the whole step alone, to see how it grows; writes notebooks/results/corpus_scale.json
-    python -m benchmarks.corpus_speed scale 200 1000
+    # the whole step alone, to see how it grows: adds to notebooks/results/corpus_scale.json
+    python -m benchmarks.corpus_speed scale 1000
 
 The input is made of sentences of the real Chinese texts (FINLAB_DATA), with exact copies (5%) and
 near copies (10%) of earlier documents. Everything counts: reading JSON lines, cleaning, de-
@@ -13,21 +13,26 @@ identification, duplicates, 3,386 exam items, writing Parquet. Tokens are counte
 here: what a tokenizer costs beside it is measured by itself.
 """
 
+from __future__ import annotations
+
+import collections
 import json
 import os
 import platform
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.memory import memory_of
+import daft
+
+from benchmarks.watching import Laps, watched
 from finlab import paths
 from finlab.data import cards, contamination, corpus, dedup, frames
 from finlab.models import sentencepieces
@@ -36,83 +41,100 @@ from finlab.run import environment
 TEXTS = ("laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh", "cmrc2018_zh")
 EXAMS = ("ceval", "cmmlu", "fineval", "financeiq", "mmlu")
 BANDS, ROWS = 14, 8  # datatrove's
+PEER_SIZES = (50, 200, 800)  # megabytes
+LARGEST = 1000  # measured without datatrove
+RESULTS = paths.NOTEBOOKS / "results"
 
 
-def make(path: Path, megabytes: float, seed: int = 1) -> int:
+# --- the input -----------------------------------------------------------------------------------
+def sentences(texts: list[str]) -> list[str]:
+    """Return the sentences of some texts that are neither very short nor very long."""
+    found = [sentence for text in texts for sentence in re.findall(r"[^。\n]+[。\n]?", text)]
+    return [sentence for sentence in found if 8 < len(sentence) < 200]
+
+
+def documents(seed: int = 1) -> Iterator[str]:
+    """Yield documents without end; 5% are exact copies of earlier ones, 10% near copies."""
+    rng = random.Random(seed)
+    texts = [text for name in TEXTS for text in cards.load(name).rows["text"][:]]
+    pool = sentences(texts)
+    letters = "".join(texts[:50])
+    earlier: collections.deque[str] = collections.deque(maxlen=5000)
+    while True:
+        kind = rng.random() if earlier else 1.0
+        if kind < 0.05:
+            yield rng.choice(earlier)
+            continue
+        if kind < 0.15:
+            yield changed(rng.choice(earlier), letters, rng)
+            continue
+        text = "".join(rng.choices(pool, k=max(1, int(rng.lognormvariate(1.9, 0.9)))))
+        if rng.random() < 0.1:
+            earlier.append(text)
+        yield text
+
+
+def changed(text: str, letters: str, rng: random.Random) -> str:
+    """Return a text with one character in a hundred replaced."""
+    characters = list(text)
+    for _ in range(max(1, len(text) // 100)):
+        characters[rng.randrange(len(text))] = rng.choice(letters)
+    return "".join(characters)
+
+
+def make(path: Path, megabytes: float) -> int:
     """Write JSON lines {id, text} of about so many megabytes (UTF-8 bytes of text).
 
     Return the number of documents.
     """
-
-    rng = random.Random(seed)
-    texts = [text for name in TEXTS for text in cards.load(name).rows["text"][:]]
-    sentences = [
-        found
-        for text in texts
-        for found in re.findall(r"[^。\n]+[。\n]?", text)
-        if 8 < len(found) < 200
-    ]
-    letters, earlier, size, number = "".join(texts[:50]), [], 0, 0
+    size = number = 0
     with open(path, "w", encoding="utf-8") as file:
-        while size < megabytes * 1e6:
-            kind = rng.random() if earlier else 1.0
-            text = (
-                rng.choice(earlier)
-                if kind < 0.15
-                else "".join(rng.choices(sentences, k=max(1, int(rng.lognormvariate(1.9, 0.9)))))
-            )
-            if 0.05 <= kind < 0.15:  # near copies: a few characters changed
-                for _ in range(max(1, len(text) // 100)):
-                    place = rng.randrange(len(text))
-                    text = text[:place] + rng.choice(letters) + text[place + 1 :]
-            elif kind >= 0.15 and rng.random() < 0.1:
-                earlier = [*earlier[-4999:], text]
-            file.write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
-            size, number = size + len(text.encode()), number + 1
+        for number, text in enumerate(documents(), 1):
+            row = {"id": str(number), "text": text}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            size += len(text.encode())
+            if size >= megabytes * 1e6:
+                break
     return number
 
 
-def rows(path: Path):
+def rows(path: Path) -> Iterator[dict]:
+    """Yield the rows of JSON lines."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
+def read(path: Path, folder: Path) -> daft.DataFrame:
+    """Return the documents of JSON lines as a frame."""
+    card = SimpleNamespace(name="bench", domain="finance", language="zh")
+    return frames.read([(card, rows(path))], folder / "read", frames.characters)
+
+
+# --- the jobs ------------------------------------------------------------------------------------
 def work(path: Path, folder: Path) -> dict:
     """Run the corpus step on a file; return seconds by stage and what was found."""
-
     items = [row for name in EXAMS for row in cards.load(name).rows]
+    count = frames.characters
     frames.choose_runner("native")
-    begun, seconds = time.time(), {}
-
-    def lap(stage: str) -> None:
-        seconds[stage] = round(time.time() - begun - sum(seconds.values()), 2)
-
-    frame = frames.read(
-        [(SimpleNamespace(name="bench", domain="finance", language="zh"), rows(path))],
-        folder / "read",
-        frames.characters,
-    )
-    lap("read")
-    frame = frames.save(
-        frames.transform(
-            frame, corpus.cleaner(frames.characters), corpus.deidentifier(frames.characters)
-        ),
-        folder / "cleaned",
-    )
-    lap("clean and de-identify")
+    laps = Laps(folder)
+    frame = read(path, folder)
+    laps.end("read")
+    frame = frames.transform(frame, corpus.cleaner(count), corpus.deidentifier(count))
+    frame = frames.save(frame, folder / "cleaned")
+    laps.end("clean and de-identify")
     reasons, _ = dedup.duplicates(frame, workspace=folder / "signs")
-    lap("duplicates")
+    laps.end("duplicates")
     hits = contamination.find_overlaps(corpus.mark(frame, reasons), items)
-    lap("exams")
-    reasons |= {
-        hit["number"]: "contaminated by an exam" for hit in hits if hit["verdict"] == "contaminated"
-    }
+    laps.end("exams")
+    for hit in hits:
+        if hit["verdict"] == "contaminated":
+            reasons[hit["number"]] = "contaminated by an exam"
     marked = frames.save(corpus.mark(frame, reasons, 0.05), folder / "marked")
-    lap("write")
+    laps.end("write")
     return {
-        "seconds": seconds,
-        "total": round(sum(seconds.values()), 2),
+        "seconds": laps.seconds,
+        "total": laps.total,
         "residual": corpus.residual(corpus.ledger(marked)),
         "dropped": len(reasons),
     }
@@ -120,19 +142,14 @@ def work(path: Path, folder: Path) -> dict:
 
 def like_for_like(path: Path, folder: Path) -> dict:
     """Deduplicate as datatrove does: every candidate pair counts, figures or not."""
-
     frames.choose_runner("native")
-    begun = time.time()
-    frame = frames.read(
-        [(SimpleNamespace(name="bench", domain="finance", language="zh"), rows(path))],
-        folder / "read",
-        frames.characters,
-    )
-    reasons, _ = dedup.duplicates(
-        frame, 0, bands=BANDS, rows=ROWS, keep_other_figures=False, workspace=folder / "signs"
-    )
+    laps = Laps(folder)
+    frame = read(path, folder)
+    settings = {"bands": BANDS, "rows": ROWS, "keep_other_figures": False}
+    reasons, _ = dedup.duplicates(frame, 0, **settings, workspace=folder / "signs")
     frames.save(corpus.mark(frame, reasons), folder / "marked")
-    return {"total": round(time.time() - begun, 2), "dropped": len(reasons)}
+    laps.end("duplicates")
+    return {"seconds": laps.seconds, "total": laps.total, "dropped": len(reasons)}
 
 
 class Characters:
@@ -142,6 +159,7 @@ class Characters:
     """
 
     def word_tokenize(self, text: str) -> list[str]:
+        """Return the characters of a text."""
         return list("".join(text.split()))
 
 
@@ -158,107 +176,68 @@ def datatrove(path: Path, folder: Path) -> dict:
     from datatrove.utils.text import TextNormConfig
 
     minhash.load_word_tokenizer = lambda language: Characters()
-    minhash.create_hash_func = lambda config: (
-        lambda text: xxhash.xxh64_intdigest(text.encode())
-    )  # its own hands str over, which xxhash 4 refuses
-    split = folder / "input"
-    split.mkdir(parents=True)
-    begun = time.time()
+    # Its own hands str over, which xxhash 4 refuses.
+    minhash.create_hash_func = lambda config: lambda text: xxhash.xxh64_intdigest(text.encode())
+    laps = Laps(folder)
+    split, signs, buckets, remove, out = (
+        str(folder / name) for name in ("input", "signs", "buckets", "remove", "out")
+    )
+    _in_two(path, Path(split))
+    plain = {"remove_punctuation": False, "norm_unicode_diacritics": False, "norm_numbers": False}
+    config = minhash.MinhashConfig(
+        n_grams=5,
+        num_buckets=BANDS,
+        hashes_per_bucket=ROWS,
+        norm_config=TextNormConfig(**plain),
+    )
+    reader = JsonlReader(split)
+    stages = [
+        (2, [reader, minhash.MinhashDedupSignature(signs, config)]),
+        (BANDS, [minhash.MinhashDedupBuckets(signs, buckets, config=config)]),
+        (1, [minhash.MinhashDedupCluster(buckets, remove, config=config)]),
+        (2, [reader, minhash.MinhashDedupFilter(remove), JsonlWriter(out, compression=None)]),
+    ]
+    for number, (tasks, pipeline) in enumerate(stages):
+        logs = str(folder / f"logs{number}")
+        LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=2, logging_dir=logs).run()
+    laps.end("duplicates")
+    kept = 0
+    for file in Path(out).glob("*.jsonl"):
+        with open(file, encoding="utf-8") as written:
+            kept += sum(1 for _ in written)
+    return {"seconds": laps.seconds, "total": laps.total, "kept": kept}
+
+
+def _in_two(path: Path, folder: Path) -> None:
+    """Write the lines of a file to two, in turn, for two tasks."""
+    folder.mkdir()
     with (
         open(path, encoding="utf-8") as file,
-        open(split / "0.jsonl", "w") as even,
-        open(split / "1.jsonl", "w") as odd,
+        open(folder / "0.jsonl", "w", encoding="utf-8") as even,
+        open(folder / "1.jsonl", "w", encoding="utf-8") as odd,
     ):
         for number, line in enumerate(file):
             (even, odd)[number % 2].write(line)
-    same = TextNormConfig(
-        remove_punctuation=False, norm_unicode_diacritics=False, norm_numbers=False
-    )
-    config = minhash.MinhashConfig(
-        n_grams=5, num_buckets=BANDS, hashes_per_bucket=ROWS, norm_config=same
-    )
-    stages = [
-        (
-            2,
-            [JsonlReader(str(split)), minhash.MinhashDedupSignature(str(folder / "signs"), config)],
-        ),
-        (
-            BANDS,
-            [
-                minhash.MinhashDedupBuckets(
-                    str(folder / "signs"), str(folder / "buckets"), config=config
-                )
-            ],
-        ),
-        (
-            1,
-            [
-                minhash.MinhashDedupCluster(
-                    str(folder / "buckets"), str(folder / "remove"), config=config
-                )
-            ],
-        ),
-        (
-            2,
-            [
-                JsonlReader(str(split)),
-                minhash.MinhashDedupFilter(str(folder / "remove")),
-                JsonlWriter(str(folder / "out"), compression=None),
-            ],
-        ),
-    ]
-    for number, (tasks, pipeline) in enumerate(stages):
-        LocalPipelineExecutor(
-            pipeline=pipeline, tasks=tasks, workers=2, logging_dir=str(folder / f"logs{number}")
-        ).run()
-    kept = sum(1 for file in (folder / "out").glob("*.jsonl") for _ in open(file, encoding="utf-8"))
-    return {"total": round(time.time() - begun, 2), "kept": kept}
 
 
+JOBS = {"work": work, "like_for_like": like_for_like, "datatrove": datatrove}
+
+
+# --- measuring -----------------------------------------------------------------------------------
 def measured(job: str, path: Path, folder: Path) -> dict:
-    """Run a job in a process of its own.
-
-    Return what it says and the peak memory of it and its children, with mapped files and without.
-    """
+    """Run a job in a process of its own; return what it says, and its peak memory."""
     shutil.rmtree(folder, ignore_errors=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.corpus_speed", job, str(path), str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"DAFT_PROGRESS_BAR": "0"},
-    )
-    peak = {"anonymous": 0, "with mapped files": 0}
-
-    def watch() -> None:
-        while process.poll() is None:
-            for name, value in memory_of(process.pid).items():
-                peak[name] = max(peak[name], value)
-            time.sleep(0.3)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    said = process.communicate()[0]
-    thread.join()
-    shutil.rmtree(folder, ignore_errors=True)
-    if process.returncode:
-        raise RuntimeError(
-            f"{job} failed: run python -m benchmarks.corpus_speed {job} {path} {folder} to see why"
-        )
-    memory = {
-        "peak_bytes": peak["with mapped files"],
-        "peak_anonymous_bytes": peak["anonymous"],
-    }
-    return json.loads(said.splitlines()[-1]) | memory
+    folder.mkdir()
+    told = watched(["benchmarks.corpus_speed", job, str(path), str(folder)], folder)
+    shutil.rmtree(folder)
+    return told
 
 
 def tokens(path: Path, megabytes: float = 20) -> float:
     """Return the megabytes per second at which Llama's tokenizer counts."""
-
     make(path, megabytes)
-    tokenizer = sentencepieces.fast(
-        Path(os.environ["FINLAB_DATA"]) / "tokenizers/llama-32000.model"
-    ).backend_tokenizer
+    file = Path(os.environ["FINLAB_DATA"]) / "tokenizers/llama-32000.model"
+    tokenizer = sentencepieces.fast(file).backend_tokenizer
     texts = [row["text"] for row in rows(path)]
     path.unlink()
     begun = time.time()
@@ -270,88 +249,83 @@ def tokens(path: Path, megabytes: float = 20) -> float:
 def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
     """Return the figures of one size.
 
-    The whole step, and with `peer` duplicates alone against datatrove's MinHash.
+    Args:
+        megabytes: Of text.
+        folder: Where everything lies meanwhile.
+        peer: Also measure duplicates alone, against datatrove's MinHash.
     """
     path = folder / f"{megabytes:g}.jsonl"
-    documents = make(path, megabytes)
+    count = make(path, megabytes)
     whole = measured("work", path, folder / "work")
     record = {
         "megabytes": megabytes,
-        "documents": documents,
+        "documents": count,
         "whole": whole,
         "megabytes_per_second": megabytes / whole["total"],
     }
-    own, other = (
-        [measured(job, path, folder / job) for job in ("like_for_like", "datatrove")]
-        if peer
-        else (None, None)
-    )
-    path.unlink()
-    return (
-        record
-        if not peer
-        else record
-        | {
+    if peer:
+        own = measured("like_for_like", path, folder / "like_for_like")
+        other = measured("datatrove", path, folder / "datatrove")
+        kept = count - own["dropped"]
+        record |= {
             "like_for_like": own,
             "datatrove": other,
             "whole_against_datatrove": other["total"] / whole["total"],
             "duplicates_against_datatrove": other["total"] / own["total"],
-            "kept_difference": abs(documents - own["dropped"] - other["kept"]) / other["kept"],
+            "kept_difference": abs(kept - other["kept"]) / other["kept"],
         }
-    )
+    path.unlink()
+    return record
 
 
-def scale(sizes: list[float]) -> None:
-    """Measure the whole step at some sizes in megabytes, and write the result."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = [compare(megabytes, Path(folder), peer=False) for megabytes in sizes]
-    record = {
-        "command": f"python -m benchmarks.corpus_speed scale {' '.join(f'{each:g}' for each in sizes)}",
+def record_of(command: str) -> dict:
+    """Return where and with what a record was measured."""
+    return {
+        "command": command,
         "device": f"{environment.device()}, {platform.machine()}",
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "sizes": found,
     }
-    path = paths.NOTEBOOKS / "results" / "corpus_scale.json"
+
+
+def write(path: Path, record: dict) -> None:
+    """Write a record of results."""
     path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["scale"]:
-        scale([float(each) for each in sys.argv[2:]])
-        return
-    if len(sys.argv) == 4:
-        print(
-            json.dumps(
-                {"work": work, "like_for_like": like_for_like, "datatrove": datatrove}[sys.argv[1]](
-                    Path(sys.argv[2]), Path(sys.argv[3])
-                )
-            )
-        )
-        return
-    from importlib.metadata import version
-
+def scale(megabytes: float) -> None:
+    """Measure the whole step at one size, and put it beside the others in the results."""
     with tempfile.TemporaryDirectory() as folder:
-        counting = tokens(Path(folder) / "tokens.jsonl")
-        sizes = [
-            compare(megabytes, Path(folder), peer=megabytes < 1000)
-            for megabytes in (50, 200, 800, 1000)
-        ]
-    record = {
-        "datatrove": version("datatrove"),
-        "tokens_megabytes_per_second": counting,
-        "command": "python -m benchmarks.corpus_speed",
-        "device": f"{environment.device()}, {platform.machine()}",
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-        "finished": time.strftime("%Y-%m-%d"),
-        "sizes": sizes,
-    }
-    path = paths.NOTEBOOKS / "results" / "corpus.json"
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(path.read_text())
+        found = compare(megabytes, Path(folder), peer=False)
+    path = RESULTS / "corpus_scale.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sizes": []}
+    own = record_of(f"python -m benchmarks.corpus_speed scale {megabytes:g}")
+    sizes = [size for size in known["sizes"] if size["megabytes"] != megabytes]
+    sizes.append({"command": own["command"], "git_commit": own["git_commit"], **found})
+    own["command"] = "python -m benchmarks.corpus_speed scale MEGABYTES"
+    write(path, own | {"sizes": sorted(sizes, key=lambda size: size["megabytes"])})
+
+
+def main() -> None:
+    """Do what the command line says: one job, one size, or all sizes beside datatrove."""
+    if sys.argv[1:2] == ["scale"]:
+        scale(float(sys.argv[2]))
+        return
+    if sys.argv[1:]:
+        job, path, folder = sys.argv[1:]
+        print(json.dumps(JOBS[job](Path(path), Path(folder))))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counting = tokens(folder / "tokens.jsonl")
+        sizes = [compare(megabytes, folder) for megabytes in PEER_SIZES]
+        sizes.append(compare(LARGEST, folder, peer=False))
+    record = record_of("python -m benchmarks.corpus_speed")
+    record["datatrove"] = metadata.version("datatrove")
+    record["tokens_megabytes_per_second"] = counting
+    write(RESULTS / "corpus.json", record | {"sizes": sizes})
 
 
 if __name__ == "__main__":

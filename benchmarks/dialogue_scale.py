@@ -22,17 +22,14 @@ import os
 import platform
 import random
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.corpus_speed import EXAMS, TEXTS
-from benchmarks.memory import memory_of
+from benchmarks.watching import Laps, watched
 from finlab import files, paths
 from finlab.data import (
     accounts,
@@ -146,38 +143,32 @@ def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
     tokenizer, _ = vocabulary.extend(sentencepieces.fast(sentencepieces.train(texts, 4000)), [])
     tokenizer.chat_template = templates.chat_template("zhilu")
     frames.choose_runner("native")
-    seconds: dict[str, float] = {}
-    begun = time.time()
-
-    def lap(stage: str) -> None:
-        seconds[stage] = round(time.time() - begun - sum(seconds.values()), 2)
-        (folder / "finished.txt").write_text(str(len(seconds)))
-
+    laps = Laps(folder)
     if kept.exists():
         frame = frames.open_folder(kept)
     else:
         frame = conversations.read(cards.read_all(["invented"], "dialogue"), kept, {})
-        lap("read")
+        laps.end("read")
     stage = conversations.prepare(frame, tokenizer, folder / "stage", find_names=not brief)
-    lap("personal data, rendering, tokens")
+    laps.end("personal data, rendering, tokens")
     screened, _ = selection.screen({"stage1": stages.Texts(stage)}, items, folder=folder)
-    lap("copies and exams")
+    laps.end("copies and exams")
     stage.admit(screened["stage1"], 4096, tokenizer.eos_token_id)
     account = stage.account
     selection.limit_to_shares(account, selection.stage_shares(account), seed=1)
     selection.split(account, 0.01, stage.split_texts())
-    lap("shares and split")
+    laps.end("shares and split")
     places = account.of(accounts.LEARNT)
     tokens, documents, numbers = stages.to_pack(stage, places, [], folder / "text.arrow")
     plan = packing.pack_phases(documents.tokens, [numbers], 4096, seed=1)
     rows = planned.rows(folder / "rows.arrow", plan, tokens, documents)
-    lap("packed to 4,096")
+    laps.end("packed to 4,096")
     return {
         "dialogues": count,
         "brief": brief,
         "tokens": int(account.read.sum(dtype="int64")),
-        "seconds": seconds,
-        "total": round(sum(seconds.values()), 2),
+        "seconds": laps.seconds,
+        "total": laps.total,
         "dropped": len(screened["stage1"]),
         "rows": len(rows),
         "ledger": accounts.status_ledger({"stage1": account}),
@@ -186,38 +177,10 @@ def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
 
 def measured(count: int, brief: bool, kept: str = "") -> dict:
     """Run one size in a process of its own, and watch the memory of it and its children."""
-    folder = Path(tempfile.mkdtemp(prefix="dialogues-"))
-    size = [str(count), "brief" if brief else "long", str(folder), kept or str(folder / "read")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.dialogue_scale", "work", *size],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"DAFT_PROGRESS_BAR": "0"},
-    )
-    stages_done = folder / "finished.txt"
-    peaks: list[dict[str, int]] = []  # of each stage
-
-    def watch() -> None:
-        while process.poll() is None:
-            stage = int(stages_done.read_text() or 0) if stages_done.exists() else 0
-            while len(peaks) <= stage:
-                peaks.append({"anonymous": 0, "with mapped files": 0})
-            for name, value in memory_of(process.pid).items():
-                peaks[stage][name] = max(peaks[stage][name], value)
-            time.sleep(0.5)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    said = process.communicate()[0]
-    thread.join()
-    shutil.rmtree(folder, ignore_errors=True)
-    if process.returncode:
-        raise RuntimeError(f"{count} dialogues failed: run `work {' '.join(size)}`")
-    record = json.loads(said.splitlines()[-1])
-    by_stage = dict(zip(record["seconds"], peaks, strict=False))
-    largest = {name: max(peak[name] for peak in peaks) for name in peaks[0]}
-    return record | {"peak_bytes": largest, "peak_bytes_by_stage": by_stage}
+    with tempfile.TemporaryDirectory(prefix="dialogues-") as folder:
+        length = "brief" if brief else "long"
+        size = ["work", str(count), length, folder, kept or f"{folder}/read"]
+        return watched(["benchmarks.dialogue_scale", *size], Path(folder))
 
 
 def main() -> None:

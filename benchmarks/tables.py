@@ -74,6 +74,11 @@ def gigabytes(row: dict[str, Any], digits: int = 1) -> str:
     return f"{row['peak_bytes'] / 1e9:.{digits}f}"
 
 
+def mapped_gigabytes(row: dict) -> str:
+    """Return the peak memory of a watched job, mapped files included, in GB."""
+    return f"{row['peak_bytes']['with mapped files'] / 1e9:.1f}"
+
+
 # --- results of runs -----------------------------------------------------------------------------
 def write_results(name: str, record: dict[str, Any]) -> None:
     """Write a results file, indented, as it is committed."""
@@ -185,7 +190,7 @@ def corpus_table() -> str:
             f"{row['megabytes']:g}",
             f"{row['documents']:,}",
             f"{row['megabytes_per_second']:.1f}",
-            gigabytes(row["whole"]),
+            mapped_gigabytes(row["whole"]),
         ]
         if "datatrove" in row:
             line += [
@@ -344,7 +349,7 @@ def corpus_scale_table() -> str:
         seconds = [whole["seconds"][stage] for stage in ("clean and de-identify", "duplicates")]
         row = [f"{size['megabytes']:,.0f}", f"{size['documents']:,}", f"{whole['total']:,.0f}"]
         row += [f"{each:,.0f}" for each in seconds]
-        rows.append([*row, f"{size['megabytes_per_second']:.1f}", gigabytes(whole)])
+        rows.append([*row, f"{size['megabytes_per_second']:.1f}", mapped_gigabytes(whole)])
     head = ["MB of text", "documents", "seconds", "cleaning", "duplicates", "MB/s"]
     return f"`{found['command']}` on {found['device']}.\n\n" + table(
         [*head, "peak memory, GB"], rows

@@ -12,4 +12,4 @@ def test_corpus_step_is_fast_and_keeps_what_datatrove_keeps(data, tmp_path):
     print(found)
     assert found["megabytes_per_second"] >= 8 and found["duplicates_against_datatrove"] >= 2
     assert found["kept_difference"] <= 0.005 and found["whole"]["residual"] == 0
-    assert found["whole"]["peak_bytes"] < 2e9
+    assert found["whole"]["peak_bytes"]["with mapped files"] < 2e9
