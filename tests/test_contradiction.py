@@ -145,3 +145,11 @@ def test_long_texts_are_compared_in_a_moment():
     began = time.perf_counter()
     assert not contradiction.contradicts(text, other)
     assert time.perf_counter() - began < 10
+
+
+def test_the_order_of_two_texts_does_not_decide():
+    """Equal tokens are aligned from one side, so which text came first decided this pair."""
+    one = BODY + "300股，增长5%，增持减持下降5%，下降5%，"
+    other = BODY + "300股，增长7%，增长5%，减持下降5%，下降5%，"
+    assert contradiction.contradicts(one, other)
+    assert contradiction.contradicts(other, one)

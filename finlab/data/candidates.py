@@ -21,6 +21,8 @@ NUMBERS = re.compile(r"\d[\d,]*")
 WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
 FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
 FIGURES = ("figures_0", "figures_1")
+# Ranks of pairs: neighbours in a small bucket, others in it, those in the large ones of band 0.
+NEXT, FURTHER, FORMS = range(3)
 SPREAD = numpy.uint64(0x9E3779B97F4A7C15)  # an odd factor, by which sources share no key
 
 
@@ -105,13 +107,13 @@ def candidate_pairs(
     within_source: bool,
     bands: int,
     batch: int,
-) -> Iterator[numpy.ndarray]:
+) -> Iterator[dict[int, numpy.ndarray]]:
     """Yield candidate pairs of document numbers, int64 [pairs, 2], some at a time.
 
     In a bucket each document pairs with those next to it: with all of them where they are few.
     Where a bucket is large, as with announcements of one form, copies are found beside each other
-    in two more orders, by their figures; these pairs come first. A band is done at a time, so that
-    memory holds one key a document. No pair comes twice in a batch; another may find it again.
+    in two more orders, by their figures. A band is done at a time, so that memory holds one key a
+    document. No pair comes twice in a batch; another batch may find it again.
 
     Args:
         signed: From `signatures`.
@@ -119,30 +121,44 @@ def candidate_pairs(
         within_source: The documents of a pair are of one source.
         bands: The number of bands.
         batch: About so many pairs at a time.
+
+    Yields:
+        Pairs by rank, in the order in which they are to be judged: NEXT and FURTHER in small
+        buckets, then FORMS and above those in the large buckets of one band after another.
     """
-    waiting: list[numpy.ndarray] = []
+    waiting: dict[int, list[numpy.ndarray]] = {}
+    size = 0
     for band in range(bands):
-        for found in _of_band(signed, gone, within_source, band):
-            waiting.append(found)
-            if sum(map(len, waiting)) >= 2 * batch:
-                waiting = [_each_once(waiting)]
-                if len(waiting[0]) >= batch:
-                    yield waiting.pop()
+        for rank, found in _of_band(signed, gone, within_source, band):
+            waiting.setdefault(rank, []).append(found)
+            size += len(found)
+            if size < 2 * batch:
+                continue
+            groups = _each_once(waiting)
+            size = sum(map(len, groups.values()))
+            waiting = {rank: [pairs] for rank, pairs in groups.items()}
+            if size >= batch:
+                yield groups
+                waiting, size = {}, 0
     if waiting:
         yield _each_once(waiting)
 
 
-def _each_once(found: list[numpy.ndarray]) -> numpy.ndarray:
-    """Return pairs without those that come again, in the order in which they were found."""
-    pairs = numpy.concatenate(found)
-    firsts = numpy.unique(pair_keys(pairs), return_index=True)[1]
-    return pairs[numpy.sort(firsts)]
+def _each_once(waiting: dict[int, list[numpy.ndarray]]) -> dict[int, numpy.ndarray]:
+    """Return pairs by rank, each where it comes first."""
+    ranks = sorted(waiting)
+    parts = [numpy.concatenate(waiting[rank]) for rank in ranks]
+    pairs = numpy.concatenate(parts)
+    firsts = numpy.sort(numpy.unique(pair_keys(pairs), return_index=True)[1])
+    ends = numpy.cumsum([len(part) for part in parts])
+    groups = numpy.split(pairs[firsts], numpy.searchsorted(firsts, ends[:-1]))
+    return dict(zip(ranks, groups, strict=True))
 
 
 def _of_band(
     signed: daft.DataFrame, gone: numpy.ndarray, within_source: bool, band: int
-) -> Iterator[numpy.ndarray]:
-    """Yield the pairs of a band, those of each distance in its buckets; for `candidate_pairs`."""
+) -> Iterator[tuple[int, numpy.ndarray]]:
+    """Yield the pairs of a band with their ranks; for `candidate_pairs`."""
     # Columns of Arrow: a list of Python's numbers takes five times as much.
     table = signed.select("number", "source", *FIGURES, f"key_{band}").to_arrow()
     numbers = table["number"].to_numpy().astype(numpy.int64)
@@ -154,11 +170,16 @@ def _of_band(
     places = left[shared]
     numbers = numbers[places]
     large = sizes > WINDOW + 1
+    steps = _neighbours(bucket[~large], numbers[~large], numbers[~large], WINDOW)
+    for step, pairs in enumerate(steps):
+        yield FURTHER if step else NEXT, pairs
     # Copies share their figures, so in a large bucket they are found first.
     for name in FIGURES:
         order = table[name].to_numpy()[places]
-        yield from _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW)
-    yield from _neighbours(bucket, numbers, numbers, WINDOW)
+        for pairs in _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW):
+            yield FORMS + band, pairs
+    for pairs in _neighbours(bucket[large], numbers[large], numbers[large], WINDOW):
+        yield FORMS + band, pairs
 
 
 def _buckets(keys: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:

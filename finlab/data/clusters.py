@@ -10,7 +10,7 @@ import numpy
 from finlab.data.contradiction import contradicts
 from finlab.data.fetched import Texts
 
-FRUITLESS = 40  # refusals after which a document that found no copy is left alone
+FRUITLESS = 40  # refusals in large buckets after which a document is left alone in them
 
 
 def pair_keys(pairs: numpy.ndarray) -> numpy.ndarray:
@@ -51,10 +51,11 @@ class Signed:
 
 
 class Components:
-    """Which documents are known to be copies, while candidate pairs are judged batch by batch.
+    """Which documents are known to be copies, while candidate pairs are judged group by group.
 
-    Pairs that need no judging are left out: two of one cluster, and a document that was refused so
-    often that its bucket is one of a form, such as announcements, and no copy is in it.
+    Pairs that need no judging are left out: two of one cluster, and in large buckets a document
+    that was refused there so often that they are of a form, such as announcements, and no copy of
+    it is in them.
 
     Args:
         numbers: The documents', sorted.
@@ -63,29 +64,34 @@ class Components:
     def __init__(self, numbers: numpy.ndarray):
         self.numbers = numbers
         self.labels = numpy.arange(len(numbers), dtype=numpy.int32)
-        self.refused = numpy.zeros(len(numbers), numpy.int32)
+        self.refused = numpy.zeros(len(numbers), numpy.int32)  # in large buckets
         self.edges = numpy.empty((0, 2), numpy.int32)  # places of confirmed copies
 
-    def undecided(self, pairs: numpy.ndarray) -> numpy.ndarray:
+    def undecided(self, pairs: numpy.ndarray, of_a_form: bool = False) -> numpy.ndarray:
         """Return the pairs that are worth judging.
 
         Args:
             pairs: Documents' numbers, int64 [pairs, 2].
+            of_a_form: They stand in large buckets.
         """
         places = numpy.searchsorted(self.numbers, pairs)
-        apart = self.labels[places[:, 0]] != self.labels[places[:, 1]]
-        promising = (self.refused[places] < FRUITLESS).all(axis=1)
-        return pairs[apart & promising]
+        worth = self.labels[places[:, 0]] != self.labels[places[:, 1]]
+        if of_a_form:
+            worth &= (self.refused[places] < FRUITLESS).all(axis=1)
+        return pairs[worth]
 
-    def decide(self, pairs: numpy.ndarray, alike: numpy.ndarray) -> None:
+    def decide(self, pairs: numpy.ndarray, alike: numpy.ndarray, of_a_form: bool = False) -> None:
         """Take down a judgement.
 
         Args:
             pairs: Those that were judged.
             alike: Those of them that are copies.
+            of_a_form: They stand in large buckets.
         """
-        places = numpy.searchsorted(self.numbers, pairs).ravel()
-        self.refused += numpy.bincount(places, minlength=len(self.numbers)).astype(numpy.int32)
+        if of_a_form:
+            places = numpy.searchsorted(self.numbers, pairs).ravel()
+            counts = numpy.bincount(places, minlength=len(self.numbers))
+            self.refused += counts.astype(numpy.int32)
         if not len(alike):
             return
         edges = numpy.searchsorted(self.numbers, alike).astype(numpy.int32)

@@ -40,6 +40,8 @@ def contradicts(first: str, second: str) -> bool:
         first: A text.
         second: Another one.
     """
+    # Which text comes first decides how equal tokens are aligned, and must not decide the answer.
+    first, second = sorted((first, second), key=lambda text: (len(text), text), reverse=True)
     (one, left), (other, right) = _read(first), _read(second)
     places = differences(left, right)
     if _swapped(left, right, places):

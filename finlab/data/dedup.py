@@ -1,7 +1,7 @@
 """Exact and near duplicates: MinHash-LSH over character n-grams, every pair verified.
 
 XuanYuan's report de-duplicates within each source and then across sources; so does `duplicates`. It
-costs one signature a document, then a join for each band, then an exact comparison for each
+costs one signature a document, then a sort for each band, then an exact comparison for each
 candidate pair; a pair that contradicts itself is two documents (`contradiction`). Its speed is in
 benchmarks/README.md, and how well it tells copies in docs/data.md.
 """
@@ -9,26 +9,26 @@ benchmarks/README.md, and how well it tells copies in docs/data.md.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import daft
 import numpy
+import psutil
 from daft import DataType, col
 
 from finlab import files
-from finlab.data import frames
-from finlab.data.candidates import candidate_pairs, signatures, squeeze
+from finlab.data import fetched, frames
+from finlab.data.candidates import FORMS, candidate_pairs, signatures, squeeze
 from finlab.data.clusters import Components, Signed, pair_keys, without_contradictions
 from finlab.data.contradiction import contradicts
 from finlab.data.fetched import Texts
 
 BANDS_AND_ROWS = (10, 6)  # of a signature
-# Candidate pairs whose texts are fetched at once, which is a pass over the corpus. To collect them
-# takes a tenth of these bytes of memory a pair, so that it takes a tenth of the memory there is.
+# To collect candidate pairs takes 160 bytes each, so they take a sixth of this machine's memory.
 MEMORY_A_PAIR = 1000
-# Pairs that are judged before it is asked again which of the others are still worth it.
-JUDGED_AT_ONCE = 100_000
+FEW_PAIRS = 5000  # below it, starting processes costs more than it saves
 
 
 # --- what two copies share -----------------------------------------------------------------------
@@ -61,13 +61,54 @@ def shingles(text: str, ngram: int) -> set[str]:
     return {squeezed[first : first + ngram] for first in range(count)}
 
 
-# --- verification --------------------------------------------------------------------------------
+# --- judging -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Judge:
+    """Says which pairs of documents are copies.
+
+    Attributes:
+        frame: The documents.
+        threshold: The exact Jaccard similarity that a pair must reach, from 0 to 1; 0 takes all.
+        ngram: In characters.
+        keep_other_figures: A pair that contradicts itself is two documents.
+        workspace: Where texts lie meanwhile; None takes the system's folder for such.
+    """
+
+    frame: daft.DataFrame
+    threshold: float
+    ngram: int
+    keep_other_figures: bool
+    workspace: Path | None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every candidate is a copy, so that no text need be read."""
+        return not (self.threshold or self.keep_other_figures)
+
+    def texts(self, numbers: numpy.ndarray) -> Texts:
+        """Return the texts of documents, which lie on disk."""
+        return Texts(self.frame, numbers, self.workspace)
+
+    def copies(self, texts: Texts, pairs: numpy.ndarray) -> numpy.ndarray:
+        """Return the pairs that reach the threshold, and that agree, sorted.
+
+        Args:
+            texts: Of the documents in these pairs.
+            pairs: Their numbers, int64 [pairs, 2].
+        """
+        return _verified(texts, pairs, self.threshold, self.ngram, self.keep_other_figures)
+
+    def agreeing(self, texts: Texts, pairs: numpy.ndarray) -> numpy.ndarray:
+        """Return the pairs that do not contradict each other, however alike they are."""
+        return _verified(texts, pairs, 0, self.ngram, keep_other_figures=True)
+
+
 def _verified(
     texts: Texts,
     pairs: numpy.ndarray,
     threshold: float,
     ngram: int,
-    keep_other_figures: bool = True,
+    keep_other_figures: bool,
 ) -> numpy.ndarray:
     """Return the pairs whose exact Jaccard similarity reaches the threshold, and that agree.
 
@@ -82,7 +123,9 @@ def _verified(
         Those of `pairs` that reach it, sorted.
     """
 
-    @daft.func.batch(return_dtype=DataType.bool(), batch_size=256, use_process=len(pairs) > 5000)
+    @daft.func.batch(
+        return_dtype=DataType.bool(), batch_size=256, use_process=len(pairs) > FEW_PAIRS
+    )
     def alike(left: daft.Series, right: daft.Series) -> daft.Series:
         text_of = functools.lru_cache(512)(texts.__getitem__)
         shingles_of = functools.lru_cache(512)(lambda number: shingles(text_of(number), ngram))
@@ -142,6 +185,8 @@ def duplicates(
     Returns:
         {number: reason} of the documents to drop, and the clusters, the kept document first.
     """
+    if workspace and workspace.exists():
+        fetched.clear(workspace)
     signed_frame = signatures(frame, ngram, bands, rows, seed)
     signed_frame = frames.save(signed_frame, workspace) if workspace else signed_frame.collect()
     table = signed_frame.select("number", "source", "length", "digest").sort("number").to_pandas()
@@ -149,60 +194,53 @@ def duplicates(
     reasons = dict.fromkeys(copies, "exact duplicate")
     signed = Signed(table.number.to_numpy(), table.length.to_numpy(), table.source.to_numpy())
     del table
-
-    def fetch(numbers: numpy.ndarray) -> Texts:
-        return Texts(frame, numbers, workspace)
-
-    def alike(texts: Texts, pairs: numpy.ndarray, threshold: float = threshold) -> numpy.ndarray:
-        return _verified(texts, pairs, threshold, ngram, keep_other_figures)
-
+    judge = Judge(frame, threshold, ngram, keep_other_figures, workspace)
     clusters: list[list[int]] = []
-    passes = (
-        (True, "near duplicate in its source"),
-        (False, "near duplicate across sources"),
-    )
-    batch = max(JUDGED_AT_ONCE, frames.memory() // MEMORY_A_PAIR)
-    for within_source, reason in passes:
-        if not within_source and (signed.sources == signed.sources[:1]).all():
-            continue  # one source
+    passes = {True: "near duplicate in its source", False: "near duplicate across sources"}
+    if (signed.sources == signed.sources[:1]).all():
+        del passes[False]
+    batch = psutil.virtual_memory().total // MEMORY_A_PAIR
+    for within_source, reason in passes.items():
         gone = numpy.fromiter(reasons, numpy.int64)
-        known = Components(signed.numbers)
-        for pairs in candidate_pairs(signed_frame, gone, within_source, bands, batch):
-            if not within_source:
-                pairs = signed.across(pairs)  # those of one source have been judged
-            pairs = known.undecided(pairs)
-            if threshold or keep_other_figures:
-                _judge(pairs, known, fetch, alike)
-            else:
-                known.decide(pairs, pairs)
-        clusters_found = known.clusters(signed)
-        if keep_other_figures:
-            agreeing = functools.partial(alike, threshold=0)
-            clusters_found = without_contradictions(clusters_found, known.copies(), fetch, agreeing)
-        for members in clusters_found:
+        candidates = candidate_pairs(signed_frame, gone, within_source, bands, batch)
+        for members in _near_copies(candidates, signed, within_source, judge):
             reasons |= dict.fromkeys(members[1:], reason)
             clusters.append(members)
     return reasons, clusters
 
 
-def _judge(
-    pairs: numpy.ndarray,
-    known: Components,
-    fetch: Callable[[numpy.ndarray], Texts],
-    alike: Callable[[Texts, numpy.ndarray], numpy.ndarray],
-) -> None:
-    """Judge candidate pairs some at a time: what was found spares some of the later ones.
+def _near_copies(
+    candidates: Iterable[dict[int, numpy.ndarray]],
+    signed: Signed,
+    within_source: bool,
+    judge: Judge,
+) -> list[list[int]]:
+    """Return the clusters among candidates, the document that stays first.
 
     Args:
-        pairs: Documents' numbers, int64 [pairs, 2].
-        known: What is known, which grows.
-        fetch: Returns the texts of some documents.
-        alike: Returns those of some pairs that are copies.
+        candidates: From `candidate_pairs`.
+        signed: All documents.
+        within_source: The candidates are of one source; otherwise those that are have been judged.
+        judge: Says which pairs are copies.
     """
-    if not len(pairs):
-        return
-    texts = fetch(pairs)
-    for first in range(0, len(pairs), JUDGED_AT_ONCE):
-        some = known.undecided(pairs[first : first + JUDGED_AT_ONCE])
-        if len(some):
-            known.decide(some, alike(texts, some))
+    known = Components(signed.numbers)
+    for groups in candidates:
+        if not within_source:
+            groups = {rank: signed.across(pairs) for rank, pairs in groups.items()}
+        everything = numpy.concatenate(list(groups.values()))
+        if not len(everything):
+            continue
+        if judge.takes_all:
+            known.decide(everything, known.undecided(everything))
+            continue
+        texts = judge.texts(everything)
+        # Group by group: what was found spares some of the later pairs.
+        for rank, pairs in groups.items():
+            of_a_form = rank >= FORMS
+            worth = known.undecided(pairs, of_a_form)
+            if len(worth):
+                known.decide(worth, judge.copies(texts, worth), of_a_form)
+    clusters = known.clusters(signed)
+    if judge.keep_other_figures:
+        clusters = without_contradictions(clusters, known.copies(), judge.texts, judge.agreeing)
+    return clusters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import daft
 import numpy
 
 from finlab.data import arrow_files, frames
+
+PREFIX = "texts-"  # of the folders
 
 
 class Texts:
@@ -30,7 +33,7 @@ class Texts:
     def __init__(self, frame: daft.DataFrame, numbers: numpy.ndarray, folder: Path | None):
         from datasets import Features, Value
 
-        self._made = tempfile.TemporaryDirectory(dir=folder, prefix="texts-")
+        self._made = tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX)
         self._folder = Path(self._made.name)
         wanted = daft.from_pydict({"number": numpy.unique(numbers)})
         chosen = frame.select("number", "text").join(wanted, on="number", how="semi")
@@ -55,8 +58,10 @@ class Texts:
         self._rows = Dataset.from_file(str(self._folder / "texts.arrow"))
 
     def __getitem__(self, number: int) -> str:
-        place = self._places[numpy.searchsorted(self.numbers, number)]
-        return self._rows[int(place)]["text"]
+        rank = numpy.searchsorted(self.numbers, number)
+        if rank == len(self.numbers) or self.numbers[rank] != number:
+            raise KeyError(number)
+        return self._rows[int(self._places[rank])]["text"]
 
     def __getstate__(self) -> dict:
         return {"_folder": self._folder}
@@ -64,3 +69,9 @@ class Texts:
     def __setstate__(self, state: dict) -> None:
         self._folder = state["_folder"]
         self._open()
+
+
+def clear(folder: Path) -> None:
+    """Remove the texts that a killed process left in a folder."""
+    for left in folder.glob(f"{PREFIX}*"):
+        shutil.rmtree(left)

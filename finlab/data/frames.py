@@ -17,14 +17,12 @@ same calls run in this process or on a Ray cluster.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import daft
 import numpy
-import psutil
 import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
@@ -74,14 +72,6 @@ def choose_runner(runner: str = "native", address: str | None = None) -> None:
             f"frames cannot be computed on '{runner}': {error}; "
             "restart the kernel where it was begun with another"
         ) from None
-
-
-def memory() -> int:
-    """Return the memory of this machine, or of all machines of the Ray cluster, in bytes."""
-    ray = sys.modules.get("ray")
-    if ray and ray.is_initialized():
-        return int(ray.cluster_resources()["memory"])
-    return psutil.virtual_memory().total
 
 
 def characters(texts: list[str]) -> list[int]:
