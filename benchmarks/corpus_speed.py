@@ -300,12 +300,12 @@ def scale(megabytes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = compare(megabytes, Path(folder), peer=False)
     path = RESULTS / "corpus_scale.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sizes": []}
+    known = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.exists() else []
     own = record_of(f"python -m benchmarks.corpus_speed scale {megabytes:g}")
-    sizes = [size for size in known["sizes"] if size["megabytes"] != megabytes]
-    sizes.append({"command": own["command"], "git_commit": own["git_commit"], **found})
-    own["command"] = "python -m benchmarks.corpus_speed scale MEGABYTES"
-    write(path, own | {"sizes": sorted(sizes, key=lambda size: size["megabytes"])})
+    # Each size says when and with what it was measured: they are measured one by one.
+    sizes = [size for size in known if size["megabytes"] != megabytes] + [own | found]
+    sizes.sort(key=lambda size: size["megabytes"])
+    write(path, record_of("python -m benchmarks.corpus_speed scale MEGABYTES") | {"sizes": sizes})
 
 
 def main() -> None:

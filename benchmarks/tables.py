@@ -349,10 +349,11 @@ def corpus_scale_table() -> str:
         seconds = [whole["seconds"][stage] for stage in ("clean and de-identify", "duplicates")]
         row = [f"{size['megabytes']:,.0f}", f"{size['documents']:,}", f"{whole['total']:,.0f}"]
         row += [f"{each:,.0f}" for each in seconds]
-        rows.append([*row, f"{size['megabytes_per_second']:.1f}", mapped_gigabytes(whole)])
+        rate = f"{size['megabytes_per_second']:.1f}"
+        rows.append([*row, rate, mapped_gigabytes(whole), size["git_commit"]])
     head = ["MB of text", "documents", "seconds", "cleaning", "duplicates", "MB/s"]
     return f"`{found['command']}` on {found['device']}.\n\n" + table(
-        [*head, "peak memory, GB"], rows
+        [*head, "peak memory, GB", "commit"], rows
     )
 
 
