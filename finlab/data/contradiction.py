@@ -40,8 +40,12 @@ def contradicts(first: str, second: str) -> bool:
         first: A text.
         second: Another one.
     """
-    # Which text comes first decides how equal tokens are aligned, and must not decide the answer.
-    first, second = sorted((first, second), key=lambda text: (len(text), text), reverse=True)
+    # Which text comes first decides how equal tokens are aligned, so both ways are looked at.
+    return _contradicts(first, second) or _contradicts(second, first)
+
+
+def _contradicts(first: str, second: str) -> bool:
+    """Do what `contradicts` does, for one way to align them."""
     (one, left), (other, right) = _read(first), _read(second)
     places = differences(left, right)
     if _swapped(left, right, places):
