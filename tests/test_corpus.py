@@ -394,16 +394,24 @@ WORK = """
     from finlab.data import contamination, corpus, dedup, frames
     runner, folder = sys.argv[1], Path(sys.argv[2])
     if runner == "ray":
-        import time
+        import socket, time
         import ray
         from ray._private import node
         from ray.cluster_utils import Cluster
-        # Ray gives a node 30 seconds, which a busy machine can need for its first imports.
+        # Ray gives a node 30 seconds, and its agent 15 to choose ports, which a busy machine can
+        # need for the first imports. So its clock goes slowly, and the ports are chosen here.
         node.time = SimpleNamespace(**vars(time) | {"monotonic": lambda: time.monotonic() / 10})
+        def ports():
+            names = "metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent"
+            sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in names}
+            found = {f"{name}_port": each.getsockname()[1] for name, each in sockets.items()}
+            for each in sockets.values():
+                each.close()
+            return found
         cluster = Cluster()
         size = {"num_cpus": 1, "object_store_memory": 2**27}
-        cluster.add_node(include_dashboard=False, **size)
-        cluster.add_node(**size)
+        cluster.add_node(include_dashboard=False, **size, **ports())
+        cluster.add_node(**size, **ports())
         ray.init(address=cluster.address, log_to_driver=False)
         assert len([node for node in ray.nodes() if node["Alive"]]) == 2
     frames.choose_runner(runner)
