@@ -154,16 +154,19 @@ def without_contradictions(
         fetch: Returns the texts of some documents.
         agreeing: Returns those of some pairs that do not contradict each other.
     """
-    pairs = [(min(kept, each), max(kept, each)) for kept, *others in clusters for each in others]
+    pairs = []
+    for kept, *others in clusters:
+        pairs += [sorted((kept, each)) for each in others]
     unknown = numpy.array(pairs, numpy.int64).reshape(-1, 2)
-    unknown = unknown[~numpy.isin(pair_keys(unknown), pair_keys(copies))]
+    is_known = numpy.isin(pair_keys(unknown), pair_keys(copies))
+    unknown = unknown[~is_known]
     if not len(unknown):
         return sorted(clusters)
     in_doubt = set(unknown.ravel().tolist())
     doubtful = [members for members in clusters if in_doubt.intersection(members)]
     texts = fetch(numpy.concatenate(doubtful))
-    agreed = pair_keys(agreeing(texts, unknown))
-    against = unknown[~numpy.isin(pair_keys(unknown), agreed)]
+    agree = numpy.isin(pair_keys(unknown), pair_keys(agreeing(texts, unknown)))
+    against = unknown[~agree]
     contested = set(against.ravel().tolist())
     result = []
     for members in clusters:

@@ -185,7 +185,7 @@ def duplicates(
     Returns:
         {number: reason} of the documents to drop, and the clusters, the kept document first.
     """
-    if workspace and workspace.exists():
+    if workspace:
         fetched.clear(workspace)
     signed_frame = signatures(frame, ngram, bands, rows, seed)
     signed_frame = frames.save(signed_frame, workspace) if workspace else signed_frame.collect()
