@@ -15,6 +15,7 @@ import functools
 import re
 from collections import Counter
 from decimal import Decimal
+from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
 
@@ -40,14 +41,28 @@ def contradicts(first: str, second: str) -> bool:
         first: A text.
         second: Another one.
     """
+    one, other = _read(first), _read(second)
     # Which text comes first decides how equal tokens are aligned, so both ways are looked at.
-    return _contradicts(first, second) or _contradicts(second, first)
+    places = differences(one.signs, other.signs)
+    turned = differences(other.signs, one.signs)
+    if _facts_contradict(one.tokens, other.tokens, places):
+        return True
+    if _facts_contradict(other.tokens, one.tokens, turned):
+        return True
+    # Last, and once for each place, since to recognise a name takes a model.
+    places += [(a, b) for b, a in turned if (a, b) not in places]
+    return any(_names_differ((one, a), (other, b)) for a, b in places)
 
 
-def _contradicts(first: str, second: str) -> bool:
-    """Do what `contradicts` does, for one way to align them."""
-    (one, left), (other, right) = _read(first), _read(second)
-    places = differences(left, right)
+def _facts_contradict(
+    left: list[Token], right: list[Token], places: list[tuple[slice, slice]]
+) -> bool:
+    """Tell whether two texts give other values, periods, codes or directions at one place.
+
+    Args:
+        left, right: The tokens of both texts.
+        places: Where they differ, from `differences`.
+    """
     if _swapped(left, right, places):
         return True
     for a, b in places:
@@ -57,15 +72,29 @@ def _contradicts(first: str, second: str) -> bool:
         said, theirs = _characters(left[a]), _characters(right[b])
         if max(len(said), len(theirs)) <= LIST and opposites.terms(said, theirs):
             return True
-    # Last, since to recognise a name takes a model.
-    return any(_names_differ((one, left, a), (other, right, b)) for a, b in places)
+    return False
+
+
+class Reading(NamedTuple):
+    """A text as it is compared; nobody changes it.
+
+    Attributes:
+        text: From `facts.normalise`.
+        tokens: Of this text.
+        signs: A hash for each token: of its kind, text and unit, which equal tokens share.
+    """
+
+    text: str
+    tokens: list[Token]
+    signs: list[int]
 
 
 @functools.lru_cache(REMEMBERED)
-def _read(text: str) -> tuple[str, list[Token]]:
-    """Return a text as `facts.normalise` leaves it, and its tokens, which nobody changes."""
+def _read(text: str) -> Reading:
+    """Read a text, up to MOST_TOKENS."""
     normal = facts.normalise(text)
-    return normal, facts.tokens(normal)[:MOST_TOKENS]
+    tokens = facts.tokens(normal)[:MOST_TOKENS]
+    return Reading(normal, tokens, [hash(token[:3]) for token in tokens])
 
 
 def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
@@ -88,19 +117,15 @@ def _characters(tokens: list[Token]) -> str:
     return "".join(token.text for token in tokens if token.kind in ("char", "word"))
 
 
-def differences(left: list[Token], right: list[Token]) -> list[tuple[slice, slice]]:
+def differences(left: list[int], right: list[int]) -> list[tuple[slice, slice]]:
     """Return the places where two token sequences differ, as slices of both.
 
     Args:
-        left: The tokens of one text.
-        right: The tokens of the other.
+        left: The signs of one text's tokens.
+        right: The signs of the other's.
     """
-    codes: dict[tuple, int] = {}
-    # Kind, text and unit: what equal tokens share.
-    one = [codes.setdefault(token[:3], len(codes)) for token in left]
-    other = [codes.setdefault(token[:3], len(codes)) for token in right]
     blocks: list[list[int]] = []
-    for operation in Indel.opcodes(one, other):
+    for operation in Indel.opcodes(left, right):
         if operation.tag == "equal":
             continue
         start, end = operation.src_start, operation.src_end
@@ -310,16 +335,15 @@ OFFICE = re.compile(r"(?:局|法院|中院|高院|委|委员会|部|中心|医�
 CONTEXT = 12  # characters on both sides by which a name is recognised
 
 
-def _names_differ(
-    left: tuple[str, list[Token], slice], right: tuple[str, list[Token], slice]
-) -> bool:
+def _names_differ(left: tuple[Reading, slice], right: tuple[Reading, slice]) -> bool:
     """Tell whether both sides name somebody or something, and not the same.
 
     Args:
-        left: The text, its tokens, and the place that differs.
+        left: A text, and the tokens in it that differ.
         right: The same of the other text.
     """
-    if not left[1][left[2]] or not right[1][right[2]]:
+    one_side_only = not left[0].tokens[left[1]] or not right[0].tokens[right[1]]
+    if one_side_only:
         return _stands_inside_a_name(*left) or _stands_inside_a_name(*right)
     ours = _names(*left)
     if not ours:
@@ -332,15 +356,14 @@ def _names_differ(
     return False
 
 
-def _stands_inside_a_name(text: str, all_tokens: list[Token], place: slice) -> bool:
+def _stands_inside_a_name(reading: Reading, place: slice) -> bool:
     """Tell whether what only one text says is the middle of a name: 中信(建投)证券.
 
     Args:
-        text: The normalised text.
-        all_tokens: Its tokens.
-        place: Which of them only this text has.
+        reading: The text.
+        place: Which of its tokens the other has not.
     """
-    changed = all_tokens[place]
+    text, changed = reading.text, reading.tokens[place]
     if not 2 <= len(changed) <= SHORT:
         return False
     start, end = changed[0].start, changed[-1].end
@@ -352,15 +375,14 @@ def _stands_inside_a_name(text: str, all_tokens: list[Token], place: slice) -> b
     return False
 
 
-def _names(text: str, all_tokens: list[Token], place: slice) -> list[str]:
+def _names(reading: Reading, place: slice) -> list[str]:
     """Return the names that stand where two texts differ.
 
     Args:
-        text: The normalised text.
-        all_tokens: Its tokens.
-        place: Which of them differ.
+        reading: A text.
+        place: Which of its tokens differ.
     """
-    changed = all_tokens[place]
+    text, changed = reading.text, reading.tokens[place]
     start, end = changed[0].start, changed[-1].end
     first = max(0, start - CONTEXT)
     context = text[first : end + CONTEXT]

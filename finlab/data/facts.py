@@ -151,8 +151,8 @@ def tokens(text: str) -> list[Token]:
         kind = match.lastgroup
         if kind in ("chars", "char"):  # most are
             # Some may be a unit, which belongs to the figure before them.
-            for place in range(max(start, end), stop):
-                found.append(Token("char", text[place], "", place, place + 1))
+            places = range(max(start, end), stop)
+            found += [Token("char", text[place], "", place, place + 1) for place in places]
             continue
         if start < end:
             continue

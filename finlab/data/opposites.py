@@ -55,14 +55,17 @@ OPPOSITE_WORDS = {
         "upgraded/downgraded"
     ).split()
 }
-OPPOSITE_TERMS = (
-    "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
-    " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
-    " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股 可转债/定增 公司债/定增 "
-    "定增/配股 受理/批准 受理/获批"
-    " 定向增发/配股 公司债/中期票据 公司债/可转债 短期融资券/中期票据 增资/减资 合并/分立 设立/注销 控股/参股 胜诉/败诉 立案/结案"
-    " 正式/意向 框架/正式 候选/正式 申请/撤回 逾期/兑付"
-).split()
+OPPOSITE_TERMS = [
+    tuple(pair.split("/"))
+    for pair in (
+        "低于/超过 低/超 少于/多于 回笼/投放 提前/推迟 扩大/收窄 扩大/缩小 上市/退市 开盘/收盘 同意/反对 通过/否决 批准/驳回 取消/恢复"
+        " 获得/失去 原告/被告 买方/卖方 增加/减少 上升/下降 扭亏/续亏 中标/落选 复牌/停牌 解除/新增 质押/解押 收购/出售 买入/卖出"
+        " 补充/解除 受理/证书 签署/解除 签订/解除 签署/终止 签订/终止 冻结/解冻 可转债/定向增发 可转债/非公开 可转债/配股 可转债/优先股 可转债/定增 公司债/定增 "
+        "定增/配股 受理/批准 受理/获批"
+        " 定向增发/配股 公司债/中期票据 公司债/可转债 短期融资券/中期票据 增资/减资 合并/分立 设立/注销 控股/参股 胜诉/败诉 立案/结案"
+        " 正式/意向 框架/正式 候选/正式 申请/撤回 逾期/兑付"
+    ).split()
+]
 
 
 def words(ours: list[str], theirs: list[str]) -> bool:
@@ -100,8 +103,7 @@ def terms(one: str, other: str) -> bool:
         theirs = {term for term in row if term in other}
         if ours and theirs and not ours & theirs:
             return True
-    for pair in OPPOSITE_TERMS:
-        first, second = pair.split("/")
+    for first, second in OPPOSITE_TERMS:
         if _says(first, second, one, other) or _says(second, first, one, other):
             return True
     return False

@@ -37,14 +37,14 @@ class PersonalKind:
         name: The placeholder's text.
         pattern: Finds it; group 1, where there is one, is what gets replaced.
         valid: Checks (text, start, end) of what was found; None takes everything.
-        hint: What a text must hold for the pattern to be tried: `@`, `number`, `long number`,
-            `spoken` (digits in characters), or `letters` (a cue such as 微信 or 护照).
+        hint: What a text must hold for the pattern to be tried: a key of HINTS, or of
+            HINTS_BESIDE_DIGITS.
     """
 
     name: str
     pattern: re.Pattern
     valid: Callable[[str, int, int], bool] | None = None
-    hint: str = "number"
+    hint: str = "telephone"
 
 
 _EXTENSION = r"(?:\s*(?:转|轉|-|—|分机|ext\.?)\s*\d{1,6}(?!\d))?"
@@ -120,6 +120,7 @@ PERSONAL = (
             r"([A-Z]?\d[\dA-Z]*(?:[ -]\d{2,}){0,6})(?![0-9A-Za-z]|\.\d)"
         ),
         checks.is_account,
+        "account",
     ),
     PersonalKind(
         "QQ号",
@@ -129,6 +130,7 @@ PERSONAL = (
             r"(?![0-9A-Za-z]|[.,]\d|@)"
         ),
         lambda text, start, end: not checks.AMOUNT_BEHIND.match(text[end:]),
+        "QQ",
     ),
     PersonalKind(
         "微信号",
@@ -243,18 +245,25 @@ PERSONAL = (
         checks.is_telephone,
     ),
 )
-LONG_NUMBER = re.compile(r"\d[\dA-Za-z -]{13}")
-# Five digits at least, so that the year of every other text is none: no kind has fewer.
-NUMBER = re.compile(r"\d(?:[ .()（）+—–A-Z-]*\d){4}")
-SPOKEN = re.compile(r"[零〇幺一二三四五六七八九]{11}")
-LETTERS = re.compile(
-    r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]"
-    r"|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
-)
-# Full-width letters, digits and some signs count as the plain ones; the text keeps its length.
-PLAIN = {
-    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code - 0xFEE0) not in ",!?;<>"
+# What a text must hold for a pattern to be tried: most texts hold nothing, and need no search. Each
+# is looked for only in texts with five digits that stand together, or it needs no digits at all.
+FIVE_DIGITS = re.compile(r"\d(?:[ .()（）+—–A-Z-]*\d){4}")
+HINTS_BESIDE_DIGITS = {
+    "account": re.compile(r"[账帳帐]|户头|股东[卡代]|A/C|account"),
+    "QQ": re.compile(r"[Qq]|扣扣|企鹅号"),
+    "telephone": re.compile(r"\d(?:[ .()（）+—–-]*\d){6}"),
+    "long number": re.compile(r"\d[\dA-Za-z -]{13}"),
 }
+HINTS = {
+    "@": re.compile("@"),
+    "spoken": re.compile(r"[零〇幺一二三四五六七八九]{11}"),
+    "letters": re.compile(
+        r"微 ?信|wxid_|[薇威V]信|[vVwW][xX]|[wW]e[cC]hat|weixin|[Vv][:：]"
+        r"|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
+    ),
+}
+# Full-width letters, digits and some signs count as the plain ones; the text keeps its length.
+FULL_WIDTH = re.compile(r"[！-～](?<![，！？；＜＞])")
 
 
 BESIDE_NAMES = ("手机号", "身份证号", "银行卡号", "护照号", "电子邮箱")
@@ -272,7 +281,7 @@ def find(text: str, people: bool = False) -> list[Found]:
     Returns:
         (kind, start, end) in order, none over another.
     """
-    plain = text.translate(PLAIN)
+    plain = FULL_WIDTH.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
     taken: list[tuple[int, int]] = [match.span() for match in URL.finditer(plain)]
     found: list[Found] = []
     hints = _hints(plain)
@@ -301,18 +310,10 @@ def find(text: str, people: bool = False) -> list[Found]:
 
 
 def _hints(text: str) -> set[str]:
-    """Return what a text holds of what patterns need: most hold nothing, and need no search."""
-    hints = set()
-    if "@" in text:
-        hints.add("@")
-    if SPOKEN.search(text):
-        hints.add("spoken")
-    if LETTERS.search(text):
-        hints.add("letters")
-    if NUMBER.search(text):
-        hints.add("number")
-        if LONG_NUMBER.search(text):
-            hints.add("long number")
+    """Return the hints that a text holds."""
+    hints = {name for name, pattern in HINTS.items() if pattern.search(text)}
+    if FIVE_DIGITS.search(text):
+        hints |= {name for name, pattern in HINTS_BESIDE_DIGITS.items() if pattern.search(text)}
     return hints
 
 
