@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,18 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def below(path: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those in it; of a file, itself."""
+    for candidate in [path] if path.is_file() else path.rglob("*"):
+        if candidate.is_file():
+            yield candidate
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    return sum(file.stat().st_size for file in below(path))
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return a short hash of files by their names, sizes and modification times.
 
@@ -66,12 +78,8 @@ def fingerprint(paths: Iterable[Path]) -> str:
     Args:
         paths: Files and folders.
     """
-    files: list[Path] = []
-    for path in paths:
-        candidates = [path] if path.is_file() else path.rglob("*")
-        files += [file for file in candidates if file.is_file()]
     listing = []
-    for file in sorted(files):
+    for file in sorted(file for path in paths for file in below(path)):
         stat = file.stat()
         listing.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]

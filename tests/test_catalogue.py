@@ -3,8 +3,10 @@
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from finlab import paths
 from finlab.data import budget, cards, catalogue
@@ -68,6 +70,26 @@ def test_tokens_are_counted_or_estimated():
     assert catalogue.tokens_of(cards.read("skypile_zh"))[0] == pytest.approx(150e9 * 3e10 / 6.2e11)
     assert catalogue.tokens_of(cards.read("c4_en")) == (450_072, True)  # its table of statistics
     assert catalogue.tokens_of(cards.read("fincorpus_news_zh")) == (30e9 / 4, False)
+
+
+def test_a_folder_of_data_is_as_large_as_its_files(tmp_path, monkeypatch):
+    """Once it counted as the folder's own entry: 16 kB for a corpus of 4 million tokens."""
+    Dataset.from_dict({"text": ["贷款市场报价利率下降。" * 1000]}).save_to_disk(tmp_path / "notes")
+    front_matter = {
+        "license": "mit",
+        "finlab": {
+            **{"domain": "finance", "language": "zh", "kind": "text"},
+            **{"files": ["notes"], "format": "arrow", "text": "text"},
+        },
+    }
+    text = f"---\n{json.dumps(front_matter)}\n---\n"
+    (tmp_path / "notes.md").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(paths, "data_cards", lambda: tmp_path)
+    monkeypatch.setenv("FINLAB_DATA", str(tmp_path))
+    step = SimpleNamespace(name="corpus", parameters={"text_cards": ["notes"]})
+    (entry,) = catalogue.of_recipe(SimpleNamespace(steps=[step]))
+    assert entry.bytes == sum(path.stat().st_size for path in (tmp_path / "notes").iterdir())
+    assert entry.bytes > 30_000
 
 
 def test_a_limit_of_bytes_is_for_streamed_cards_that_are_read():

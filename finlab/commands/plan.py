@@ -48,15 +48,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(table(planning.step_rows(found, arguments.price), 1))
     print()
     print(table(planning.disk_rows(found), 1))
-    print(
-        f"\n{found.hours:,.1f} hours of training, {found.hours * found.count:,.0f} GPU-hours"
-        + (
-            f", {found.hours * found.count * arguments.price:,.0f} in all"
-            if arguments.price
-            else ""
-        )
-        + f"; stops to be expected: {found.failures:.2g}"
-    )
+    gpu_hours = found.hours * found.count
+    hours, all_hours = planning.amount_text(found.hours), planning.amount_text(gpu_hours)
+    cost = planning.amount_text(gpu_hours * arguments.price)
+    paid = f", {cost} in all" if arguments.price else ""
+    print(f"\n{hours} hours of training, {all_hours} GPU-hours{paid}")
+    print(f"stops to be expected by faults of machines: {found.failures:.3f}")
     print("not counted: cleaning, quantising, exams; figures are within a fifth of published ones")
     for step in found.steps:
         words = planning.fastest(found, step)

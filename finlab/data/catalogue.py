@@ -17,7 +17,7 @@ from finlab import paths
 from finlab.data import card_files, cards, hub, hub_models, hub_state
 from finlab.data.card_schema import Card
 from finlab.data.hub_errors import Report
-from finlab.files import size_text
+from finlab.files import size_of, size_text
 from finlab.run.model_card import forbids_commercial_use
 from finlab.run.recipe import Recipe
 
@@ -135,7 +135,7 @@ def _state(card: Card) -> tuple[str, int, str]:
         held = hub_state.held(card)
         return held.state, held.bytes if held.state == "there" else held.wanted, ""
     try:
-        return "there", sum(path.stat().st_size for path in card_files.found(card)), ""
+        return "there", sum(map(size_of, card_files.found(card))), ""
     except ValueError as error:
         return "missing", int(card.spec.get("bytes", 0)), str(error)
 
@@ -176,7 +176,7 @@ def _model_entry(name: str) -> Entry:
     """Return the entry of a model, which is a folder or on the hub."""
     local = paths.resolve(name) if "$" not in name else None
     if local is not None and local.is_dir():
-        size = sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
+        size = size_of(local)
         return Entry(name, "model", "a folder", "", "there", size)
     if not HUB_ID.fullmatch(name):
         return Entry(name, "model", "a folder", "", "missing", 0, why=f"nothing stands at {name}")

@@ -75,7 +75,7 @@ def _step(run_dir: Path, name: str, planned: recipe.Step | None, verify: bool) -
         verify: Hash every file.
     """
     folder = run_dir / name
-    size = _size(folder)
+    size = files.size_of(folder)
     if locks.is_held(folder):
         log = folder / "log.jsonl"
         seconds = time.time() - (folder / "key").stat().st_mtime if log.exists() else 0
@@ -108,11 +108,6 @@ def _finished_text(manifest: dict[str, Any]) -> str:
     return f"{FINISHED}, accepted although {'; '.join(manifest['accepted']['why'])}"
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def summary(run_dir: Path) -> dict[str, Any]:
     """Return a line about a run: its recipe, how far it is, when it ended, what it took.
 
@@ -136,5 +131,5 @@ def summary(run_dir: Path) -> dict[str, Any]:
         "finished steps": f"{len(manifests)} of {len(planned) or '?'}",
         "last": max(finished, default="–")[:16].replace("T", " "),
         "seconds": round(sum(manifest["seconds"] for manifest in manifests)),
-        "size": files.size_text(_size(run_dir)),
+        "size": files.size_text(files.size_of(run_dir)),
     }

@@ -94,11 +94,10 @@ class Run:
 
     def cost(self) -> dict[str, Any]:
         """Return what the step has taken up to now: seconds, memory, disk, and on which device."""
-        size = sum(path.stat().st_size for path in self.artifact.rglob("*") if path.is_file())
         return {
             "seconds": round(time.time() - self.started, 1),
             "peak GB": environment.peak_bytes() / 1e9,
-            "GB left on disk": size / 1e9,
+            "GB left on disk": files.size_of(self.artifact) / 1e9,
             "device": environment.device(),
         }
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from finlab import files
 from finlab.run import locks
 from finlab.run.manifests import is_previous, read_manifest
 
@@ -51,8 +52,7 @@ def spare(run_dir: Path, checkpoints: bool = False) -> list[Spare]:
 
 
 def _spare(path: Path, what: str) -> Spare:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return Spare(path, what, sum(each.stat().st_size for each in files))
+    return Spare(path, what, files.size_of(path))
 
 
 def delete(run_dir: Path, found: list[Spare]) -> None:

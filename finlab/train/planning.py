@@ -14,6 +14,7 @@ from typing import Any
 
 from finlab.data import catalogue
 from finlab.data.catalogue import Entry
+from finlab.files import size_text
 from finlab.run.recipe import Recipe, Step
 from finlab.train import costs, shapes
 from finlab.train.costs import Memory, Setup
@@ -341,13 +342,13 @@ def step_rows(found: Plan, price: float = 0.0) -> list[dict[str, Any]]:
             "GPUs": step.gpus,
             "GB each": step.memory.total / 1e9,
             "of": found.gpu.bytes / 1e9,
-            "tokens/s each": step.rate,
-            "hours": step.hours,
-            "GPU-hours": step.hours * found.count,
+            "tokens/s each": round(step.rate),
+            "hours": amount_text(step.hours),
+            "GPU-hours": amount_text(step.hours * found.count),
         }
         if price:
-            row["cost"] = step.hours * found.count * price
-        row["checkpoint GB"] = step.checkpoint_bytes / 1e9
+            row["cost"] = amount_text(step.hours * found.count * price)
+        row["checkpoint"] = size_text(step.checkpoint_bytes)
         rows.append(row)
     return rows
 
@@ -358,5 +359,10 @@ def disk_rows(found: Plan) -> list[dict[str, Any]]:
     Args:
         found: The plan.
     """
-    rows = [{"disk": what, "GB": size / 1e9} for what, size in found.disk.items()]
-    return [*rows, {"disk": "all", "GB": sum(found.disk.values()) / 1e9}]
+    sizes = found.disk | {"all": sum(found.disk.values())}
+    return [{"disk": what, "size": size_text(size)} for what, size in sizes.items()]
+
+
+def amount_text(value: float) -> str:
+    """Return hours or money as people write them: 2,569.3, and 0.036 where it is small."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
