@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 BLOCK = 1 << 20  # bytes that are read at once
 
@@ -154,12 +154,20 @@ def append_jsonl(path: Path, record: Any) -> None:
     """
     line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
     with open(path, "a+b") as file:
-        # A last line without its end, as a kill or an editor leaves it, spoils no line of ours.
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        file.write(line)
+        _append(file, line)
+
+
+def _append(file: BinaryIO, content: bytes) -> None:
+    """Append lines to a file that is open for reading and appending.
+
+    A last line without its end, as a kill or an editor leaves it, gets one, so that it spoils no
+    line of ours.
+    """
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            content = b"\n" + content
+    file.write(content)
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -226,9 +234,4 @@ class JsonlStore:
         content = "".join(f"{line}\n" for line in lines).encode()
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # A cut-off last line gets its end here, so that it spoils no line of ours.
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    content = b"\n" + content
-            file.write(content)
+            _append(file, content)

@@ -53,7 +53,7 @@ def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, s
         language: `zh` or `en`.
 
     Returns:
-        (question, measured answer that names the risk, promise of certain profit).
+        (question, careful answer that names the risk, promise of certain profit).
     """
     asks, measured, promises = WORDS["certain"][language]
     name = entity.name(language)
@@ -131,7 +131,7 @@ def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> 
 def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
     """Return OpenAI rows without repetition: 280 general ones, 70 on finance.
 
-    Half of those on finance are measured answers.
+    Half of those on finance are careful answers.
     """
     tradable = _tradable(finance)
     rows: list[dict] = []

@@ -96,7 +96,7 @@ def _community(rng: random.Random, entity: Entity, language: str) -> str:
 def _education(rng: random.Random, entity: Entity) -> str:
     """Write a note on risk and promises, and on what an adviser must refuse or may say.
 
-    It holds the language of measured answers before anybody is asked.
+    It holds the language of careful answers before anybody is asked.
     """
     _, measured, promises = WORDS["certain"]["zh"]
     requests, refusals = WORDS["safety"]["zh"]

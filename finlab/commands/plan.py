@@ -41,28 +41,28 @@ def _plan(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.efficiency <= 1:
         raise ValueError(f"--efficiency {arguments.efficiency}: write a share between 0 and 1")
     gpu = shapes.gpu(arguments.gpu)
-    plan = recipe.load(arguments.recipe, arguments.overrides)
-    found = planning.of_recipe(plan, gpu, arguments.count, arguments.efficiency or None)
-    size = found.shape.parameters / 1e9
-    print(f"{plan.name}: {size:.1f} billion parameters on {arguments.count} × {gpu.name}\n")
-    print(table(planning.step_rows(found, arguments.price), 1))
+    wanted = recipe.load(arguments.recipe, arguments.overrides)
+    plan = planning.of_recipe(wanted, gpu, arguments.count, arguments.efficiency or None)
+    size = plan.shape.parameters / 1e9
+    print(f"{wanted.name}: {size:.1f} billion parameters on {arguments.count} × {gpu.name}\n")
+    print(table(planning.step_rows(plan, arguments.price), 1))
     print()
-    print(table(planning.disk_rows(found), 1))
-    gpu_hours = found.hours * found.count
-    hours, all_hours = planning.amount_text(found.hours), planning.amount_text(gpu_hours)
+    print(table(planning.disk_rows(plan), 1))
+    gpu_hours = plan.hours * plan.count
+    hours, all_hours = planning.amount_text(plan.hours), planning.amount_text(gpu_hours)
     cost = planning.amount_text(gpu_hours * arguments.price)
     paid = f", {cost} in all" if arguments.price else ""
     print(f"\n{hours} hours of training, {all_hours} GPU-hours{paid}")
-    print(f"stops to be expected by faults of machines: {found.failures:.3f}")
+    print(f"stops to be expected by faults of machines: {plan.failures:.3f}")
     print("not counted: cleaning, quantising, exams; figures are within a fifth of published ones")
-    for step in found.steps:
-        words = planning.fastest(found, step)
+    for step in plan.steps:
+        words = planning.fastest(plan, step)
         if words:
             print(f"faster, and fits: {step.name}: {', '.join(words)}")
     if arguments.published:
         print()
         print(table(published_costs.comparison(), 1))
-    sentences = planning.misfits(found)
+    sentences = planning.misfits(plan)
     for sentence in sentences.values():
         print(f"does not fit: {sentence}")
     return 2 if sentences else 0

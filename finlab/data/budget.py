@@ -28,7 +28,7 @@ def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, An
         entries: What the recipe reads.
 
     Returns:
-        Rows {cell, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
+        Rows {corner, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
     """
     texts = _text_entries(parameters, entries)
     asked = _asked(parameters, texts)

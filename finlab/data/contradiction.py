@@ -155,15 +155,16 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
         ours, theirs = keys[number]
         for further in range(number + 1, len(places)):
             later = places[further][0]
-            others, their_others = keys[further]
-            if ours and theirs and ours == their_others and theirs == others:
+            ours_later, theirs_later = keys[further]
+            if ours and theirs and ours == theirs_later and theirs == ours_later:
                 return True
-            if _names_turned(ours, theirs, others, their_others):
+            if _names_turned(ours, theirs, ours_later, theirs_later):
                 return True
             # An amount that is taken out here stands there, on the other side of another one.
-            loose = (set(ours) & set(their_others)) | (set(theirs) & set(others))
-            moved = any(key.startswith("value") for key in loose - (set(ours) & set(theirs)))
-            if moved and later.start - a.stop <= NEAR:
+            moved = (set(ours) & set(theirs_later)) | (set(theirs) & set(ours_later))
+            moved -= set(ours) & set(theirs)
+            amount_moved = any(key.startswith("value") for key in moved)
+            if amount_moved and later.start - a.stop <= NEAR:
                 if any(token.kind == "value" for token in left[a.stop : later.start]):
                     return True
     return _bounds_moved(left, right, places)
@@ -193,11 +194,11 @@ def _names_turned(*sides: list[str]) -> bool:
     Args:
         *sides: What each text says at the first place, and at the second.
     """
-    ours, theirs, others, their_others = sides
-    if ours and not theirs and not others:
-        moved = ours, their_others
-    elif theirs and not ours and not their_others:
-        moved = theirs, others
+    ours, theirs, ours_later, theirs_later = sides
+    if ours and not theirs and not ours_later:
+        moved = ours, theirs_later
+    elif theirs and not ours and not theirs_later:
+        moved = theirs, ours_later
     else:
         return False
     signs = {key.split(":")[1] for key in moved[0]}

@@ -115,7 +115,9 @@ def overview(frame: daft.DataFrame) -> list[dict]:
             [messages] = frames.pick(frame, [row["first"]], "messages")["messages"]
             question = json.loads(messages)[0]["content"][:60]
             line |= {"dialogues": 0, "unanswered turns": 0, "first question": question}
-        line["format"] += ", " * bool(line["format"]) + row["format"]
+        if line["format"]:
+            line["format"] += ", "
+        line["format"] += row["format"]
         line["dialogues"] += row["dialogues"]
         line["unanswered turns"] += row["unanswered"]
     return list(found.values())

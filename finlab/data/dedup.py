@@ -50,10 +50,10 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def shingles(text: str, ngram: int) -> set[str]:
-    """Return the character n-grams of a squeezed text.
+    """Return the character n-grams of a text, which is squeezed first.
 
     Args:
-        text: From `squeeze`.
+        text: The document.
         ngram: In characters. A shorter text is one n-gram.
     """
     squeezed = squeeze(text)

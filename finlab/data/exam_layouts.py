@@ -108,12 +108,6 @@ def read_exam(
         if not any(cells):
             continue
         row = {name: cell.strip() for name, cell in zip(table[0], cells)}
-        more = _further_option(row, layout)
-        if more:
-            where = f"{path.name}:row {number}"
-            reason = f"has an option {more}, where {layout_name} has {len(layout.options)}"
-            quarantine.append({"where": where, "reason": reason, "row": str(row)[:200]})
-            continue
         choices = _choices(row, layout)
         answers = _answer_names(row, layout, choices)
         given = row.get(layout.answer, "")
@@ -121,9 +115,14 @@ def read_exam(
             given = given.upper()
         whole = len(cells) == len(table[0]) and row.get(layout.question) and all(choices)
         unpublished = not given and split == "test"
-        if not whole or (given not in answers and not unpublished):
-            where = f"{path.name}:row {number}"
+        more = _further_option(row, layout)
+        reason = ""
+        if more:
+            reason = f"has an option {more}, where {layout_name} has {len(layout.options)}"
+        elif not whole or (given not in answers and not unpublished):
             reason = _reason(choices, layout, given)
+        if reason:
+            where = f"{path.name}:row {number}"
             quarantine.append({"where": where, "reason": reason, "row": str(row)[:200]})
             continue
         context = row.get(layout.context, "") if layout.context else ""

@@ -15,10 +15,9 @@ from typing import NamedTuple
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _DIGITS = "〇○零一二三四五六七八九壹贰叁肆伍陆柒捌玖两幺"
 _PLACES = "十百千万亿拾佰仟萬億"
-DIGIT_VALUE = {sign: place % 10 for place, sign in enumerate("零一二三四五六七八九")} | {
-    **{sign: place for place, sign in enumerate("〇壹贰叁肆伍陆柒捌玖")},
-    **{"○": 0, "两": 2, "幺": 1},
-}
+DIGIT_VALUE = dict(zip("零一二三四五六七八九", range(10), strict=True))
+DIGIT_VALUE |= dict(zip("〇壹贰叁肆伍陆柒捌玖", range(10), strict=True))
+DIGIT_VALUE |= {"○": 0, "两": 2, "幺": 1}
 PLACE_VALUE = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 PLACE_VALUE |= {"拾": 10, "佰": 100, "仟": 1000, "萬": 10**4, "億": 10**8}
 # Signs behind which a - is a range and no minus: 1.58亿元-1.88亿元.
@@ -58,6 +57,7 @@ IN_BASE_UNITS = {
     "兆瓦": ("瓦", 10**6),
 }
 SCALE = re.compile(r"\s*[余多]?(万亿|千万|百万|千亿|百亿|[万亿千百](?![个分]))")
+BELOW_YI = re.compile(r"(\d[\d,]*(?:\.\d+)?)(千万|百万|万)(?![个分])")  # 5000万 in 3亿5000万
 UNIT = re.compile(
     r"\s*[余多]?(%|‰|个百分点|个基点|bp(?![a-z])|人民币|美元|港元|港币|欧元|英镑|日元|日圆|韩元|澳元|加元|卢布|新元|新台币|台币|瑞郎|卢比|泰铢"
     r"|林吉特|雷亚尔|里拉|比索|纽元|克朗|元|年|月份?|日|号"
@@ -116,20 +116,25 @@ def numeral_value(numeral: str) -> Decimal:
 def _with_places(numeral: str) -> int:
     """Return the value of a numeral with 十, 百, 千, 万 or 亿."""
     total = section = digit = 0
+    next_place = 1  # what a last digit counts: 10 in 一百二, and 1 in 一百零二
     for sign in numeral:
         if sign in DIGIT_VALUE:
             digit = DIGIT_VALUE[sign]
+            next_place = next_place if digit else 1
             continue
         place = PLACE_VALUE[sign]
-        if place >= 10**4:
-            total = (total + section + digit) * place if total < place else total
-            if not total:
-                total = place
-            section = digit = 0
-        else:
+        next_place = place // 10
+        if place < 10**4:
             section += (digit or 1) * place
             digit = 0
-    return total + section + digit
+            continue
+        section += digit
+        if total < place:  # 一万二千亿: this place multiplies all that stands before it
+            total = (total + section) * place or place
+        else:  # 一亿二千万: it multiplies what follows the larger place
+            total += section * place
+        section = digit = 0
+    return total + section + digit * next_place
 
 
 def normalise(text: str) -> str:
@@ -228,6 +233,11 @@ def _figure(text: str, match: re.Match) -> Token:
     if scale:
         value, step = value * SCALES[scale[1]], step * SCALES[scale[1]]
         end = scale.end()
+    below = BELOW_YI.match(text, end) if scale and scale[1] == "亿" else None
+    if below:
+        value += _plain(below[1]) * SCALES[below[2]]
+        step = Decimal(SCALES[below[2]])
+        end = below.end()
     return _with_unit(text, value, step, match.start(), end)
 
 

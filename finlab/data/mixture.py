@@ -66,7 +66,7 @@ def phases(
         tokens: Of the whole mixture.
         general_shares: The general share in each phase; the rest is finance.
         zh_shares: The Chinese share in each phase; the rest is English. One share holds for all.
-        ramp: Above 0 the shares are the corners of a line, which is cut into so many phases.
+        ramp: Above 0, straight lines join the shares, and are cut into this many phases.
 
     Returns:
         {tokens, shares: {cell name: share}} for each phase.
@@ -164,7 +164,7 @@ def make_room(plan: list[dict], cell: Cell, share: float) -> list[dict]:
 
     Args:
         plan: From `phases`.
-        cell: The new cell's name.
+        cell: The new cell, (domain, language).
         share: Its share of every phase.
     """
     phases = []
@@ -258,7 +258,7 @@ def _check_shares(
     """Refuse a phase whose shares are off, and say which documents are too large for it.
 
     Args:
-        number: The phase's, from 0 on.
+        number: The phase's number, from 1.
         record: From `_phase_record`.
         phase: Of the plan.
         documents: All documents.

@@ -68,8 +68,10 @@ def parse_setting(text: str) -> tuple[str, int, str]:
         ValueError: It is no setting.
     """
     prompt, *rest = text.split(":")
-    shots, policy = (*rest, "joint")[:2] if len(rest) in (1, 2) else ("", "")
-    if prompt not in PROMPTS or not shots.isdigit() or policy not in prefix_lm.POLICIES:
+    shots = rest[0] if rest else ""
+    policy = rest[1] if len(rest) > 1 else "joint"
+    known = prompt in PROMPTS and shots.isdigit() and policy in prefix_lm.POLICIES
+    if not known or len(rest) > 2:
         raise ValueError(
             f"'{text}' is no setting of an exam: write prompt:shots or prompt:shots:policy, such "
             f"as official:5:sum; prompts are {', '.join(PROMPTS)}, "

@@ -159,7 +159,10 @@ def _verdict(plain_text: str | None, turned_text: str | None) -> Record:
     by_order = [list(plain), [turned[1], turned[0]]]
     winners = []
     for first, second in by_order:
-        winners.append("tie" if first == second else "first" if first > second else "second")
+        if first == second:
+            winners.append("tie")
+        else:
+            winners.append("first" if first > second else "second")
     consistent = winners[0] == winners[1]
     verdict = winners[0] if consistent else "tie"
     return {"verdict": verdict, "consistent": consistent, "points": by_order}

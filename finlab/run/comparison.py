@@ -112,7 +112,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, Number]]:
         return
     if isinstance(value, int | float):
         yield name, (float(value), None, None)
-    elif isinstance(value, dict) and "ci_low" in value and "accuracy" in value:
+    elif _is_score(value):
         labels = [str(value[key]) for key in SCORE_NAME if value.get(key)]
         parts = [name, *labels] if name else labels
         yield " ".join(parts), (value["accuracy"], value["ci_low"], value["ci_high"])

@@ -223,7 +223,9 @@ def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
             continue
         found.append(piece if len(waiting) == 1 else f"{piece}×{len(waiting)}")
         waiting = []
-    return found + [tokenizer.decode(waiting)] * bool(waiting)
+    if waiting:
+        found.append(tokenizer.decode(waiting))
+    return found
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,7 @@
 FLOPs and bytes are counted. The share of the data sheet's speed that a step reaches is not: it is
 taken from what others have published for the kind of training (EFFICIENCY), or measured in
 notebook 09. `finlab/train/costs_published.yaml` holds what this model is checked against, and
-tests/test_costs.py holds how far it may be off.
+tests/test_planning.py holds how far it may be off.
 
     setup = costs.Setup(lora_rank=64, row_length=4096, batch_rows=8, gradient_checkpointing=True)
     costs.memory(shape, setup, processes=8).total
@@ -318,15 +318,14 @@ def nearest_fit(
     while setup.batch_rows > 1 and not fits():
         setup = replace(setup, batch_rows=setup.batch_rows // 2)
         words = [f"batch_rows={setup.batch_rows}"]
-    changes = [{"gradient_checkpointing": True}]
+    changes: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
     if processes > 1:
-        changes.append({"launch": "zero3"})
+        changes.append(("launch", "zero3"))
     if setup.lora_rank:
-        changes.append({"quantize_base": "nf4"})
-    for change in changes:
-        [(name, value)] = change.items()
+        changes.append(("quantize_base", "nf4"))
+    for name, value in changes:
         if fits() or getattr(setup, name) == value:
             continue
-        setup = replace(setup, **change)
-        words.append(f"{name}={str(value).lower() if value is True else value}")
+        setup = replace(setup, **{name: value})
+        words.append(f"{name}=true" if value is True else f"{name}={value}")
     return (setup, words) if fits() else None

@@ -252,7 +252,7 @@ class SourceLoss(Extension):
                 held.append(name)
             if not finite:
                 bad.append(name)
-        if not any(bad):
+        if not bad or bad == [""]:  # rows without sources have the one name ""
             return ""
         return f", in {', '.join(bad)} (the batch holds {', '.join(held)})"
 

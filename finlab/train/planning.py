@@ -1,7 +1,7 @@
 """The plan of a recipe: tokens, memory, hours, disk and failures, before a GPU is rented.
 
-    found = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
-    for step in found.steps: ...
+    plan = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
+    for step in plan.steps: ...
 
 Only training steps are planned. Cleaning, quantising and exams take hours on one machine, not days,
 and depend on its disks and CPUs.
@@ -96,7 +96,7 @@ class Plan:
 
 
 def of_recipe(
-    plan: Recipe,
+    recipe: Recipe,
     gpu: Gpu,
     count: int,
     efficiency: float | None = None,
@@ -105,7 +105,7 @@ def of_recipe(
     """Return the plan of a recipe.
 
     Args:
-        plan: The recipe.
+        recipe: The recipe.
         gpu: The kind of GPU.
         count: How many.
         efficiency: The share of their FLOP/s that is reached, as notebook 09 measures it; None
@@ -115,50 +115,50 @@ def of_recipe(
     Raises:
         ValueError: The shape of the base is not known, or nothing is trained.
     """
-    entries = catalogue.of_recipe(plan) if entries is None else entries
-    shape, new_rows = base_shape(plan)
-    found = Plan(shape, gpu, count)
-    for step in plan.steps:
-        for name, tokens in _trained_tokens(step, plan, entries):
+    entries = catalogue.of_recipe(recipe) if entries is None else entries
+    shape, new_rows = base_shape(recipe)
+    plan = Plan(shape, gpu, count)
+    for step in recipe.steps:
+        for name, tokens in _trained_tokens(step, recipe, entries):
             setup = setup_of(step.parameters, new_rows)
             gpus = _gpus(step.parameters, count)
             memory = costs.memory(shape, setup, gpus)
             rate = costs.tokens_per_second(shape, setup, gpu, efficiency)
             sizes = _saved_bytes(shape, setup)
-            found.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes))
-    if not found.steps:
+            plan.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes))
+    if not plan.steps:
         unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
         raise ValueError(
-            f"{plan.name}: nobody knows how much {', '.join(unknown) or 'its data'} hold, "
+            f"{recipe.name}: nobody knows how much {', '.join(unknown) or 'its data'} hold, "
             "so nothing can be planned: get the data first, or write `bytes:` into the cards"
         )
-    found.disk.update(_disk(found, entries))
-    return found
+    plan.disk.update(_disk(plan, entries))
+    return plan
 
 
-def base_shape(plan: Recipe) -> tuple[ModelShape, int]:
+def base_shape(recipe: Recipe) -> tuple[ModelShape, int]:
     """Return the shape of a recipe's base with its vocabulary grown, and how many rows are new.
 
     Args:
-        plan: The recipe.
+        recipe: The recipe.
 
     Raises:
         ValueError: It has no base of its own, or one whose shape is not known.
     """
-    base = next((each.parameters for each in plan.steps if each.notebook == BASE), {})
+    base = next((each.parameters for each in recipe.steps if each.notebook == BASE), {})
     name = base.get("base", "")
     if not name:
         raise ValueError(
-            f"{plan.name} trains the tiny base of finlab, which needs no plan: name a base, "
+            f"{recipe.name} trains the tiny base of finlab, which needs no plan: name a base, "
             "as in --set base.base=Qwen/Qwen3-8B"
         )
     shape = shapes.of_model(name)
     if shape is None:
         raise ValueError(
             f"the shape of '{name}' is not known here: fetch the model "
-            f"(`finlab data {plan.name} --fetch`), or add a line to finlab/train/shapes.yaml"
+            f"(`finlab data {recipe.name} --fetch`), or add a line to finlab/train/shapes.yaml"
         )
-    grown = next((each.parameters for each in plan.steps if each.notebook == TOKENIZER), {})
+    grown = next((each.parameters for each in recipe.steps if each.notebook == TOKENIZER), {})
     new_rows = grown.get("max_new", 0) + len(grown.get("special_tokens", []))
     return shapes.of_model(name, shape.vocabulary + new_rows), new_rows
 
@@ -198,18 +198,20 @@ def _gpus(parameters: dict[str, Any], count: int) -> int:
     return count if parameters.get("launch") else 1
 
 
-def _trained_tokens(step: Step, plan: Recipe, entries: list[Entry]) -> list[tuple[str, float]]:
+def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tuple[str, float]]:
     """Return (name, tokens trained on) of a step, for each stage of its training.
 
     Args:
         step: The step.
-        plan: Its recipe.
+        recipe: Its recipe.
         entries: What the recipe reads.
     """
     values = step.parameters
     tokens = {entry.name: entry.tokens for entry in entries}
     if step.notebook == PRETRAIN:
-        corpus = next(each.parameters for each in plan.steps if each.name == values["corpus_from"])
+        corpus = next(
+            each.parameters for each in recipe.steps if each.name == values["corpus_from"]
+        )
         phases = corpus["ramp_phases"] or max(
             len(corpus["general_shares"]), len(corpus["zh_shares"]), 1
         )
@@ -250,16 +252,16 @@ def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:
     return alone.gradients + alone.optimizer, model + alone.gradients
 
 
-def _disk(found: Plan, entries: list[Entry]) -> dict[str, float]:
+def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
     """Return {what: bytes} of the disk that a run takes.
 
     Args:
-        found: The plan.
+        plan: From `of_recipe`.
         entries: What the recipe reads.
     """
     fetched = float(sum(entry.bytes for entry in entries))
     if not any(entry.kind == "model" and entry.bytes for entry in entries):
-        fetched += 2 * found.shape.parameters
+        fetched += 2 * plan.shape.parameters
     texts = sum(entry.tokens for entry in entries if entry.kind == "text")
     talks = sum(entry.tokens for entry in entries if entry.kind == "dialogue")
     return {
@@ -268,28 +270,28 @@ def _disk(found: Plan, entries: list[Entry]) -> dict[str, float]:
         "corpus": texts / catalogue.TOKENS_PER_BYTE * 1.5,
         "encoded text": texts * TOKEN_BYTES,
         "packed dialogues": talks * ROW_BYTES,
-        "checkpoints": max(step.checkpoint_bytes for step in found.steps) * KEPT_CHECKPOINTS,
-        "models": sum(step.model_bytes for step in found.steps) + 2 * found.shape.parameters,
+        "checkpoints": max(step.checkpoint_bytes for step in plan.steps) * KEPT_CHECKPOINTS,
+        "models": sum(step.model_bytes for step in plan.steps) + 2 * plan.shape.parameters,
     }
 
 
 # --- what does not fit ---------------------------------------------------------------------------
-def misfits(found: Plan) -> dict[str, str]:
+def misfits(plan: Plan) -> dict[str, str]:
     """Return {step: a sentence} of the steps that do not fit, with the nearest that does.
 
     Args:
-        found: The plan.
+        plan: From `of_recipe`.
     """
     sentences: dict[str, str] = {}
-    for step in found.steps:
-        if step.memory.total <= found.gpu.bytes:
+    for step in plan.steps:
+        if step.memory.total <= plan.gpu.bytes:
             continue
-        need, have = step.memory.total / 1e9, found.gpu.bytes / 1e9
+        need, have = step.memory.total / 1e9, plan.gpu.bytes / 1e9
         name = step.name.split("/")[0]
         sentence = f"step '{step.name}' takes {need:.0f} GB of a GPU of {have:.0f} GB"
-        nearest = costs.nearest_fit(found.shape, step.setup, found.gpu, found.count)
+        nearest = costs.nearest_fit(plan.shape, step.setup, plan.gpu, plan.count)
         if nearest is None:
-            sentence += f": no setting fits {found.count} × {found.gpu.name}; take more of them"
+            sentence += f": no setting fits {plan.count} × {plan.gpu.name}; take more of them"
         else:
             words = " ".join(f"--set {name}.{change}" for change in nearest[1])
             sentence += f"; the nearest that fits: {words}"
@@ -297,69 +299,73 @@ def misfits(found: Plan) -> dict[str, str]:
     return sentences
 
 
-def fastest(found: Plan, step: StepPlan) -> list[str]:
+def fastest(plan: Plan, step: StepPlan) -> list[str]:
     """Return the changes that make a step fastest on its GPUs, in its parameters' names.
 
     Recomputation costs a third of the time, so a smaller micro-batch without it is faster, as long
     as it has the 2,048 tokens that keep matrix products bound by arithmetic.
 
     Args:
-        found: The plan.
+        plan: From `of_recipe`.
         step: One of its steps.
     """
-    best, words = step.rate, []
+    flops_now = costs.flops_per_token(plan.shape, step.setup, hardware=True)
+    best = step.rate
+    words: list[str] = []
     for rows in (16, 8, 4, 2, 1):
         for fused in (False, True):
             setup = replace(step.setup, batch_rows=rows, gradient_checkpointing=False, fused=fused)
             if setup.micro_tokens < 2048 or setup.micro_tokens > step.setup.micro_tokens:
                 continue
-            if costs.memory(found.shape, setup, step.gpus).total > found.gpu.bytes:
+            if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
                 continue
-            ratio = costs.flops_per_token(found.shape, step.setup, hardware=True)
-            rate = step.rate * ratio / costs.flops_per_token(found.shape, setup, hardware=True)
+            flops = costs.flops_per_token(plan.shape, setup, hardware=True)
+            rate = step.rate * flops_now / flops
             if rate > best * 1.01:
                 best = rate
-                factor = step.setup.batch_rows // rows
                 words = ["gradient_checkpointing=false", f"batch_rows={rows}"]
-                words += [f"gradient_accumulation × {factor}"] if factor > 1 else []
-                words += ["liger=true"] if fused else []
+                factor = step.setup.batch_rows // rows
+                if factor > 1:
+                    words.append(f"gradient_accumulation × {factor}")
+                if fused:
+                    words.append("liger=true")
     return words
 
 
 # --- as tables -----------------------------------------------------------------------------------
-def step_rows(found: Plan, price: float = 0.0) -> list[dict[str, Any]]:
+def step_rows(plan: Plan, price: float = 0.0) -> list[dict[str, Any]]:
     """Return a row for each training step of a plan.
 
     Args:
-        found: The plan.
+        plan: From `of_recipe`.
         price: Of a GPU-hour; all GPUs are paid for while a step uses one.
     """
     rows = []
-    for step in found.steps:
+    for step in plan.steps:
         row = {
             "step": step.name,
             "tokens": catalogue.number_text(step.tokens),
             "GPUs": step.gpus,
             "GB each": step.memory.total / 1e9,
-            "of": found.gpu.bytes / 1e9,
+            "of": plan.gpu.bytes / 1e9,
             "tokens/s each": round(step.rate),
             "hours": amount_text(step.hours),
-            "GPU-hours": amount_text(step.hours * found.count),
+            "GPU-hours": amount_text(step.hours * plan.count),
         }
         if price:
-            row["cost"] = amount_text(step.hours * found.count * price)
+            row["cost"] = amount_text(step.hours * plan.count * price)
         row["checkpoint"] = size_text(step.checkpoint_bytes)
         rows.append(row)
     return rows
 
 
-def disk_rows(found: Plan) -> list[dict[str, Any]]:
+def disk_rows(plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each thing on the disk, and one for their sum.
 
     Args:
-        found: The plan.
+        plan: From `of_recipe`.
     """
-    sizes = found.disk | {"all": sum(found.disk.values())}
+    sizes = plan.disk | {"all": sum(plan.disk.values())}
     return [{"disk": what, "size": size_text(size)} for what, size in sizes.items()]
 
 

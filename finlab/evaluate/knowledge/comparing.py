@@ -53,14 +53,7 @@ class Compared:
 
     def accuracy(self, way: str) -> dict[str, float]:
         """Return how many answers of a way are right, with the interval."""
-        right = self.right[way]
-        low, high = statistics.wilson(sum(right), len(right))
-        return {
-            "value": sum(right) / max(len(right), 1),
-            "ci_low": low,
-            "ci_high": high,
-            "n": len(right),
-        }
+        return statistics.share(self.right[way])
 
     def gain(self, way: str, over: str) -> dict[str, float]:
         """Return what a way gains over another one on the same questions, with its test."""

@@ -271,10 +271,11 @@ def outcome_pairs(answered: Sequence[Answered], system: str = "") -> list[dict[s
     """
     pairs = []
     for each in answered:
-        sides: dict[bool, dict[str, None]] = {True: {}, False: {}}
-        for completion, verdict in zip(each.completions, each.verdicts, strict=True):
-            sides[verdict.right][completion.text] = None
-        for chosen_text, rejected_text in zip(sides[True], sides[False]):
+        judged = list(zip(each.completions, each.verdicts, strict=True))
+        # Each text once, in the order in which they were sampled.
+        right = dict.fromkeys(said.text for said, verdict in judged if verdict.right)
+        wrong = dict.fromkeys(said.text for said, verdict in judged if not verdict.right)
+        for chosen_text, rejected_text in zip(right, wrong):
             pair = {"prompt": each.problem.messages(system)}
             pair["chosen"] = [{"role": "assistant", "content": chosen_text}]
             pair["rejected"] = [{"role": "assistant", "content": rejected_text}]
@@ -290,6 +291,10 @@ def pass_rates(answered: Sequence[Answered]) -> dict[str, int]:
     found = {"never": 0, "sometimes": 0, "always": 0}
     for each in answered:
         right = sum(verdict.right for verdict in each.verdicts)
-        name = "never" if not right else "always" if right == len(each.verdicts) else "sometimes"
-        found[name] += 1
+        if not right:
+            found["never"] += 1
+        elif right == len(each.verdicts):
+            found["always"] += 1
+        else:
+            found["sometimes"] += 1
     return found

@@ -265,7 +265,9 @@ def date_of(text: str) -> tuple[int, ...] | None:
         value = next((each for each in written if each), None)
         if value:
             numbers.append(int(value))
-    month, day = (*numbers[1:], 1, 1)[:2]
+    # A date may end with its year or its month.
+    month = numbers[1] if len(numbers) > 1 else 1
+    day = numbers[2] if len(numbers) > 2 else 1
     return tuple(numbers) if 1 <= month <= 12 and 1 <= day <= 31 else None
 
 
