@@ -105,26 +105,37 @@ def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> 
     """
     entries = catalogue.of_recipe(plan)
     for step in _corpus_steps(chosen):
-        print(f"\n{step.name}: tokens by cell (~ by bytes, before cleaning)")
-        print(token_table(budget.cells(step.parameters, entries)))
-    _print_missing(entries)
+        rows = budget.cells(step.parameters, entries)
+        if rows:
+            print(f"\n{step.name}: tokens by cell (~ by bytes, before cleaning)")
+            print(token_table(rows))
+        else:
+            print(f"\n{step.name}: nobody knows how many tokens its cards hold")
+    _print_missing(plan.name, entries)
     refused = 0
     try:
         require_feasible(plan, chosen, run_dir, entries)
     except ValueError as error:
         print(f"\nwould be refused: {error}")
         refused = 2
+    names = {step.name for step in chosen}
     for entry in entries:
+        if not names.intersection(entry.steps):
+            continue
         if entry.state == "not public":
             print(f"\nwould be refused: {entry.name} is not public; {entry.why}")
+            refused = 2
+        elif entry.state == "missing" and not entry.can_be_fetched:
+            print(f"\nwould be refused: {entry.why}")
             refused = 2
     return refused
 
 
-def _print_missing(entries: list[Entry]) -> None:
+def _print_missing(name: str, entries: list[Entry]) -> None:
     """Print which data are not here, and how to get them.
 
     Args:
+        name: The recipe's.
         entries: What the recipe reads.
     """
     missing = [entry for entry in entries if entry.state in ("missing", "partly there")]
@@ -133,9 +144,7 @@ def _print_missing(entries: list[Entry]) -> None:
         return
     names = ", ".join(entry.name for entry in missing)
     print(f"\ndata: {len(missing)} of {len(entries)} not here: {names}")
-    print("  `finlab data RECIPE` says where from, `finlab data RECIPE --fetch` gets what it can")
-    for why in sorted({entry.why for entry in missing if entry.why})[:1]:
-        print(f"  {why}")
+    print(f"  `finlab data {name}` says where from, `finlab data {name} --fetch` gets what it can")
 
 
 def token_table(rows: list[dict]) -> str:

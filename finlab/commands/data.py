@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
 
 from finlab import paths
 from finlab.commands.checks import existing
@@ -32,6 +35,7 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.fetch:
         catalogue.fetch(entries, lambda line: print(line, flush=True))
         entries = catalogue.of_recipe(plan)
+    _estimate_models(entries)
     print(table([_shown(entry) for entry in entries]))
     _print_sums(entries)
     for line in catalogue.restrictions(entries):
@@ -71,9 +75,27 @@ def _print_sums(entries: list[Entry]) -> None:
         return
     size = sum(entry.bytes for entry in to_come if entry.state == "missing")
     unknown = sum(not entry.bytes for entry in to_come)
-    free = shutil.disk_usage(existing(paths.cache())).free
     more = f", and {unknown} of unknown size" if unknown else ""
-    print(
-        f"{len(to_come)} to fetch: {size_text(size)}{more}; the disk of {paths.cache()} has "
-        f"{size_text(free)} free (FINLAB_CACHE names another)"
-    )
+    print(f"{len(to_come)} to fetch: {size_text(size)}{more}")
+    free = size_text(shutil.disk_usage(existing(paths.cache())).free)
+    print(f"data go to {paths.cache()}, whose disk has {free} free (FINLAB_CACHE names another)")
+    if any(entry.kind == "model" for entry in to_come):
+        hub = Path(huggingface_hub.constants.HF_HUB_CACHE)
+        free = size_text(shutil.disk_usage(existing(hub)).free)
+        print(f"models go to {hub}, whose disk has {free} free (HF_HOME names another)")
+
+
+def _estimate_models(entries: list[Entry]) -> None:
+    """Give models that are to come the size of their weights in 16 bits, where that is known.
+
+    Args:
+        entries: What the recipe reads; they are changed.
+    """
+    from finlab.train import shapes
+
+    for entry in entries:
+        if entry.kind != "model" or entry.bytes:
+            continue
+        shape = shapes.of_model(entry.name)
+        if shape is not None:
+            entry.bytes = 2 * shape.parameters

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+from typing import TYPE_CHECKING
 
 from finlab.commands.run import add_recipe
 from finlab.commands.tables import table
+from finlab.files import size_text
 from finlab.run import recipe
+
+if TYPE_CHECKING:
+    from finlab.data.catalogue import Entry
+    from finlab.train.planning import Plan
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,17 +39,20 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """Print the plan of a recipe; return 2 where it does not fit."""
+    from finlab.data import catalogue
     from finlab.train import planning, published_costs, shapes
 
     if arguments.count < 1:
         raise ValueError(f"--count {arguments.count}: write 1 or more GPUs")
-    if not arguments.price >= 0:
+    if not (math.isfinite(arguments.price) and arguments.price >= 0):
         raise ValueError(f"--price {arguments.price}: write what a GPU-hour costs, 0 or more")
     if not 0 <= arguments.efficiency <= 1:
         raise ValueError(f"--efficiency {arguments.efficiency}: write a share between 0 and 1")
     gpu = shapes.gpu(arguments.gpu)
     wanted = recipe.load(arguments.recipe, arguments.overrides)
-    plan = planning.of_recipe(wanted, gpu, arguments.count, arguments.efficiency or None)
+    entries = catalogue.of_recipe(wanted)
+    efficiency = arguments.efficiency or None
+    plan = planning.of_recipe(wanted, gpu, arguments.count, efficiency, entries)
     size = plan.shape.parameters / 1e9
     print(f"{wanted.name}: {size:.1f} billion parameters on {arguments.count} × {gpu.name}\n")
     print(table(planning.step_rows(plan, arguments.price), 1))
@@ -53,12 +63,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     cost = planning.amount_text(gpu_hours * arguments.price)
     paid = f", {cost} in all" if arguments.price else ""
     print(f"\n{hours} hours of training, {all_hours} GPU-hours{paid}")
-    print(f"stops to be expected by faults of machines: {plan.failures:.3f}")
-    print("not counted: cleaning, quantising, exams; figures are within a fifth of published ones")
-    for step in plan.steps:
-        words = planning.fastest(plan, step)
-        if words:
-            print(f"faster, and fits: {step.name}: {', '.join(words)}")
+    _print_notes(plan, entries)
     if arguments.published:
         print()
         print(table(published_costs.comparison(), 1))
@@ -66,3 +71,33 @@ def _plan(arguments: argparse.Namespace) -> int:
     for sentence in sentences.values():
         print(f"does not fit: {sentence}")
     return 2 if sentences else 0
+
+
+def _print_notes(plan: Plan, entries: list[Entry]) -> None:
+    """Print what else one should know of a plan, and what would make it faster.
+
+    Args:
+        plan: The plan.
+        entries: What the recipe reads.
+    """
+    from finlab.train import planning
+
+    if plan.failures >= 0.01:
+        print(f"stops to be expected by faults of machines: {plan.failures:.2f}")
+    print("not counted: cleaning, quantising, exams; figures are within a fifth of published ones")
+    for entry in entries:
+        if entry.kind in planning.TRAINED and not entry.tokens:
+            print(f"not counted: {entry.why or f'{entry.name}, whose size nobody knows'}")
+    for step in plan.steps:
+        if step.memory.host:
+            size = size_text(step.memory.host)
+            print(f"{step.name}: its optimizer takes {size} of the machines' own memory, in all")
+    needs_liger = False
+    for step in plan.steps:
+        words = planning.fastest(plan, step)
+        if words:
+            changes = " ".join(f"--set {step.name.split('/')[0]}.{word}" for word in words)
+            print(f"faster, and fits: {changes}")
+        needs_liger = needs_liger or "liger=true" in words
+    if needs_liger:
+        print("liger-kernel comes with the extra gpu: pip install -e '.[gpu]'")

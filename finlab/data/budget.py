@@ -29,8 +29,11 @@ def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, An
 
     Returns:
         Rows {corner, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
+        No rows where nobody knows how much any card holds.
     """
     texts = _text_entries(parameters, entries)
+    if not any(entry.tokens for entry in texts):
+        return []
     asked = _asked(parameters, texts)
     there: Counter = Counter()
     names: dict[str, list[str]] = {}

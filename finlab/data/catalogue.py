@@ -61,8 +61,7 @@ class Entry:
     @property
     def can_be_fetched(self) -> bool:
         """Whether it is on the hub and not whole here."""
-        on_hub = self.kind == "model" or (self.card is not None and "hub" in self.card.spec)
-        return on_hub and self.state in ("missing", "partly there")
+        return self.place.startswith("hub ") and self.state in ("missing", "partly there")
 
 
 def of_recipe(plan: Recipe) -> list[Entry]:
@@ -174,10 +173,12 @@ def tokens_of(card: Card, held_bytes: int = 0) -> tuple[float, bool]:
 
 def _model_entry(name: str) -> Entry:
     """Return the entry of a model, which is a folder or on the hub."""
-    local = paths.resolve(name) if "$" not in name else None
-    if local is not None and local.is_dir():
-        size = size_of(local)
-        return Entry(name, "model", "a folder", "", "there", size)
+    try:
+        local = paths.resolve(name)
+    except ValueError as error:  # a variable in it is not set
+        return Entry(name, "model", "a folder", "", "missing", 0, why=str(error))
+    if local.is_dir():
+        return Entry(name, "model", "a folder", "", "there", size_of(local))
     if not HUB_ID.fullmatch(name):
         return Entry(name, "model", "a folder", "", "missing", 0, why=f"nothing stands at {name}")
     held = hub_models.held(name)

@@ -12,7 +12,9 @@ tests/test_planning.py holds how far it may be off.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finlab.train.shapes import Gpu, ModelShape
 
@@ -53,6 +55,8 @@ class Setup:
         quantize_base: none, int8 or nf4.
         launch: How processes share: '' or ddp, fsdp2, zero2, zero3.
         weight_bytes: Bytes of a weight, 2 for bfloat16.
+        trained_bytes: Bytes of a weight that learns. finlab holds those in float32, 4; others in
+            bfloat16, 2. DeepSpeed computes with 2 and keeps copies of 4.
         attended: Tokens that a token sees on average before itself, times two; 0: the whole row.
         fused: Whether liger-kernel's fused layers are on.
         embeddings_only: Whether embedding and head alone learn, under no adapter.
@@ -71,6 +75,7 @@ class Setup:
     quantize_base: str = "none"
     launch: str = ""
     weight_bytes: int = 2
+    trained_bytes: int = 4
     attended: float = 0.0
     fused: bool = False
     embeddings_only: bool = False
@@ -128,6 +133,7 @@ class Memory:
         activations: What the forward pass keeps for the backward pass.
         logits: Of the loss.
         other: Of the framework.
+        host: Of the optimizer where it lies in the machine's own memory, which does not count.
     """
 
     weights: float
@@ -136,6 +142,7 @@ class Memory:
     activations: float
     logits: float
     other: float = FRAMEWORK_BYTES
+    host: float = 0.0
 
     @property
     def total(self) -> float:
@@ -167,29 +174,35 @@ def memory(shape: ModelShape, setup: Setup, processes: int = 1) -> Memory:
             zero2 gradients, and its optimizer lies in the machine's own memory.
     """
     weights = weight_bytes(shape, setup.quantize_base, setup.weight_bytes)
+    # Bytes of a weight that learns, as it is held, and of Adam's two moments. DeepSpeed's optimizer
+    # holds a float32 copy beside them.
+    held, moments = setup.trained_bytes, 2 * setup.trained_bytes
+    if setup.launch.startswith("zero"):
+        held, moments = 2, 12
     if setup.lora_rank:
         adapters = shape.adapter_weights(setup.lora_rank, list(setup.lora_targets))
         tables, rows = _trained_tables(shape, setup)
-        # PEFT keeps adapters in float32: 4 bytes each, 4 of gradient, 8 of moments.
-        weights += 4 * (adapters + rows) + setup.weight_bytes * tables
-        gradients = 4 * (adapters + rows) + setup.weight_bytes * tables
-        optimizer = 8 * (adapters + rows) + 2 * setup.weight_bytes * tables
+        # PEFT keeps adapters in float32: 4 bytes each, 4 of gradient, 8 of moments. A whole table
+        # that learns is a copy beside the base's.
+        weights += 4 * (adapters + rows) + held * tables
+        gradients = 4 * (adapters + rows) + held * tables
+        optimizer = 8 * (adapters + rows) + moments * tables
     else:
         learning = shape.parameters
         if setup.embeddings_only:
             learning = (1 if shape.tied else 2) * shape.table_weights
-        gradients = setup.weight_bytes * learning
-        # DeepSpeed holds master weights in float32 too; AdamW by itself holds bfloat16's moments.
-        each = 12 if setup.launch.startswith("zero") else 2 * setup.weight_bytes
-        optimizer = each * learning
+        weights += (held - setup.weight_bytes) * learning
+        gradients = held * learning
+        optimizer = moments * learning
+    host = 0.0
     if setup.launch in ("fsdp2", "zero3"):
         weights, gradients = weights / processes, gradients / processes
         optimizer /= processes
     elif setup.launch == "zero2":
-        gradients, optimizer = gradients / processes, 0.0
+        gradients, host, optimizer = gradients / processes, optimizer, 0.0
     logits = 10.0 * shape.vocabulary * setup.micro_tokens if setup.whole_logits else 0.0
     activations = _activation_bytes(shape, setup)
-    return Memory(weights, gradients, optimizer, activations, logits)
+    return Memory(weights, gradients, optimizer, activations, logits, host=host)
 
 
 def _trained_tables(shape: ModelShape, setup: Setup) -> tuple[float, float]:
@@ -296,8 +309,41 @@ def tokens_per_second(
 
 
 # --- what would fit ------------------------------------------------------------------------------
+def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
+    """Return the micro-batches, in rows, that divide a step's own, the largest first.
+
+    Args:
+        setup: How the step trains.
+        parameters: The step's. A preference step counts pairs, of two rows each.
+    """
+    unit = 2 if "batch_pairs" in parameters else 1
+    units = setup.batch_rows // unit
+    return [unit * count for count in range(units, 0, -1) if units % count == 0]
+
+
+def batch_words(rows: int, setup: Setup, parameters: Mapping[str, Any]) -> list[str]:
+    """Return a smaller micro-batch in a step's own words, with as large an optimizer step.
+
+    Args:
+        rows: From `smaller_batches`.
+        setup: How the step trains now.
+        parameters: The step's.
+    """
+    if rows == setup.batch_rows:
+        return []
+    words = [f"batch_rows={rows}"]
+    if "batch_pairs" in parameters:
+        words = [f"batch_pairs={rows // 2}"]
+    times = parameters.get("gradient_accumulation", 1) * setup.batch_rows // rows
+    return [*words, f"gradient_accumulation={times}"]
+
+
 def nearest_fit(
-    shape: ModelShape, setup: Setup, gpu: Gpu, processes: int
+    shape: ModelShape,
+    setup: Setup,
+    gpu: Gpu,
+    processes: int,
+    parameters: Mapping[str, Any],
 ) -> tuple[Setup, list[str]] | None:
     """Return the nearest setup that fits a GPU, and what was changed; None where none does.
 
@@ -309,23 +355,31 @@ def nearest_fit(
         setup: One that does not fit.
         gpu: The GPU.
         processes: How many of them.
+        parameters: The step's; others are not changed.
     """
-    words: list[str] = []
 
-    def fits() -> bool:
-        return memory(shape, setup, processes).total <= gpu.bytes
+    def fits(tried: Setup) -> bool:
+        return memory(shape, tried, processes).total <= gpu.bytes
 
-    while setup.batch_rows > 1 and not fits():
-        setup = replace(setup, batch_rows=setup.batch_rows // 2)
-        words = [f"batch_rows={setup.batch_rows}"]
-    changes: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
+    batches = smaller_batches(setup, parameters)
+    changes: dict[str, bool | str] = {}
+    more: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
     if processes > 1:
-        changes.append(("launch", "zero3"))
+        more.append(("launch", "zero3"))
     if setup.lora_rank:
-        changes.append(("quantize_base", "nf4"))
-    for name, value in changes:
-        if fits() or getattr(setup, name) == value:
-            continue
-        setup = replace(setup, **{name: value})
-        words.append(f"{name}=true" if value is True else f"{name}={value}")
-    return (setup, words) if fits() else None
+        more.append(("quantize_base", "nf4"))
+    for name, value in [("", ""), *more]:
+        if name:
+            if name not in parameters or getattr(setup, name) == value:
+                continue
+            changes[name] = value
+        for rows in batches:
+            tried = replace(setup, batch_rows=rows, **changes)
+            if not fits(tried):
+                continue
+            words = batch_words(rows, setup, parameters)
+            for each, chosen in changes.items():
+                words.append(f"{each}=true" if chosen is True else f"{each}={chosen}")
+            return tried, words
+        batches = batches[-1:]  # what comes next is dearer than the smallest batch
+    return None

@@ -80,7 +80,7 @@ def world(name: str, processes: int = 0) -> int:
     if not name:
         return 1
     find(name)
-    each = processes or _gpu_count()
+    each = processes or gpu_count()
     return each * machines() if os.environ.get("FINLAB_LAUNCH") else each
 
 
@@ -89,7 +89,7 @@ def machines() -> int:
     return int(os.environ.get("SLURM_NNODES") or os.environ.get("NNODES") or 1)
 
 
-def _gpu_count() -> int:
+def gpu_count() -> int:
     """Return this machine's number of GPUs, at least 1.
 
     Those that finlab hides from a notebook's own process count too, so another process is asked.
@@ -350,7 +350,7 @@ def main(folder: str, config: str, processes: str) -> None:
     """
     die_with_parent()  # kept over the exec
     os.chdir(paths.ROOT)  # where DeepSpeed's configs are named from
-    each = int(processes) or _gpu_count()
+    each = int(processes) or gpu_count()
     if os.environ.pop("FINLAB_ONE_GPU", ""):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     threads = max(1, (os.cpu_count() or 1) // each)

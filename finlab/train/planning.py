@@ -9,6 +9,7 @@ and depend on its disks and CPUs.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,12 +24,13 @@ from finlab.train.shapes import Gpu, ModelShape
 BASE, TOKENIZER = "00_base_model", "02_tokenizer_extension"
 PRETRAIN, SFT, DPO = "03_lora_pretraining", "04_two_stage_sft", "05_dpo"
 REASONING = "10_reasoning"
-# The reference reads every pair once more, forward alone: a third of forward and backward.
-DPO_READS = 4 / 3
+# Before training the reference reads every pair once, forward alone: half of forward and backward
+# under LoRA, and a third of it where all weights learn or blocks are computed again.
+REFERENCE_READ = 1 / 2
 # Llama 3's training: 419 unexpected stops in 54 days of 16,384 H100 (its paper, table 5).
 GPU_HOURS_PER_FAILURE = 54 * 24 * 16384 / 419
 GPUS_PER_MACHINE = 8
-KEPT_CHECKPOINTS = 2
+KEPT_CHECKPOINTS = 2  # and a third lies there while it is written
 TRAINED = ("dialogue", "preference", "text")  # kinds of cards that are trained on
 ROW_BYTES = 8  # a token of a packed dialogue on disk: its id and its label
 TOKEN_BYTES = 4  # a token of an encoded document on disk; its rows are gathered from there
@@ -47,6 +49,7 @@ class StepPlan:
         rate: Tokens/s of one GPU.
         checkpoint_bytes: Of one checkpoint.
         model_bytes: Of the model that it leaves.
+        parameters: Its own, by name.
     """
 
     name: str
@@ -57,6 +60,7 @@ class StepPlan:
     rate: float
     checkpoint_bytes: float
     model_bytes: float
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
@@ -125,7 +129,8 @@ def of_recipe(
             memory = costs.memory(shape, setup, gpus)
             rate = costs.tokens_per_second(shape, setup, gpu, efficiency)
             sizes = _saved_bytes(shape, setup)
-            plan.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes))
+            own = step.parameters
+            plan.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes, own))
     if not plan.steps:
         unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
         raise ValueError(
@@ -188,8 +193,6 @@ def setup_of(parameters: dict[str, Any], new_rows: int) -> Setup:
         weight_bytes=2 if parameters["dtype"] == "bfloat16" else 4,
         fused=parameters.get("liger", False),
         embeddings_only=parameters.get("embeddings_only", False),
-        # TRL's DPO holds the logits of both answers.
-        whole_logits="batch_pairs" in parameters,
     )
 
 
@@ -217,7 +220,8 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         )
         read = len(values["phases"]) or phases
         wanted = corpus["tokens"] or sum(tokens[card] for card in corpus["text_cards"])
-        return [(step.name, wanted * read / phases / (1 - values["own_share"]))]
+        # With `own_share` the base's own texts take the place of others.
+        return [(step.name, wanted * read / phases)]
     if step.notebook == SFT:
         found = []
         for number, name in enumerate(("stage1_cards", "stage2_cards")):
@@ -228,7 +232,7 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         return found
     if step.notebook == DPO:
         held = sum(tokens[card] for card in values["preference_cards"])
-        return [(step.name, held * values["epochs"] * DPO_READS)]
+        return [(step.name, held * (values["epochs"] + REFERENCE_READ))]
     if step.notebook == REASONING:
         # The chains alone: reinforcement is bound by sampling, whose speed no plan knows.
         held = sum(tokens[card] for card in values["question_cards"])
@@ -246,10 +250,11 @@ def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:
     """
     alone = costs.memory(shape, setup)
     model = float(setup.weight_bytes * shape.parameters)
-    if not setup.lora_rank:
-        return model + alone.optimizer, model
-    # Weights of the adapter as they are trained, and Adam's two moments of each.
-    return alone.gradients + alone.optimizer, model + alone.gradients
+    # All weights, or those of the adapter, as they are held in training; and Adam's two moments.
+    learnt = alone.gradients if setup.lora_rank else alone.weights
+    return learnt + alone.optimizer + alone.host, model + (
+        alone.gradients if setup.lora_rank else 0.0
+    )
 
 
 def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
@@ -270,7 +275,7 @@ def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
         "corpus": texts / catalogue.TOKENS_PER_BYTE * 1.5,
         "encoded text": texts * TOKEN_BYTES,
         "packed dialogues": talks * ROW_BYTES,
-        "checkpoints": max(step.checkpoint_bytes for step in plan.steps) * KEPT_CHECKPOINTS,
+        "checkpoints": max(step.checkpoint_bytes for step in plan.steps) * (KEPT_CHECKPOINTS + 1),
         "models": sum(step.model_bytes for step in plan.steps) + 2 * plan.shape.parameters,
     }
 
@@ -289,7 +294,7 @@ def misfits(plan: Plan) -> dict[str, str]:
         need, have = step.memory.total / 1e9, plan.gpu.bytes / 1e9
         name = step.name.split("/")[0]
         sentence = f"step '{step.name}' takes {need:.0f} GB of a GPU of {have:.0f} GB"
-        nearest = costs.nearest_fit(plan.shape, step.setup, plan.gpu, plan.count)
+        nearest = costs.nearest_fit(plan.shape, step.setup, plan.gpu, plan.count, step.parameters)
         if nearest is None:
             sentence += f": no setting fits {plan.count} × {plan.gpu.name}; take more of them"
         else:
@@ -312,23 +317,22 @@ def fastest(plan: Plan, step: StepPlan) -> list[str]:
     flops_now = costs.flops_per_token(plan.shape, step.setup, hardware=True)
     best = step.rate
     words: list[str] = []
-    for rows in (16, 8, 4, 2, 1):
-        for fused in (False, True):
-            setup = replace(step.setup, batch_rows=rows, gradient_checkpointing=False, fused=fused)
-            if setup.micro_tokens < 2048 or setup.micro_tokens > step.setup.micro_tokens:
-                continue
-            if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
-                continue
-            flops = costs.flops_per_token(plan.shape, setup, hardware=True)
-            rate = step.rate * flops_now / flops
-            if rate > best * 1.01:
-                best = rate
-                words = ["gradient_checkpointing=false", f"batch_rows={rows}"]
-                factor = step.setup.batch_rows // rows
-                if factor > 1:
-                    words.append(f"gradient_accumulation × {factor}")
-                if fused:
-                    words.append("liger=true")
+    fusing = (False, True) if "liger" in step.parameters else (step.setup.fused,)
+    batches = costs.smaller_batches(step.setup, step.parameters)
+    for rows, fused in itertools.product(batches, fusing):
+        setup = replace(step.setup, batch_rows=rows, gradient_checkpointing=False, fused=fused)
+        if setup.micro_tokens < 2048:
+            continue
+        if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
+            continue
+        flops = costs.flops_per_token(plan.shape, setup, hardware=True)
+        rate = step.rate * flops_now / flops
+        if rate > best * 1.01:
+            best = rate
+            words = ["gradient_checkpointing=false"]
+            words += costs.batch_words(rows, step.setup, step.parameters)
+            if fused and not step.setup.fused:
+                words.append("liger=true")
     return words
 
 

@@ -6,8 +6,9 @@ gpu = shapes.gpu("A100-80G")                            # from gpus.yaml
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from finlab import files, paths, yaml_text
 
 HERE = Path(__file__).parent
 # CUDA's compute capability to our family; newer ones are planned as the last we know.
+DRIVER = Path("/dev/nvidia0")  # there where a GPU is
 FAMILIES = {(8, 0): "ampere", (8, 6): "ampere", (8, 9): "ada", (9, 0): "hopper"}
 FAMILIES |= {(10, 0): "hopper", (12, 0): "hopper"}
 # The adapted matrices of a block: name to (input, output) as fields of ModelShape.
@@ -140,19 +142,39 @@ def of_this_machine() -> tuple[Gpu, int] | None:
     Memory is what the driver says. Speed is the data sheet's where the name is in gpus.yaml; what
     is not known counts as the slowest of its family.
     """
-    if not Path("/dev/nvidia0").exists():
+    if not DRIVER.exists():
         return None  # torch need not be asked, which takes seconds
     import torch
+
+    from finlab.train import launch
 
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
-    family = FAMILIES.get((found.major, found.minor), "ampere")
-    listed = [gpu(name) for name in _table("gpus.yaml")]
-    alike = [each for each in listed if each.name.split("-")[0] in found.name.replace(" ", "")]
-    alike = alike or sorted((each for each in listed if each.family == family), key=_speed)
-    kind = replace(alike[0], name=found.name, bytes=float(found.total_memory), family=family)
-    return kind, torch.cuda.device_count() * int(os.environ.get("NNODES", 1))
+    kind = kind_of(found.name, float(found.total_memory), (found.major, found.minor))
+    # This process sees one GPU alone (see `finlab`), and a launched training takes all.
+    return kind, launch.gpu_count() * launch.machines()
+
+
+def kind_of(name: str, size: float, capability: tuple[int, int]) -> Gpu:
+    """Return the kind of a GPU by what its driver says.
+
+    Args:
+        name: Such as `NVIDIA H200` or `NVIDIA A100-SXM4-80GB`.
+        size: Bytes of its memory.
+        capability: Of CUDA, (major, minor).
+    """
+    family = FAMILIES.get(capability, "ampere")
+    listed = [gpu(each) for each in _table("gpus.yaml")]
+    alike = []
+    for each in listed:
+        model = each.name.split("-")[0]  # A100 of A100-80G
+        # To its end, since an H200 is no H20.
+        if re.search(rf"{model}\b", name.replace("RTX ", "RTX")):
+            alike.append(each)
+    if not alike:
+        alike = sorted((each for each in listed if each.family == family), key=_speed)
+    return replace(alike[0], name=name, bytes=size, family=family)
 
 
 def _speed(kind: Gpu) -> float:
@@ -194,7 +216,8 @@ def _local_shape(name: str) -> ModelShape | None:
     import huggingface_hub
 
     candidates = []
-    if "$" not in name:
+    # A variable that is not set stands for no folder.
+    with contextlib.suppress(ValueError):
         candidates.append(paths.resolve(name) / "config.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~", "$")):
         cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
