@@ -5,8 +5,11 @@ Labels on the answers only.
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import GenerationConfig
 
 from finlab.data import cards, dialogues, preferences, selection, templates, turns
 from finlab.models import generation, sentencepieces, tokenization
@@ -838,3 +841,25 @@ def test_a_prompt_is_the_same_after_exams(chat_model):
     assert tokenizer.backend_tokenizer.encode_special_tokens
     assert templates.prompt_ids(tokenizer, messages) == before
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") in before
+
+
+def test_an_answer_is_not_cut_where_nobody_says_how_long_it_may_be(monkeypatch):
+    """transformers stops after 20 tokens where a model's settings state no length, as Qwen's do."""
+    asked = {}
+
+    class Model:
+        device = "cpu"
+        generation_config = GenerationConfig()
+
+        def generate(self, ids, **options):
+            asked.update(options)
+            return torch.cat([ids, torch.tensor([[2]])], dim=1)
+
+    tokenizer = SimpleNamespace(eos_token_id=2, decode=lambda ids, **options: "")
+    monkeypatch.setattr(templates, "prompt_ids", lambda tokenizer, messages: [1])
+    assert generation.answer_messages(Model(), tokenizer, TALK[:1]) == ("", True)
+    assert asked["max_new_tokens"] == generation.ANSWER_TOKENS
+    asked.clear()
+    stated = GenerationConfig(max_new_tokens=64)
+    generation.answer_messages(Model(), tokenizer, TALK[:1], generation_config=stated)
+    assert "max_new_tokens" not in asked

@@ -3,6 +3,7 @@
 The hub is a small server on loopback, see `hub_server`.
 """
 
+import fcntl
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import pyarrow
@@ -202,6 +204,54 @@ def test_a_file_with_another_hash_is_deleted(hub, lab):
     assert answer(lab(COUNT, FILE_CARD)) == "300"
 
 
+def test_a_fetched_file_that_was_lost_or_changed_is_fetched_again(hub, lab):
+    assert answer(lab(COUNT, FILE_CARD)) == "300"
+    lost, cut, changed = sorted(lab.cache.rglob("*.gz"))
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-5])
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1  # the same size
+    changed.write_bytes(content)
+    state = "from finlab.data import hub_state; print(hub_state.held(cards.read('news')).state)"
+    assert answer(lab(state, FILE_CARD)) == "partly there"
+    assert answer(lab(COUNT, FILE_CARD)) == "300"
+    assert answer(lab(state, FILE_CARD)) == "there"
+    asked = len(hub.seen)
+    assert answer(lab(COUNT, FILE_CARD)) == "300"
+    assert len(hub.seen) == asked
+
+
+def test_what_a_killed_download_left_is_deleted(lab):
+    code = (
+        "from finlab.data import hub_state\n"
+        "left = hub_state.folder(cards.read('news')) / 'files/.cache/a.12345678.incomplete'\n"
+        "left.parent.mkdir(parents=True); left.write_bytes(b'half')\n"
+    )
+    assert answer(lab(code + COUNT, FILE_CARD)) == "300"
+    assert not list(lab.cache.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("card", [TEXT_CARD, FILE_CARD])
+def test_what_is_here_is_read_while_another_process_works_on_it(hub, lab, card):
+    assert answer(lab(COUNT, card)) == "300"
+    (index,) = lab.cache.rglob("index.json")
+    with open(index.parent / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        begun = time.time()
+        assert answer(lab(COUNT, card)) == "300"
+    assert time.time() - begun < 15
+
+
+def test_a_full_disk_is_no_failure_of_the_network(lab):
+    code = (
+        "import errno; from finlab import files\n"
+        "def full(path): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "files.flush_to_disk = full\n"
+    )
+    said = last_line(lab(code + COUNT, alone=True))
+    assert "card news: the disk is full: free some, or set FINLAB_CACHE" in said
+
+
 def test_an_exam_in_a_zip_file(hub, lab):
     header = "id,question,A,B,C,D,answer\n"
     packed = io.BytesIO()
@@ -274,12 +324,13 @@ def test_a_hub_that_does_not_answer_loses_nothing(hub, lab, card):
     assert answer(lab(COUNT, card)) == "300"
 
 
-def test_questions_that_fail_are_the_networks_doing(hub, lab):
+@pytest.mark.parametrize("card", [TEXT_CARD, FILE_CARD])
+def test_questions_that_fail_are_the_networks_doing(hub, lab, card):
     hub.head_moods = ["503"] * 200
-    said = last_line(lab("hub.fetch(cards.read('news'))", FILE_CARD))
+    said = last_line(lab("hub.fetch(cards.read('news'))", card))
     assert "what came so far is kept; run the same command again later" in said
     hub.head_moods = ["503"] * 3
-    assert answer(lab(COUNT, FILE_CARD)) == "300"
+    assert answer(lab(COUNT, card)) == "300"
 
 
 def test_offline_says_how_to_fetch_at_once(lab):

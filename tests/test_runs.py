@@ -3,6 +3,7 @@
 Each runs real kernels on tiny notebooks.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import time
 import pytest
 
 from finlab import paths
-from finlab.run import locks, progress, recipe, runner
+from finlab.run import comparison, locks, progress, recipe, runner
 from finlab.run.keys import data_fingerprints
 from finlab.run.manifests import read_manifest
 
@@ -193,6 +194,22 @@ def test_a_run_is_watched_accepted_compared_and_cleaned(project, ask):
     assert ask("status", "pair").returncode == 0
 
 
+def test_each_score_of_a_list_is_compared_by_what_names_it(tmp_path):
+    manifest = {"key": "k", "inputs": {"steps": {}}}
+    for name, second in (("one", 0.5), ("other", 0.6)):
+        scores = []
+        for k, accuracy in ((1, 0.4), (2, second), (4, 0.7)):
+            interval = {"ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1}
+            scores.append({"by": "verifier", "k": k, "accuracy": accuracy, **interval})
+        folder = tmp_path / name / "reasoning"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "metrics.json").write_text(json.dumps({"best_of": scores}))
+    (row,) = comparison.results(tmp_path / "one", tmp_path / "other")
+    assert row["quantity"] == "best_of verifier 2"
+    assert row["difference"] == pytest.approx(0.1)
+
+
 def test_clean_says_what_would_go_and_deletes_it_when_told(project, ask):
     previous = project.run_dir / "first.previous"
     checkpoint = project.run_dir / "second/checkpoints"
@@ -207,6 +224,13 @@ def test_clean_says_what_would_go_and_deletes_it_when_told(project, ask):
     assert "freed" in ask("clean", "pair", "--yes").stdout
     assert not previous.exists()
     assert checkpoint.exists()
+    # A notebook that runs by hand holds its step alone, and its checkpoints stay.
+    with open(project.run_dir / "second/.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = ask("clean", "pair", "--yes", "--checkpoints")
+        assert done.returncode == 2
+        assert "second is in use by" in done.stderr
+        assert checkpoint.exists()
     assert "freed" in ask("clean", "pair", "--yes", "--checkpoints").stdout
     assert not checkpoint.exists()
     assert "nothing to free" in ask("clean", "pair").stdout

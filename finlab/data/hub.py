@@ -4,8 +4,9 @@ A card with `hub: owner/name` is read in one of two ways:
 
     config, split    `datasets` streams the rows. They are written in parts as they come, each with
                      the place in the stream behind it, so a killed run goes on behind its last part
-    data_files       the repository's own files, fetched whole. A cut download goes on at its byte,
-                     and each file is checked against the hash that the hub states
+    data_files       the repository's own files, fetched whole. A cut connection goes on at its byte,
+                     a killed process begins the file again. Each is checked against the hash that
+                     the hub states, when it comes and when it has changed since
 
     hub.fetch(card)             # bring what is missing; hub_state.held(card) says what is there
     hub.rows(card)              # the rows of a streamed card
@@ -18,6 +19,7 @@ another revision is another folder.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 PART_BYTES = 32_000_000  # JSON lines in a part, before they are compressed: what a kill can cost
+LONGEST_FETCH = 24 * 3600  # seconds for which another process that fetches is waited for
 PART_ROWS = 200_000  # rows read, kept or not, after which the place in the stream is written down
 
 
@@ -68,17 +71,32 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
         ValueError, ConnectionError: As for `fetch`.
     """
     folder = hub_state.folder(card)
-    with locks.holding(folder, seconds=20):
-        place = 0
+    place = read = 0
+    while True:
+        # A part never changes once the index names it, so it is read whoever else reads or fetches.
         index = hub_state.read_index(folder)
-        for part in index["parts"]:
+        for part in index["parts"][read:]:
             for row in _read_part(folder, part, card):
                 place += 1
                 yield place, row
-        for part_rows in _new_parts(card, folder, report):
-            for row in part_rows:
-                place += 1
-                yield place, row
+            read += 1
+        if index["complete"]:
+            return
+        try:
+            locks.hold(folder)
+        except locks.Busy:
+            time.sleep(1)  # another process fetches it, and its parts are read as they come
+            continue
+        try:
+            if len(hub_state.read_index(folder)["parts"]) > read:
+                continue
+            for part_rows in _new_parts(card, folder, report):
+                for row in part_rows:
+                    place += 1
+                    yield place, row
+            return
+        finally:
+            locks.release(folder)
 
 
 def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
@@ -92,12 +110,15 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
         ValueError, ConnectionError: As for `fetch`.
     """
     folder = hub_state.folder(card)
-    with locks.holding(folder, seconds=20):
-        index = hub_state.read_index(folder)
-        if not index["complete"]:
-            hub_errors.persist(
-                hub_errors.of_card(card), lambda: hub_files.fetch(card, folder, report), report
-            )
+    index = hub_state.read_index(folder)
+    if not index["complete"] or hub_files.damaged(folder, index):
+        if locks.is_held(folder):
+            report(f"{card.name}: another process fetches it, and is waited for")
+        with locks.holding(folder, seconds=LONGEST_FETCH):
+            hub_files.forget_damaged(card, folder, report)
+            if not hub_state.read_index(folder)["complete"]:
+                wanted = hub_errors.of_card(card)
+                hub_errors.persist(wanted, lambda: hub_files.fetch(card, folder, report), report)
             index = hub_state.read_index(folder)
     return [folder / "files" / name for name in sorted(index["files"])]
 
@@ -210,6 +231,8 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
     except DatasetNotFoundError:
         raise  # gone or gated, which `persist` tells
     except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if hub_errors.is_of_network(error):
+            raise ConnectionError(f"{card.spec['hub']}: {error}") from error
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(
             f"card {card.name}: {card.spec['hub']} cannot be streamed ({reason}): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,9 +108,37 @@ def _passing_errors() -> tuple[type[Exception], ...]:
     return httpx2.HTTPError, HfHubHTTPError, OSError, EOFError
 
 
-def _refuse_if_final(error: Exception) -> None:
-    """Raise again what another attempt does not mend: a refusal, or a full disk."""
+def is_of_network(error: BaseException | None) -> bool:
+    """Tell whether a failure of the network stands behind an error.
+
+    `datasets` lists no files where the hub does not answer, and then says that there are none.
+    """
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    while error is not None:
+        if isinstance(error, (httpx2.TransportError, LocalEntryNotFoundError)):
+            return True
+        if isinstance(error, HfHubHTTPError) and error.response.status_code >= 500:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refuse_if_final(wanted: Repository, error: Exception) -> None:
+    """Raise what another attempt does not mend: a refusal, or a full disk.
+
+    Args:
+        wanted: What is asked for.
+        error: What was raised.
+    """
     from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise ValueError(
+            f"{wanted.who}: the disk is full: free some, or set FINLAB_CACHE and HF_HOME to "
+            "folders on another disk; what came so far is kept"
+        ) from error
 
     # A file whose headers the network kept back is looked for on this machine, and "not found".
     unseen = isinstance(error, LocalEntryNotFoundError)
@@ -155,7 +184,7 @@ def persist(wanted: Repository, attempt: Callable[[], Result], report: Report) -
             with _told_plainly(wanted):
                 return attempt()
         except _passing_errors() as error:
-            _refuse_if_final(error)
+            _refuse_if_final(wanted, error)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
         if wanted.progress() > before:
             failures = 0

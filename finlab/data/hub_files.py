@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finlab.data import hub_errors, hub_state
 from finlab.data.card_schema import Card
@@ -29,6 +29,9 @@ def fetch(card: Card, folder: Path, report: Report) -> None:
     """
     import huggingface_hub
 
+    # The library begins a file under a new name, so what a killed process left is of no use.
+    for left in folder.rglob("*.incomplete"):
+        left.unlink()
     index = hub_state.read_index(folder)
     revision = hub_errors.pinned_revision(card, index)
     wanted = _repository_files(card, revision)
@@ -47,7 +50,11 @@ def fetch(card: Card, folder: Path, report: Report) -> None:
             local_dir=folder / "files",
         )
         _require_hash(card, Path(path), file)
-        index["files"][file.path] = {"bytes": file.size, "digest": _hub_hash(file)}
+        index["files"][file.path] = {
+            "bytes": file.size,
+            "digest": _hub_hash(file),
+            "changed": Path(path).stat().st_mtime_ns,
+        }
         hub_state.write_index(folder, index)
     index["complete"] = True
     hub_state.write_index(folder, index)
@@ -98,6 +105,57 @@ def require_space(who: str, folder: Path, size: int, variable: str) -> None:
         )
 
 
+def damaged(folder: Path, index: dict[str, Any]) -> list[str]:
+    """Return which fetched files are missing, or are no longer what the hub states.
+
+    Only files whose time has changed since they came are hashed.
+
+    Args:
+        folder: The card's.
+        index: Of the folder.
+    """
+    found = []
+    for name, record in index["files"].items():
+        path = folder / "files" / name
+        if not path.exists() or path.stat().st_size != record["bytes"]:
+            found.append(name)
+        elif path.stat().st_mtime_ns != record.get("changed"):
+            if _hash_like(record["digest"], path) != record["digest"]:
+                found.append(name)
+    return found
+
+
+def forget_damaged(card: Card, folder: Path, report: Report) -> None:
+    """Delete fetched files that are damaged, so that they are fetched again.
+
+    Args:
+        card: The card.
+        folder: Its folder, held.
+        report: Gets a line a file.
+    """
+    index = hub_state.read_index(folder)
+    for name in damaged(folder, index):
+        report(f"{card.name}: {name} is missing or was changed, and is fetched again")
+        (folder / "files" / name).unlink(missing_ok=True)
+        del index["files"][name]
+        index["complete"] = False
+    hub_state.write_index(folder, index)
+
+
+def _hash_like(digest: str, path: Path) -> str:
+    """Return a file's hash of the kind of another one: SHA-256, or git's SHA-1.
+
+    Args:
+        digest: As the hub states it.
+        path: The file.
+    """
+    # Git hashes a header before the content.
+    header = f"blob {path.stat().st_size}\0".encode()
+    begun = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(header)
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, lambda: begun).hexdigest()
+
+
 def _hub_hash(file: RepoFile) -> str:
     """Return the hash that the hub states: SHA-256 of a large file, git's of a small one."""
     return file.lfs.sha256 if file.lfs else file.blob_id
@@ -111,11 +169,7 @@ def _require_hash(card: Card, path: Path, file: RepoFile) -> None:
         path: The fetched file.
         file: As the hub lists it.
     """
-    # Git hashes a header before the content.
-    begun = hashlib.sha256() if file.lfs else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with open(path, "rb") as opened:
-        digest = hashlib.file_digest(opened, lambda: begun).hexdigest()
-    if digest != _hub_hash(file):
+    if _hash_like(_hub_hash(file), path) != _hub_hash(file):
         path.unlink()
         raise ValueError(
             f"card {card.name}: {file.path} has another content than {card.spec['hub']} states, "

@@ -9,6 +9,7 @@ transformers reads the same cache, so what is fetched here is loaded there witho
 from __future__ import annotations
 
 import fnmatch
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 SAFE_WEIGHTS = ("*.safetensors",)
 OLD_WEIGHTS = ("pytorch_model*.bin",)
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+NOBODY_WRITES = 3600  # seconds after which a cut file is nobody's download any more
 WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -101,6 +103,10 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
     snapshot = folder / "snapshots" / info.sha
     missing = [file for file in chosen if not (snapshot / file.rfilename).exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    # The library begins a file under a new name, so what a killed process left is of no use.
+    for left in folder.glob("blobs/*.incomplete"):
+        if time.time() - left.stat().st_mtime > NOBODY_WRITES:
+            left.unlink(missing_ok=True)
     to_come = sum(file.size or 0 for file in missing)
     require_space(wanted.who, folder, to_come, "HF_HOME")
     for file in missing:

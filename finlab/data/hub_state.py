@@ -5,7 +5,7 @@ The index is written by rename behind each part and each file, so it never names
     revision      the commit that the card's revision named when the folder was begun
     parts         of streamed rows: [{file, digest, rows, bytes}]
     state         the place in the stream behind the last part
-    files         of fetched files: {path: {bytes, digest}}
+    files         of fetched files: {path: {bytes, digest, changed: the file's time}}
     wanted_bytes  the size of all files that are wanted
     complete      whether nothing is missing
 """
@@ -83,7 +83,12 @@ def held(card: Card) -> Held:
     stated = card.spec.get("bytes", 0)
     limit = card.spec.get("max_bytes") or stated
     wanted = int(index.get("wanted_bytes") or min(limit, stated or limit))
-    if index["complete"]:
+    files_of = folder(card) / "files"
+    whole = all(
+        (files_of / name).exists() and (files_of / name).stat().st_size == record["bytes"]
+        for name, record in index["files"].items()
+    )
+    if index["complete"] and whole:
         return Held("there", size, size, index["revision"])
     state = "partly there" if size or progress(card)[2] else "missing"
     return Held(state, size, wanted, index["revision"])

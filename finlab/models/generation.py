@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
+ANSWER_TOKENS = 256  # transformers would stop after 20, and Qwen's models state nothing
 WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # endings of settings that are ints
 
 
@@ -171,11 +172,15 @@ def answer_messages(
         model: The model.
         tokenizer: With a chat template.
         messages: The dialogue so far, ending with the user.
-        **options: For `model.generate`: a generation_config, max_new_tokens, ...
+        **options: For `model.generate`: a generation_config, max_new_tokens, ... Where neither
+            these nor the model's own settings say how long an answer may be, ANSWER_TOKENS does.
 
     Returns:
         The text, and whether it ended by itself, with its end token.
     """
+    settings = options.get("generation_config") or model.generation_config
+    if settings.max_new_tokens is None and settings.max_length is None:
+        options.setdefault("max_new_tokens", ANSWER_TOKENS)
     prompt = templates.prompt_ids(tokenizer, messages)
     ids = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():

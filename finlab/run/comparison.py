@@ -15,7 +15,7 @@ from finlab.run.manifests import is_previous, read_manifest
 from finlab.run.parameters import SET_BY_RUNNER
 
 # Of a score, what tells which score it is.
-SCORE_NAME = ("model", "benchmark", "setting")
+SCORE_NAME = ("model", "benchmark", "setting", "by", "k")
 TELLS_NOTHING = ("seconds", "peak_bytes", "tokens_per_second", "mfu", "hfu", "resumed_at")
 
 
@@ -121,7 +121,8 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, Number]]:
             yield from _numbers(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and value and all(_is_score(part) for part in value):
         for part in value:
-            yield from _numbers(part, "")
+            # What names a model or an exam needs no name of its list.
+            yield from _numbers(part, "" if "benchmark" in part or "model" in part else name)
 
 
 def _is_score(value: Any) -> bool:

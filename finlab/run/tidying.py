@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,13 @@ def delete(run_dir: Path, found: list[Spare]) -> None:
         found: From `spare`.
 
     Raises:
-        Busy: A run works in the folder.
+        Busy: A run or a notebook works in the folder.
     """
-    with locks.holding(run_dir):
+    with contextlib.ExitStack() as held:
+        held.enter_context(locks.holding(run_dir))
+        # A notebook that runs by hand holds its step alone.
+        for lock in sorted(run_dir.glob("*/.lock")):
+            held.enter_context(locks.holding(lock.parent))
         for each in found:
             if each.path.is_dir():
                 shutil.rmtree(each.path)
