@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from finlab import paths
 from finlab.commands import checks
 from finlab.commands.main import main
 from finlab.run import recipe
@@ -165,6 +166,14 @@ def test_every_open_recipe_fits_what_its_header_says(name, capsys):
     said = capsys.readouterr().out
     assert "hours of training" in said
     assert "checkpoints" in said
+
+
+@pytest.mark.parametrize("name", ["golden-gpt-7b", "zhilu-13b", "zhilu-13b-open"])
+def test_the_hours_of_a_header_are_those_of_the_plan(name):
+    header = (paths.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    stated = re.search(r"^# hours: about ([\d,]+) on 8 x A100-80G", header, re.M)[1]
+    plan = planning.of_recipe(recipe.load(name), shapes.gpu("A100-80G"), 8)
+    assert plan.hours == pytest.approx(float(stated.replace(",", "")), rel=0.02)
 
 
 def test_xuanyuan_takes_about_the_time_that_its_authors_state():
