@@ -101,6 +101,32 @@ def test_a_limit_of_bytes_is_for_streamed_cards_that_are_read():
         cards.read_all(["cw_news"], "text", {"wiki": 1e6})
 
 
+def test_a_card_that_two_steps_read_up_to_different_bytes_is_two_entries():
+    plan = recipe.load("first-run", ["corpus.source_bytes={wikipedia_sample_zh: 1000000}"])
+    found = [each for each in catalogue.of_recipe(plan) if each.name == "wikipedia_sample_zh"]
+    limits = {step: each.card.spec["max_bytes"] for each in found for step in each.steps}
+    assert limits["corpus"] == 1_000_000
+    assert limits["base"] > limits["corpus"]
+
+
+def test_a_model_in_a_folder_that_a_variable_names_is_found(tmp_path, monkeypatch):
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    (tmp_path / "models/tiny/config.json").write_text("{}")
+    monkeypatch.setenv("FINLAB_DATA", str(tmp_path))
+    change = ["base.base=$FINLAB_DATA/models/tiny"]
+    (entry,) = (
+        each for each in catalogue.of_recipe(recipe.load("smoke", change)) if each.kind == "model"
+    )
+    assert (entry.state, entry.bytes) == ("there", 2)
+    monkeypatch.delenv("FINLAB_DATA")
+    (entry,) = (
+        each for each in catalogue.of_recipe(recipe.load("smoke", change)) if each.kind == "model"
+    )
+    assert entry.state == "missing"
+    assert not entry.can_be_fetched
+    assert "export FINLAB_DATA" in entry.why
+
+
 # --- licences ------------------------------------------------------------------------------------
 def test_a_licence_that_forbids_commercial_use_reaches_the_model_card(tmp_path):
     entries = catalogue.of_recipe(recipe.load("yayi-7b-open"))

@@ -152,6 +152,8 @@ def test_a_run_is_watched_accepted_compared_and_cleaned(project, ask):
     done = ask("run", "pair", "--from", "second", "--to", "first")
     assert done.returncode == 2
     assert "--to first comes before --from second" in done.stderr
+    done = ask("run", "pair", "--only", "second", "--from", "first")
+    assert "--only runs one step: leave --from and --to out" in done.stderr
     # A changed cell makes a step stale, and says so.
     first = project.root / "notebooks/00_first.ipynb"
     first.write_text(first.read_text().replace("time.sleep(pause)", "time.sleep(2 * pause)"))

@@ -30,7 +30,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     slurm = commands.add_parser("slurm", help="print the Slurm job script of a recipe")
     add_recipe(slurm)
     slurm.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
-    slurm.add_argument("--gpus", type=int, default=8, help="GPUs of each machine (default 8)")
+    slurm.add_argument(
+        "--gpus",
+        type=int,
+        default=None,
+        help="GPUs of each machine (default 8, or 1 where no step starts several processes)",
+    )
     slurm.add_argument("--hours", type=int, default=24, help="the limit of the job (default 24)")
     slurm.add_argument("--run-dir", default="", metavar="DIR", help="where the run is kept")
     slurm.set_defaults(function=_slurm)
@@ -39,6 +44,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _slurm(arguments: argparse.Namespace) -> int:
     """Print the script."""
     plan = recipe.load(arguments.recipe, arguments.overrides)
+    if arguments.gpus is None:
+        arguments.gpus = 8 if any(step.parameters.get("launch") for step in plan.steps) else 1
     for name in ("nodes", "gpus", "hours"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)}: write 1 or more")

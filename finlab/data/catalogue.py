@@ -73,16 +73,18 @@ def of_recipe(plan: Recipe) -> list[Entry]:
     Raises:
         ValueError: A card is missing or wrong.
     """
-    found: dict[str, Entry] = {}
+    # A card that two steps read up to different bytes is two folders of the cache, so two entries.
+    found: dict[tuple[str, float], Entry] = {}
     for step in plan.steps:
         limits = step.parameters.get("source_bytes", {})
         for name, value in step.parameters.items():
             for each in value if isinstance(value, list) else [value]:
                 if name.endswith("_cards"):
                     card = cards.limited(cards.read(each), limits)
-                    entry = found.setdefault(each, _card_entry(card))
+                    limit = card.spec.get("max_bytes", 0)
+                    entry = found.setdefault((each, limit), _card_entry(card))
                 elif name in MODEL_PARAMETERS and each:
-                    entry = found.setdefault(each, _model_entry(each))
+                    entry = found.setdefault((each, 0), _model_entry(each))
                 else:
                     continue
                 if step.name not in entry.steps:

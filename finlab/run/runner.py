@@ -260,6 +260,8 @@ def chosen_steps(
             raise ValueError(
                 f"{option} {value}: the recipe has no such step; it has {', '.join(names)}"
             )
+    if only and (first or last):
+        raise ValueError("--only runs one step: leave --from and --to out")
     if only:
         return [plan.steps[names.index(only)]]
     begin = names.index(first) if first else 0
