@@ -146,7 +146,7 @@ def test_types(value, annotation, expected):
     [
         (
             "{step: first, notebook: 00_first, parameters: {valeu: 2}}",
-            "pair.yaml, step 'first': unknown parameter 'valeu'",
+            "pair.yaml, step 'first': unknown parameter 'valeu'; did you mean value. the notebook",
         ),
         (
             "{step: first, notebook: 00_first, parameters: {pause: 1e-4}}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from finlab.commands.tables import table
 
@@ -52,7 +53,7 @@ def _memory(arguments: argparse.Namespace) -> int:
             "in all, GB": found.total / 1e9,
         }
         if gpu:
-            row[f"{gpu.name} needed"] = -(-found.total // gpu.bytes)
+            row[f"{gpu.name} needed"] = math.ceil(found.total / gpu.bytes)
         rows.append(row)
     size = shape.parameters / 1e9
     print(

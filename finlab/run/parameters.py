@@ -11,9 +11,10 @@ not negative. The defaults of the cell are the smoke size.
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,7 +135,8 @@ def check(values: dict[str, Any], declarations: dict[str, Parameter], where: str
         if name not in declarations:
             known = [each for each in declarations if each not in SET_BY_RUNNER]
             raise ValueError(
-                f"{where}: unknown parameter '{name}'; the notebook declares {', '.join(known)}"
+                f"{where}: unknown parameter '{name}'; {nearest(name, known)}"
+                f"the notebook declares {', '.join(known)}"
             )
         declared = declarations[name]
         reason = _wrong_type(value, declared) or _out_of_range(value, declared.range)
@@ -142,6 +144,12 @@ def check(values: dict[str, Any], declarations: dict[str, Parameter], where: str
             reason = _wrong_cards(value)
         if reason:
             raise ValueError(f"{where}: parameter '{name}' is {value!r}{reason}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return which known name was meant, as the begin of a clause; empty where none is near."""
+    alike = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {alike[0]}? " if alike else ""
 
 
 def fits(value: Any, annotation: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import paths, yaml_text
-from finlab.run.parameters import SET_BY_RUNNER, Parameter, check, declared_parameters
+from finlab.run.parameters import SET_BY_RUNNER, Parameter, check, declared_parameters, nearest
 
 RECIPE_KEYS = {"name", "extends", "common", "steps"}
 STEP_KEYS = {"step", "notebook", "parameters"}
@@ -88,8 +88,11 @@ def find(name: str) -> Path:
     for path in (Path(name), paths.RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path.resolve()
-    known = ", ".join(sorted(path.stem for path in paths.RECIPES.glob("*.yaml")))
-    raise ValueError(f"there is no recipe '{name}': give a file, or one of {known}")
+    known = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
+    raise ValueError(
+        f"there is no recipe '{name}': {nearest(name, known)}"
+        f"give a file, or one of {', '.join(known)}"
+    )
 
 
 def _read_file(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
