@@ -228,11 +228,11 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
             revision=revision,
             streaming=True,
         )
-    except DatasetNotFoundError:
-        raise  # gone or gated, which `persist` tells
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         if hub_errors.is_of_network(error):
-            raise ConnectionError(f"{card.spec['hub']}: {error}") from error
+            raise ConnectionError(str(error)) from error
+        if isinstance(error, DatasetNotFoundError):
+            raise  # gone or gated, which `persist` tells
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(
             f"card {card.name}: {card.spec['hub']} cannot be streamed ({reason}): "
