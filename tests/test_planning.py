@@ -127,7 +127,7 @@ def test_all_gpus_of_all_machines_count_though_this_process_sees_one(monkeypatch
 def test_checkpoints_hold_the_optimizer_wherever_it_lies():
     steps = {}
     for form in ("zero2", "zero3"):
-        plan = recipe.load("yayi-7b-single-full", [f"sft.launch={form}"])
+        plan = recipe.load("yayi-7b-open", ["sft.lora_rank=0", f"sft.launch={form}"])
         (step,) = planning.of_recipe(plan, shapes.gpu("A100-80G"), 8).steps
         steps[form] = step.checkpoint_bytes
     assert steps["zero2"] == steps["zero3"] > 14 * 6.7e9
@@ -142,13 +142,15 @@ def test_advice_names_parameters_that_the_step_has():
     plan = planning.of_recipe(recipe.load("zhilu-13b-open"), gpu, 1)
     sentence = planning.misfits(plan)["sft"]
     assert "no setting fits" in sentence
-    plan = planning.of_recipe(recipe.load("xuanyuan-70b-open"), shapes.gpu("H200"), 800)
-    preference = next(step for step in plan.steps if step.name == "dpo")
-    words = " ".join(planning.fastest(plan, preference))
-    assert "batch_rows" not in words
-    assert "liger" not in words
+    changes = ["dpo.batch_pairs=16", "dpo.gradient_checkpointing=true", "dpo.launch=ddp"]
+    changes += ["dpo.lora_rank=16", "dpo.gradient_accumulation=3", "base.base=Qwen/Qwen2.5-7B"]
+    plan = planning.of_recipe(recipe.load("xuanyuan-70b-open", changes), gpu, 8)
+    preference = planning.misfits(plan)["dpo"]
+    pairs = int(re.search(r"dpo.batch_pairs=(\d+)", preference)[1])
+    assert f"dpo.gradient_accumulation={3 * 16 // pairs}" in preference
+    assert "batch_rows" not in preference
     for gpu in ("RTX4090", "A6000", "A100-80G", "H200"):
-        for name in (*OPEN, "first-run"):
+        for name in (*OPEN, "first-run", "dianjin-r1-7b", "fin-r1-7b"):
             plan = planning.of_recipe(recipe.load(name), shapes.gpu(gpu), 8)
             sentences = " ".join(planning.misfits(plan).values())
             changes = re.findall(r"--set (\S+)", sentences)

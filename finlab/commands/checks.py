@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from finlab import paths
 from finlab.commands.tables import table
 from finlab.data import budget, catalogue
 from finlab.data.catalogue import Entry
@@ -111,7 +112,8 @@ def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> 
             print(token_table(rows))
         else:
             print(f"\n{step.name}: nobody knows how many tokens its cards hold")
-    _print_missing(plan.name, entries)
+    shipped = plan.path.parent == paths.RECIPES
+    _print_missing(plan.name if shipped else str(plan.path), entries)
     refused = 0
     try:
         require_feasible(plan, chosen, run_dir, entries)
@@ -135,7 +137,7 @@ def _print_missing(name: str, entries: list[Entry]) -> None:
     """Print which data are not here, and how to get them.
 
     Args:
-        name: The recipe's.
+        name: Of the recipe, or its file.
         entries: What the recipe reads.
     """
     missing = [entry for entry in entries if entry.state in ("missing", "partly there")]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from finlab.data import mixture, supply
+from finlab.data import cards, mixture, supply
 from finlab.data.catalogue import Entry
 from finlab.data.supply import Supply
 
@@ -31,7 +31,7 @@ def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, An
         Rows {corner, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
         No rows where nobody knows how much any card holds.
     """
-    texts = _text_entries(parameters, entries)
+    texts = text_entries(parameters, entries)
     if not any(entry.tokens for entry in texts):
         return []
     asked = _asked(parameters, texts)
@@ -66,7 +66,7 @@ def check(parameters: dict[str, Any], entries: list[Entry]) -> None:
     Raises:
         ValueError: The supply is too small; the error says what would be feasible.
     """
-    texts = _text_entries(parameters, entries)
+    texts = text_entries(parameters, entries)
     if any(not entry.tokens for entry in texts):
         return  # nobody knows how much a card holds, so nothing can be said
     sizes, homes, caps = {}, {}, {}
@@ -87,15 +87,21 @@ def check(parameters: dict[str, Any], entries: list[Entry]) -> None:
         raise
 
 
-def _text_entries(parameters: dict[str, Any], entries: list[Entry]) -> list[Entry]:
+def text_entries(parameters: dict[str, Any], entries: list[Entry]) -> list[Entry]:
     """Return the entries of a corpus step's texts.
 
     Args:
         parameters: Of the step.
         entries: What the recipe reads.
     """
-    by_name = {entry.name: entry for entry in entries}
-    return [by_name[name] for name in parameters["text_cards"]]
+    found = []
+    for name in parameters["text_cards"]:
+        # Another step may read the same card up to other bytes.
+        limit = cards.limited(cards.read(name), parameters["source_bytes"]).spec.get("max_bytes")
+        alike = [entry for entry in entries if entry.name == name]
+        exact = [entry for entry in alike if entry.card.spec.get("max_bytes") == limit]
+        found.append((exact or alike)[0])
+    return found
 
 
 def _cell(entry: Entry) -> str:

@@ -235,8 +235,9 @@ def _figure(text: str, match: re.Match) -> Token:
         end = scale.end()
     below = BELOW_YI.match(text, end) if scale and scale[1] == "亿" else None
     if below:
-        value += _plain(below[1]) * SCALES[below[2]]
-        step = Decimal(SCALES[below[2]])
+        part, times = _plain(below[1]), SCALES[below[2]]
+        value += (part * times).copy_sign(value)
+        step = Decimal(1).scaleb(part.as_tuple().exponent) * times
         end = below.end()
     return _with_unit(text, value, step, match.start(), end)
 

@@ -4,9 +4,9 @@ A card with `hub: owner/name` is read in one of two ways:
 
     config, split    `datasets` streams the rows. They are written in parts as they come, each with
                      the place in the stream behind it, so a killed run goes on behind its last part
-    data_files       the repository's own files, fetched whole. A cut connection goes on at its byte,
-                     a killed process begins the file again. Each is checked against the hash that
-                     the hub states, when it comes and when it has changed since
+    data_files       the repository's own files, fetched whole. A cut connection goes on at its
+                     byte, a killed process begins the file again. Each is checked against the hash
+                     that the hub states, when it comes and when it has changed since
 
     hub.fetch(card)             # bring what is missing; hub_state.held(card) says what is there
     hub.rows(card)              # the rows of a streamed card
@@ -72,6 +72,7 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
     """
     folder = hub_state.folder(card)
     place = read = 0
+    waits_until = 0.0
     while True:
         # A part never changes once the index names it, so it is read whoever else reads or fetches.
         index = hub_state.read_index(folder)
@@ -80,12 +81,19 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
                 place += 1
                 yield place, row
             read += 1
+            waits_until = 0.0
         if index["complete"]:
             return
         try:
             locks.hold(folder)
         except locks.Busy:
-            time.sleep(1)  # another process fetches it, and its parts are read as they come
+            # Another process fetches it, and its parts are read as they come.
+            if not waits_until:
+                report(f"{card.name}: another process fetches it, and is waited for")
+                waits_until = time.time() + LONGEST_FETCH
+            if time.time() > waits_until:
+                raise
+            time.sleep(1)
             continue
         try:
             if len(hub_state.read_index(folder)["parts"]) > read:
@@ -111,7 +119,9 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
     """
     folder = hub_state.folder(card)
     index = hub_state.read_index(folder)
-    if not index["complete"] or hub_files.damaged(folder, index):
+    if index["complete"] and not hub_files.damaged(folder, index):
+        hub_files.remember_times(folder, index)
+    else:
         if locks.is_held(folder):
             report(f"{card.name}: another process fetches it, and is waited for")
         with locks.holding(folder, seconds=LONGEST_FETCH):

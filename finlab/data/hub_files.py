@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import shutil
@@ -12,6 +13,7 @@ from finlab.data import hub_errors, hub_state
 from finlab.data.card_schema import Card
 from finlab.data.hub_errors import Report
 from finlab.files import size_text
+from finlab.run import locks
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -123,6 +125,29 @@ def damaged(folder: Path, index: dict[str, Any]) -> list[str]:
             if _hash_like(record["digest"], path) != record["digest"]:
                 found.append(name)
     return found
+
+
+def remember_times(folder: Path, index: dict[str, Any]) -> None:
+    """Write down the times of sound files, so that they need not be hashed again.
+
+    A cache that was copied here, or made by an older finlab, has other times or none.
+
+    Args:
+        folder: The card's.
+        index: Of the folder; none of its files is damaged.
+    """
+    times = {}
+    for name, record in index["files"].items():
+        changed = (folder / "files" / name).stat().st_mtime_ns
+        if changed != record.get("changed"):
+            times[name] = changed
+    if not times:
+        return
+    # Where somebody else works in it, or it cannot be written, they are hashed once more.
+    with contextlib.suppress(locks.Busy, OSError), locks.holding(folder):
+        for name, changed in times.items():
+            index["files"][name]["changed"] = changed
+        hub_state.write_index(folder, index)
 
 
 def forget_damaged(card: Card, folder: Path, report: Report) -> None:

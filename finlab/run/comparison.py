@@ -15,7 +15,7 @@ from finlab.run.manifests import is_previous, read_manifest
 from finlab.run.parameters import SET_BY_RUNNER
 
 # Of a score, what tells which score it is.
-SCORE_NAME = ("model", "benchmark", "setting", "by", "k")
+SCORE_NAME = ("model", "benchmark", "set", "setting", "by", "k")
 TELLS_NOTHING = ("seconds", "peak_bytes", "tokens_per_second", "mfu", "hfu", "resumed_at")
 
 

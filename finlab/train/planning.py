@@ -13,7 +13,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finlab.data import catalogue
+from finlab.data import budget, catalogue
 from finlab.data.catalogue import Entry
 from finlab.files import size_text
 from finlab.run.recipe import Recipe, Step
@@ -129,7 +129,9 @@ def of_recipe(
             memory = costs.memory(shape, setup, gpus)
             rate = costs.tokens_per_second(shape, setup, gpu, efficiency)
             sizes = _saved_bytes(shape, setup)
-            own = step.parameters
+            own = dict(step.parameters)
+            if step.notebook == REASONING:
+                del own["launch"]  # its trainer shards no weights, so zero3 is no advice
             plan.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes, own))
     if not plan.steps:
         unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
@@ -219,7 +221,8 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
             len(corpus["general_shares"]), len(corpus["zh_shares"]), 1
         )
         read = len(values["phases"]) or phases
-        wanted = corpus["tokens"] or sum(tokens[card] for card in corpus["text_cards"])
+        texts = budget.text_entries(corpus, entries)
+        wanted = corpus["tokens"] or sum(entry.tokens for entry in texts)
         # With `own_share` the base's own texts take the place of others.
         return [(step.name, wanted * read / phases)]
     if step.notebook == SFT:
