@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,41 +70,11 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
     Raises:
         ValueError, ConnectionError: As for `fetch`.
     """
-    folder = hub_state.folder(card)
-    place = read = 0
-    waits_until = 0.0
-    while True:
-        # A part never changes once the index names it, so it is read whoever else reads or fetches.
-        index = hub_state.read_index(folder)
-        for part in index["parts"][read:]:
-            for row in _read_part(folder, part, card):
-                place += 1
-                yield place, row
-            read += 1
-            waits_until = 0.0
-        if index["complete"]:
-            return
-        try:
-            locks.hold(folder)
-        except locks.Busy:
-            # Another process fetches it, and its parts are read as they come.
-            if not waits_until:
-                report(f"{card.name}: another process fetches it, and is waited for")
-                waits_until = time.time() + LONGEST_FETCH
-            if time.time() > waits_until:
-                raise
-            time.sleep(1)
-            continue
-        try:
-            if len(hub_state.read_index(folder)["parts"]) > read:
-                continue
-            for part_rows in _new_parts(card, folder, report):
-                for row in part_rows:
-                    place += 1
-                    yield place, row
-            return
-        finally:
-            locks.release(folder)
+    place = 0
+    for part_rows in _parts(card, report):
+        for row in part_rows:
+            place += 1
+            yield place, row
 
 
 def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
@@ -134,6 +104,44 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
 
 
 # --- streamed rows -------------------------------------------------------------------------------
+def _parts(card: Card, report: Report) -> Iterator[Iterable[dict]]:
+    """Yield the rows of each part, those that are here and then those that come.
+
+    Args:
+        card: The card.
+        report: Gets lines about the progress.
+    """
+    folder = hub_state.folder(card)
+    read = 0
+    patience = LONGEST_FETCH
+    while True:
+        # A part never changes once the index names it, so it is read whoever else reads or fetches.
+        index = hub_state.read_index(folder)
+        for part in index["parts"][read:]:
+            yield _read_part(folder, part, card)
+            read += 1
+            patience = LONGEST_FETCH
+        if index["complete"]:
+            return
+        try:
+            locks.hold(folder)
+        except locks.Busy:
+            # Another process fetches it, and its parts are read as they come.
+            if patience == LONGEST_FETCH:
+                report(f"{card.name}: another process fetches it, and is waited for")
+            if patience == 0:
+                raise
+            patience -= 1
+            time.sleep(1)
+            continue
+        try:
+            if len(hub_state.read_index(folder)["parts"]) == read:
+                yield from _new_parts(card, folder, report)
+                return
+        finally:
+            locks.release(folder)
+
+
 def _read_part(folder: Path, part: dict[str, Any], card: Card) -> Iterator[dict]:
     """Yield the rows of a part, whose hash is checked first.
 
