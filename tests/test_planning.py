@@ -226,12 +226,12 @@ def test_a_machine_too_small_is_refused_before_anything_is_loaded(tmp_path, caps
         assert (
             "the base has 138.2 GB of weights, and this machine has no" in capsys.readouterr().err
         )
-    one = (shapes.gpu("L20"), 1)
+    one = (shapes.gpu("A100-40G"), 1)
     monkeypatch.setattr(shapes, "of_this_machine", lambda: one)
     assert main(["run", "zhilu-13b-open", "--run-dir", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert "step 'pretrain' takes 67 GB of a GPU of 48 GB; the nearest that fits" in said
-    assert "pretrain.batch_rows=" in said
+    assert "step 'pretrain' takes 67 GB of a GPU of 40 GB; the nearest that fits" in said
+    assert "quantize_base=nf4" in said
     assert not folder.exists()
     plan = recipe.load("zhilu-13b-open")
     monkeypatch.setattr(shapes, "of_this_machine", lambda: (shapes.gpu("H200"), 8))

@@ -6,8 +6,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-import huggingface_hub.constants
-
 from finlab import paths
 from finlab.commands.checks import existing
 from finlab.commands.run import add_recipe
@@ -77,12 +75,17 @@ def _print_sums(entries: list[Entry]) -> None:
     unknown = sum(not entry.bytes for entry in to_come)
     more = f", and {unknown} of unknown size" if unknown else ""
     print(f"{len(to_come)} to fetch: {size_text(size)}{more}")
-    free = size_text(shutil.disk_usage(existing(paths.cache())).free)
-    print(f"data go to {paths.cache()}, whose disk has {free} free (FINLAB_CACHE names another)")
+    _print_disk("data", paths.cache(), "FINLAB_CACHE")
     if any(entry.kind == "model" for entry in to_come):
-        hub = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        free = size_text(shutil.disk_usage(existing(hub)).free)
-        print(f"models go to {hub}, whose disk has {free} free (HF_HOME names another)")
+        from huggingface_hub import constants
+
+        _print_disk("models", Path(constants.HF_HUB_CACHE), "HF_HOME")
+
+
+def _print_disk(what: str, folder: Path, variable: str) -> None:
+    """Print where something goes, and what that disk has."""
+    free = size_text(shutil.disk_usage(existing(folder)).free)
+    print(f"{what} go to {folder}, whose disk has {free} free ({variable} names another)")
 
 
 def _estimate_models(entries: list[Entry]) -> None:

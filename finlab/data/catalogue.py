@@ -82,13 +82,17 @@ def of_recipe(plan: Recipe) -> list[Entry]:
                 if name.endswith("_cards"):
                     card = cards.limited(cards.read(each), limits)
                     limit = card.spec.get("max_bytes", 0)
-                    entry = found.setdefault((each, limit), _card_entry(card))
+                    key = each, limit
+                    if key not in found:
+                        found[key] = _card_entry(card)
                 elif name in MODEL_PARAMETERS and each:
-                    entry = found.setdefault((each, 0), _model_entry(each))
+                    key = each, 0
+                    if key not in found:
+                        found[key] = _model_entry(each)
                 else:
                     continue
-                if step.name not in entry.steps:
-                    entry.steps.append(step.name)
+                if step.name not in found[key].steps:
+                    found[key].steps.append(step.name)
     return list(found.values())
 
 

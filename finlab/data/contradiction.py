@@ -343,16 +343,16 @@ def _names_differ(left: tuple[Reading, slice], right: tuple[Reading, slice]) -> 
         left: A text, and the tokens in it that differ.
         right: The same of the other text.
     """
-    one_side_only = not left[0].tokens[left[1]] or not right[0].tokens[right[1]]
-    if one_side_only:
+    (one, here), (other, there) = left, right
+    if not one.tokens[here] or not other.tokens[there]:  # what only one text says
         return _stands_inside_a_name(*left) or _stands_inside_a_name(*right)
     ours = _names(*left)
     if not ours:
         return False  # to recognise the other's takes a model
     theirs = _names(*right)
-    for one in ours:
-        for other in theirs:
-            if one not in other and other not in one:
+    for name in ours:
+        for another in theirs:
+            if name not in another and another not in name:
                 return not (set(ours) & set(theirs))
     return False
 

@@ -233,7 +233,9 @@ def _figure(text: str, match: re.Match) -> Token:
     if scale:
         value, step = value * SCALES[scale[1]], step * SCALES[scale[1]]
         end = scale.end()
-    below = BELOW_YI.match(text, end) if scale and scale[1] == "亿" else None
+    below = None
+    if scale and scale[1] == "亿":
+        below = BELOW_YI.match(text, end)
     if below:
         part, times = _plain(below[1]), SCALES[below[2]]
         value += (part * times).copy_sign(value)

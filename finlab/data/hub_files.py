@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import hashlib
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,7 @@ def fetch(card: Card, folder: Path, report: Report) -> None:
     """
     import huggingface_hub
 
-    # The library begins a file under a new name, so what a killed process left is of no use.
-    for left in folder.rglob("*.incomplete"):
-        left.unlink()
+    delete_cut_files(folder)
     index = hub_state.read_index(folder)
     revision = hub_errors.pinned_revision(card, index)
     wanted = _repository_files(card, revision)
@@ -89,6 +88,18 @@ def _repository_files(card: Card, revision: str) -> list[RepoFile]:
     return found
 
 
+def delete_cut_files(folder: Path, idle_seconds: float = 0) -> None:
+    """Delete what killed downloads left: the library begins a file again, under a new name.
+
+    Args:
+        folder: Where they lie, or below it.
+        idle_seconds: Leave those that have been written to since, as another process may do.
+    """
+    for left in folder.rglob("*.incomplete"):
+        if time.time() - left.stat().st_mtime >= idle_seconds:
+            left.unlink(missing_ok=True)
+
+
 def require_space(who: str, folder: Path, size: int, variable: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
@@ -116,14 +127,13 @@ def damaged(folder: Path, index: dict[str, Any]) -> list[str]:
         folder: The card's.
         index: Of the folder.
     """
-    found = []
+    found = hub_state.lost_files(folder, index)
     for name, record in index["files"].items():
         path = folder / "files" / name
-        if not path.exists() or path.stat().st_size != record["bytes"]:
+        if name in found or path.stat().st_mtime_ns == record.get("changed"):
+            continue
+        if _hash_like(record["digest"], path) != record["digest"]:
             found.append(name)
-        elif path.stat().st_mtime_ns != record.get("changed"):
-            if _hash_like(record["digest"], path) != record["digest"]:
-                found.append(name)
     return found
 
 

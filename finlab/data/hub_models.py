@@ -9,14 +9,13 @@ transformers reads the same cache, so what is fetched here is loaded there witho
 from __future__ import annotations
 
 import fnmatch
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finlab import files
 from finlab.data import hub_errors
 from finlab.data.hub_errors import Report, Repository
-from finlab.data.hub_files import require_space
+from finlab.data.hub_files import delete_cut_files, require_space
 from finlab.data.hub_state import Held
 
 if TYPE_CHECKING:
@@ -103,10 +102,7 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
     snapshot = folder / "snapshots" / info.sha
     missing = [file for file in chosen if not (snapshot / file.rfilename).exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    # The library begins a file under a new name, so what a killed process left is of no use.
-    for left in folder.glob("blobs/*.incomplete"):
-        if time.time() - left.stat().st_mtime > NOBODY_WRITES:
-            left.unlink(missing_ok=True)
+    delete_cut_files(folder / "blobs", NOBODY_WRITES)
     to_come = sum(file.size or 0 for file in missing)
     require_space(wanted.who, folder, to_come, "HF_HOME")
     for file in missing:

@@ -44,6 +44,16 @@ def write_index(place: Path, index: dict[str, Any]) -> None:
     files.write_json(place / "index.json", index, sync=True)
 
 
+def lost_files(place: Path, index: dict[str, Any]) -> list[str]:
+    """Return which fetched files of a folder are missing, or have another size than they had."""
+    lost = []
+    for name, record in index["files"].items():
+        path = place / "files" / name
+        if not path.exists() or path.stat().st_size != record["bytes"]:
+            lost.append(name)
+    return lost
+
+
 def progress(card: Card) -> tuple[int, int, int]:
     """Return what grows while a card is fetched: parts, files, and bytes of a cut download."""
     place = folder(card)
@@ -83,12 +93,7 @@ def held(card: Card) -> Held:
     stated = card.spec.get("bytes", 0)
     limit = card.spec.get("max_bytes") or stated
     wanted = int(index.get("wanted_bytes") or min(limit, stated or limit))
-    files_of = folder(card) / "files"
-    whole = all(
-        (files_of / name).exists() and (files_of / name).stat().st_size == record["bytes"]
-        for name, record in index["files"].items()
-    )
-    if index["complete"] and whole:
+    if index["complete"] and not lost_files(folder(card), index):
         return Held("there", size, size, index["revision"])
     state = "partly there" if size or progress(card)[2] else "missing"
     return Held(state, size, wanted, index["revision"])

@@ -358,28 +358,23 @@ def nearest_fit(
         parameters: The step's; others are not changed.
     """
 
-    def fits(tried: Setup) -> bool:
-        return memory(shape, tried, processes).total <= gpu.bytes
-
-    batches = smaller_batches(setup, parameters)
-    changes: dict[str, bool | str] = {}
-    more: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
+    tries = []
+    for rows in smaller_batches(setup, parameters):
+        tries.append(replace(setup, batch_rows=rows))
+    dearer: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
     if processes > 1:
-        more.append(("launch", "zero3"))
+        dearer.append(("launch", "zero3"))
     if setup.lora_rank:
-        more.append(("quantize_base", "nf4"))
-    for name, value in [("", ""), *more]:
-        if name:
-            if name not in parameters or getattr(setup, name) == value:
-                continue
-            changes[name] = value
-        for rows in batches:
-            tried = replace(setup, batch_rows=rows, **changes)
-            if not fits(tried):
-                continue
-            words = batch_words(rows, setup, parameters)
-            for each, chosen in changes.items():
-                words.append(f"{each}=true" if chosen is True else f"{each}={chosen}")
-            return tried, words
-        batches = batches[-1:]  # what comes next is dearer than the smallest batch
+        dearer.append(("quantize_base", "nf4"))
+    for name, value in dearer:
+        if name in parameters and getattr(setup, name) != value:
+            tries.append(replace(tries[-1], **{name: value}))
+    for tried in tries:
+        if memory(shape, tried, processes).total > gpu.bytes:
+            continue
+        words = batch_words(tried.batch_rows, setup, parameters)
+        for name, value in dearer:
+            if getattr(tried, name) != getattr(setup, name):
+                words.append(f"{name}=true" if value is True else f"{name}={value}")
+        return tried, words
     return None

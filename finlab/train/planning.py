@@ -253,11 +253,12 @@ def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:
     """
     alone = costs.memory(shape, setup)
     model = float(setup.weight_bytes * shape.parameters)
-    # All weights, or those of the adapter, as they are held in training; and Adam's two moments.
-    learnt = alone.gradients if setup.lora_rank else alone.weights
-    return learnt + alone.optimizer + alone.host, model + (
-        alone.gradients if setup.lora_rank else 0.0
-    )
+    states = alone.optimizer + alone.host  # Adam's two moments
+    if not setup.lora_rank:
+        return alone.weights + states, model
+    # Of the adapter: a gradient has the size of its weight, as it is held in training.
+    adapter = alone.gradients
+    return adapter + states, model + adapter
 
 
 def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
