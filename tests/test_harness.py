@@ -828,6 +828,35 @@ def test_a_chat_model_writes_and_is_not_asked_twice(tiny, source, tmp_path):
     } == {"too long"}
 
 
+@pytest.mark.parametrize(("prompt", "tokens"), [("generate", 64), ("reason", 512)])
+def test_a_model_that_thinks_is_not_stopped_by_a_short_answer_s_rules(
+    tiny, source, tmp_path, monkeypatch, prompt, tokens
+):
+    model, tokenizer = loading.load(tiny), tokenization.load(tiny)
+    model.config.max_position_embeddings = 4096
+    tokenizer.chat_template = templates.chat_template("xuanyuan:bare")
+    exams = prepare(source, tmp_path / "tasks", prompt, max_items=1)
+    asked = []
+    thought = "<think>\n题目：先看A。\n\n不对</think>\n\n答案是B。"
+
+    def write(self, requests, **more):
+        asked.extend(request.args[1] for request in requests)
+        return [thought] * len(requests)
+
+    monkeypatch.setattr(HFLM, "generate_until", write)
+    for thinking in (0, 1000):
+        scorer = prefix_lm.PrefixLM(
+            model, tokenizer, all_tasks(exams), chat=True, thinking=thinking
+        )
+        [record] = answer_exams(scorer, exams)
+        assert record["chosen"] == 1
+    short, long = asked
+    assert (short["max_gen_toks"], short["until"]) == (tokens, ["题目："])
+    assert short["repetition_penalty"] == 1.1
+    assert (long["max_gen_toks"], long["until"]) == (1000 + tokens, [])
+    assert long["repetition_penalty"] == 1.0
+
+
 def test_written_answers_follow_their_settings(tiny, source, tmp_path):
     """Other generation settings or another end token are other answers.
 

@@ -8,6 +8,7 @@ from tokenizers import AddedToken
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from finlab.data import templates
+from finlab.evaluate.reasoning import checked
 from finlab.models import tokenization
 
 PUBLISHED = Path(trl.__file__).parent / "chat_templates"
@@ -79,6 +80,21 @@ def test_thinking_is_switched_off_as_published():
     ours = rendered(templates.chat_template("qwen3"), [ASK], True, enable_thinking=False)
     assert ours == rendered(published("qwen3"), [ASK], True, enable_thinking=False)
     assert ours.endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_base_is_asked_with_its_thinking_off_where_there_is_a_switch(made):
+    for name in NAMES:
+        tokenizer = made(name)
+        tokenizer.chat_template = published(name)
+        before = tokenizer.chat_template
+        assert checked.thinks(tokenizer)
+        tokenization.switch_thinking_off(tokenizer)
+        if name == "qwen3":
+            [prompt] = templates.render(tokenizer, [[ASK]], add_generation_prompt=True)
+            assert prompt.text.endswith("<think>\n\n</think>\n\n")
+            assert not checked.thinks(tokenizer)
+        else:
+            assert tokenizer.chat_template == before
 
 
 @pytest.mark.parametrize("last", [THOUGHT, TIGHT, PLAIN])

@@ -65,6 +65,9 @@ class PrefixLM(GuardedLM):
         store: From `score_cache.open_score_cache`; None keeps answers in memory.
         chat: Ask through the tokenizer's chat template.
         batch_size: Of written answers.
+        thinking: Tokens that a written answer may have for its thinking, beside those that the task
+            gives it. The task's stop words and its penalty on repetition, made for short answers,
+            are off then: a chain of thought is full of blank lines and comes back to its words.
 
     Attributes:
         counts: Tokens sent and encoded, requests kept from the store, items whose letters have
@@ -82,6 +85,7 @@ class PrefixLM(GuardedLM):
         store: JsonlStore | None = None,
         chat: bool = False,
         batch_size: int = 16,
+        thinking: int = 0,
     ):
         if policy not in POLICIES:
             raise ValueError(
@@ -105,6 +109,7 @@ class PrefixLM(GuardedLM):
         self.tasks = tasks
         self.policy = policy
         self.batch_tokens = batch_tokens
+        self.thinking = thinking
         self.store = JsonlStore() if store is None else store
         self.counts = Counter(sent=0, encoded=0, kept=0, unequal_letters=0)
         self.fits: dict[tuple[str, int], dict[str, Any]] = {}
@@ -314,13 +319,13 @@ class PrefixLM(GuardedLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes after each prompt.
 
-        It is "" where the prompt leaves no room for `max_gen_toks` new tokens.
+        It is "" where the prompt leaves no room for what may be written.
         """
         texts = [""] * len(requests)
         asked = []
         for number, request in enumerate(requests):
-            settings = request.args[1]
-            found = self._fit([request], [], settings.get("max_gen_toks", self.max_gen_toks))
+            settings = self._writing_settings(request.args[1])
+            found = self._fit([request], [], settings["max_gen_toks"])
             if found is None:
                 continue
             prompt, _ = found
@@ -343,6 +348,21 @@ class PrefixLM(GuardedLM):
                 texts[number] = text
             self.store.put({key: text for (_, key, _), text in zip(part, written)})
         return texts
+
+    def _writing_settings(self, of_task: dict) -> dict:
+        """Return how an answer is written: as the task says, with the tokens for thinking.
+
+        Args:
+            of_task: The task's generation_kwargs.
+        """
+        tokens = of_task.get("max_gen_toks", self.max_gen_toks)
+        if not self.thinking:
+            return of_task | {"max_gen_toks": tokens}
+        return of_task | {
+            "max_gen_toks": tokens + self.thinking,
+            "until": [],
+            "repetition_penalty": 1.0,
+        }
 
     def _writing_key(self, prompt: str, settings: dict) -> str:
         """Return the key under which a written answer is kept."""

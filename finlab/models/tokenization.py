@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # texts encoded at a time
+THINKING_SWITCH = "enable_thinking"  # the variable of Qwen3's chat template, and of others
+THINKING_OFF = f"{{%- set {THINKING_SWITCH} = false -%}}"
 
 
 def load(source: str | Path) -> PreTrainedTokenizerBase:
@@ -40,6 +42,20 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"no tokenizer in '{source}': it needs tokenizer.json or tokenizer.model ({reason})"
         ) from None
+
+
+def switch_thinking_off(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a chat template that has a switch for thinking, as Qwen3's, begin answers without it.
+
+    Where models are compared with no budget for thinking, one that thinks would be cut off in the
+    middle of a thought.
+
+    Args:
+        tokenizer: Its template is changed in memory; one without the switch is left as it is.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, str) and THINKING_SWITCH in template:
+        tokenizer.chat_template = THINKING_OFF + template
 
 
 # --- encoding ------------------------------------------------------------------------------------

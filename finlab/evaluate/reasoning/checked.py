@@ -27,6 +27,7 @@ from finlab.evaluate import answer_sets, official_scores
 from finlab.evaluate.reasoning import problems, scores
 from finlab.evaluate.reasoning.problems import Problem
 from finlab.evaluate.reasoning.scores import Answered
+from finlab.models import tokenization
 from finlab.models.sampling import Budget, Completion
 
 if TYPE_CHECKING:
@@ -225,14 +226,15 @@ def _answer_lines(
 
 
 def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a model's chat template has a place for thinking.
+    """Tell whether a model's chat template has a place for thinking, and leaves it open.
 
     The likelihood of a letter right after the question is not how such a model answers.
 
     Args:
         tokenizer: The model's.
     """
-    return "<think>" in (tokenizer.chat_template or "")
+    template = tokenizer.chat_template or ""
+    return "<think>" in template and not template.startswith(tokenization.THINKING_OFF)
 
 
 class Board:
