@@ -118,6 +118,12 @@ def test_a_model_in_a_folder_that_a_variable_names_is_found(tmp_path, monkeypatc
         each for each in catalogue.of_recipe(recipe.load("smoke", change)) if each.kind == "model"
     )
     assert (entry.state, entry.bytes) == ("there", 2)
+    terms = "---\nlicense: cc-by-nc-4.0\n---\n# tiny"
+    (tmp_path / "models/tiny/README.md").write_text(terms)
+    entries = catalogue.of_recipe(recipe.load("smoke", change))
+    (entry,) = (each for each in entries if each.kind == "model")
+    assert entry.licence == "cc-by-nc-4.0"
+    assert "tiny: cc-by-nc-4.0 forbids commercial use" in "".join(catalogue.restrictions(entries))
     monkeypatch.delenv("FINLAB_DATA")
     (entry,) = (
         each for each in catalogue.of_recipe(recipe.load("smoke", change)) if each.kind == "model"
@@ -146,7 +152,7 @@ def test_a_licence_that_forbids_commercial_use_reaches_the_model_card(tmp_path):
     text = written[0].read_text(encoding="utf-8")
     assert "license: cc-by-nc-4.0" in text
     assert "base_model: meta-llama/Llama-2-7b-hf" in text
-    assert "**No commercial use**: it was trained on yayi_domain_zh" in text
+    assert "**No commercial use**: it was made from yayi_domain_zh" in text
     assert "webtext states no licence" in text
     assert "investment advice" in text
 
@@ -179,7 +185,8 @@ def shop(tmp_path):
     shards = {f"model-{n}.safetensors": bytes(3000 + n) for n in (1, 2)}
     model = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode()}
     spare = {"pytorch_model.bin": bytes(9000), "original/model.safetensors": bytes(9000)}
-    hub.add("lab/tiny", model | shards | spare, kind="models")
+    card = {"README.md": b"---\nlicense: llama2\n---\n# tiny\n"}
+    hub.add("lab/tiny", model | shards | spare | card, kind="models")
     root = tmp_path / "project"
     (root / "data_cards").mkdir(parents=True)
     (root / "notebooks/recipes").mkdir(parents=True)
@@ -219,6 +226,7 @@ def test_data_is_listed_fetched_and_found_again(shop):
     assert "original/" not in done.stdout
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if " base" in line}
     assert all("there" in lines[name] for name in ("lab/tiny", "news", "files"))
+    assert "llama2" in lines["lab/tiny"]
     asked = len(shop.hub.seen)
     code = "import huggingface_hub; print(huggingface_hub.try_to_load_from_cache('lab/tiny', 'config.json'))"
     assert shop.python(code).stdout.strip().endswith("config.json"), "found without a network"

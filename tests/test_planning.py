@@ -11,7 +11,7 @@ from finlab import paths
 from finlab.commands import checks
 from finlab.commands.main import main
 from finlab.run import recipe
-from finlab.train import costs, launch, meter, planning, published_costs, shapes
+from finlab.train import advice, costs, launch, meter, planning, published_costs, shapes
 from finlab.train.costs import Setup
 
 OPEN = [
@@ -140,24 +140,49 @@ def test_advice_names_parameters_that_the_step_has():
     """
     gpu = shapes.gpu("RTX4090")
     plan = planning.of_recipe(recipe.load("zhilu-13b-open"), gpu, 1)
-    sentence = planning.misfits(plan)["sft"]
+    sentence = advice.misfits(plan)["sft"]
     assert "no setting fits" in sentence
     changes = ["dpo.batch_pairs=16", "dpo.gradient_checkpointing=true", "dpo.launch=ddp"]
     changes += ["dpo.lora_rank=16", "dpo.gradient_accumulation=3", "base.base=Qwen/Qwen2.5-7B"]
     plan = planning.of_recipe(recipe.load("xuanyuan-70b-open", changes), gpu, 8)
-    preference = planning.misfits(plan)["dpo"]
+    preference = advice.misfits(plan)["dpo"]
     pairs = int(re.search(r"dpo.batch_pairs=(\d+)", preference)[1])
     assert f"dpo.gradient_accumulation={3 * 16 // pairs}" in preference
     assert "batch_rows" not in preference
     for gpu in ("RTX4090", "A6000", "A100-80G", "H200"):
         for name in (*OPEN, "first-run", "dianjin-r1-7b", "fin-r1-7b"):
             plan = planning.of_recipe(recipe.load(name), shapes.gpu(gpu), 8)
-            sentences = " ".join(planning.misfits(plan).values())
+            sentences = " ".join(advice.misfits(plan).values())
             changes = re.findall(r"--set (\S+)", sentences)
             for step in plan.steps:
                 first = step.name.split("/")[0]
-                changes += [f"{first}.{word}" for word in planning.fastest(plan, step)]
+                changes += [f"{first}.{word}" for word in advice.fastest(plan, step)]
             recipe.load(name, changes)  # refuses names and values that a notebook does not declare
+
+
+def test_float32_is_slow_and_large_and_the_plan_says_what_to_change(capsys):
+    """Notebooks compute in float32 where nothing is said; an A100 is 16 times slower in it."""
+    changes = ["pretrain.dtype=float32", "pretrain.batch_rows=2"]
+    gpu = shapes.gpu("A100-80G")
+    plans = [planning.of_recipe(recipe.load("first-run", words), gpu, 1) for words in ([], changes)]
+    half, whole = (plan.steps[0] for plan in plans)
+    assert half.rate / whole.rate == pytest.approx(312 / 19.5)
+    assert whole.memory.weights > 1.9 * half.memory.weights
+    assert "dtype=bfloat16" in advice.fastest(plans[1], whole)
+    assert main(["plan", "first-run", "--gpu", "RTX4090", "--set", changes[0]]) == 2
+    assert "--set pretrain.dtype=bfloat16" in capsys.readouterr().out
+
+
+def test_what_is_held_out_is_not_trained_on(capsys):
+    gpu = shapes.gpu("A100-80G")
+    tokens = {}
+    for share in (0.1, 0.6):
+        words = [f"sft.held_out_share={share}", "sft.max_dialogues=1000"]
+        plan = planning.of_recipe(recipe.load("yayi-7b-open", words), gpu, 8)
+        tokens[share] = plan.steps[-1].tokens
+    assert tokens[0.1] / tokens[0.6] == pytest.approx(0.9 / 0.4)
+    assert main(["plan", "yayi-7b-open", "--count", "8", "--set", "sft.max_dialogues=1000"]) == 0
+    assert "planned with all rows; max_dialogues takes 1,000 at most" in capsys.readouterr().out
 
 
 # --- plans of recipes ----------------------------------------------------------------------------

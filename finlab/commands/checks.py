@@ -58,7 +58,7 @@ def _require_machine(
         entries: What the recipe reads.
         run_dir: Where they will leave what they make.
     """
-    from finlab.train import planning, shapes
+    from finlab.train import advice, planning, shapes
 
     try:
         shape, _ = planning.base_shape(plan)
@@ -77,7 +77,7 @@ def _require_machine(
     gpu, count = here
     found = planning.of_recipe(plan, gpu, count, entries=entries)
     names = {step.name for step in chosen}
-    for name, sentence in planning.misfits(found).items():
+    for name, sentence in advice.misfits(found).items():
         if name in names:
             raise ValueError(f"{sentence} (--force runs it all the same)")
     made = sum(size for what, size in found.disk.items() if what != "data and base")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from finlab import paths
@@ -14,6 +15,8 @@ from finlab.data import catalogue
 from finlab.data.catalogue import Entry
 from finlab.files import size_text
 from finlab.run import recipe
+
+SHORTEST_PLACE = 20  # characters of the column `from`
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -34,7 +37,7 @@ def _data(arguments: argparse.Namespace) -> int:
         catalogue.fetch(entries, lambda line: print(line, flush=True))
         entries = catalogue.of_recipe(plan)
     _estimate_models(entries)
-    print(table([_shown(entry) for entry in entries]))
+    print(table(_fitted([catalogue.row(entry) for entry in entries])))
     _print_sums(entries)
     for line in catalogue.restrictions(entries):
         print(f"licence: {line}")
@@ -50,16 +53,23 @@ def _data(arguments: argparse.Namespace) -> int:
     return int(arguments.fetch and bool(lacking))
 
 
-def _shown(entry: Entry) -> dict:
-    """Return an entry as a row that fits a terminal.
+def _fitted(rows: list[dict]) -> list[dict]:
+    """Return rows whose places are cut so that the table fits the terminal, as far as it can.
 
     Args:
-        entry: The entry.
+        rows: From `catalogue.row`. Where nobody looks at a terminal they are left whole.
     """
-    row = catalogue.row(entry)
-    place = row["from"]
-    row["from"] = place if len(place) <= 64 else f"{place[:61]}..."
-    return row
+    if not sys.stdout.isatty():
+        return rows
+    terminal = shutil.get_terminal_size().columns
+    longest = max(len(row["from"]) for row in rows)
+    width = max(map(len, table(rows).splitlines()))
+    room = max(terminal - (width - longest), SHORTEST_PLACE)
+    fitted = []
+    for row in rows:
+        place = row["from"]
+        fitted.append(row | {"from": place if len(place) <= room else f"{place[: room - 3]}..."})
+    return fitted
 
 
 def _print_sums(entries: list[Entry]) -> None:

@@ -13,7 +13,7 @@ from finlab.run import recipe
 
 if TYPE_CHECKING:
     from finlab.data.catalogue import Entry
-    from finlab.train.planning import Plan
+    from finlab.train.planning import Plan, StepPlan
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     """Print the plan of a recipe; return 2 where it does not fit."""
     from finlab.data import catalogue
-    from finlab.train import planning, published_costs, shapes
+    from finlab.train import advice, planning, published_costs, shapes
 
     if arguments.count < 1:
         raise ValueError(f"--count {arguments.count}: write 1 or more GPUs")
@@ -67,10 +67,22 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.published:
         print()
         print(table(published_costs.comparison(), 1))
-    sentences = planning.misfits(plan)
+    sentences = advice.misfits(plan)
     for sentence in sentences.values():
         print(f"does not fit: {sentence}")
     return 2 if sentences else 0
+
+
+def _print_limits(step: StepPlan) -> None:
+    """Print which bounds on rows a step has, which its plan does not know.
+
+    Args:
+        step: The plan of the step.
+    """
+    for limit in ("max_dialogues", "max_pairs"):
+        most = step.parameters.get(limit)
+        if most:
+            print(f"{step.name}: planned with all rows; {limit} takes {most:,} at most")
 
 
 def _print_notes(plan: Plan, entries: list[Entry]) -> None:
@@ -80,7 +92,7 @@ def _print_notes(plan: Plan, entries: list[Entry]) -> None:
         plan: The plan.
         entries: What the recipe reads.
     """
-    from finlab.train import planning
+    from finlab.train import advice, planning
 
     if plan.failures >= 0.01:
         print(f"stops to be expected by faults of machines: {plan.failures:.2f}")
@@ -89,12 +101,13 @@ def _print_notes(plan: Plan, entries: list[Entry]) -> None:
         if entry.kind in planning.TRAINED and not entry.tokens:
             print(f"not counted: {entry.why or f'{entry.name}, whose size nobody knows'}")
     for step in plan.steps:
+        _print_limits(step)
         if step.memory.host:
             size = size_text(step.memory.host)
             print(f"{step.name}: its optimizer takes {size} of the machines' own memory, in all")
     needs_liger = False
     for step in plan.steps:
-        words = planning.fastest(plan, step)
+        words = advice.fastest(plan, step)
         if words:
             changes = " ".join(f"--set {step.name.split('/')[0]}.{word}" for word in words)
             print(f"faster, and fits: {changes}")

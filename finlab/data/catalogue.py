@@ -36,7 +36,7 @@ class Entry:
         name: The card's name, or the model's folder or id.
         kind: What it is: text, dialogue, exam ..., or model.
         place: Where it comes from, in words.
-        licence: As the card states it; empty for a model.
+        licence: As its card states it; empty for a model that is not here yet.
         state: there, partly there, missing, or not public.
         bytes: What is here; where nothing is, what will be downloaded; 0 where nobody knows.
         tokens: How many tokens it holds, 0 where nobody knows.
@@ -184,11 +184,13 @@ def _model_entry(name: str) -> Entry:
     except ValueError as error:  # a variable in it is not set
         return Entry(name, "model", "a folder", "", "missing", 0, why=str(error))
     if local.is_dir():
-        return Entry(name, "model", "a folder", "", "there", size_of(local))
+        licence = hub_models.licence(str(local))
+        return Entry(name, "model", "a folder", licence, "there", size_of(local))
     if not HUB_ID.fullmatch(name):
         return Entry(name, "model", "a folder", "", "missing", 0, why=f"nothing stands at {name}")
     held = hub_models.held(name)
-    return Entry(name, "model", f"hub {name}", "", held.state, held.bytes)
+    licence = hub_models.licence(name)
+    return Entry(name, "model", f"hub {name}", licence, held.state, held.bytes)
 
 
 # --- what to tell about all of them --------------------------------------------------------------
@@ -200,7 +202,7 @@ def restrictions(entries: list[Entry]) -> list[str]:
     """
     lines = []
     for entry in entries:
-        if entry.card is None or entry.kind in ("exam", "question", "label"):
+        if entry.kind in ("exam", "question", "label"):
             continue
         if forbids_commercial_use(entry.licence):
             lines.append(f"{entry.name}: {entry.licence} forbids commercial use of what it trains")

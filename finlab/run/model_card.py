@@ -282,7 +282,7 @@ def _terms(licences: dict[str, str]) -> list[str]:
     for name, each in licences.items():
         if forbids_commercial_use(each):
             lines.append(
-                f"**No commercial use**: it was trained on {name}, whose licence is {each}."
+                f"**No commercial use**: it was made from {name}, whose licence is {each}."
             )
             lines.append("")
     for name, each in licences.items():

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
+from finlab.data import hub_models
 from finlab.run import (
     environment,
     integrity,
@@ -155,12 +156,19 @@ class Run:
         return text
 
     def _licences(self) -> dict[str, str]:
-        """Return {card: licence} of all data that this step and those behind it train on."""
+        """Return {name: licence} of the data that this step and those behind it train on.
+
+        The base is among them where its own card states a licence.
+        """
         found = {}
         for manifest in self.upstream.values():
             found |= manifest.get("licences", {})
         for card in model_card.trained_cards(self.parameters):
             found[card] = card_licence(card)
+        base = self.parameters.get("base", "")
+        stated = hub_models.licence(base) if base else ""
+        if stated:
+            found[Path(base).name if paths.resolve(base).is_dir() else base] = stated
         return found
 
     def _recipe(self) -> str:

@@ -12,9 +12,7 @@ tests/test_planning.py holds how far it may be off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from finlab.train.shapes import Gpu, ModelShape
 
@@ -54,7 +52,7 @@ class Setup:
         gradient_checkpointing: Whether blocks are computed again in the backward pass.
         quantize_base: none, int8 or nf4.
         launch: How processes share: '' or ddp, fsdp2, zero2, zero3.
-        weight_bytes: Bytes of a weight, 2 for bfloat16.
+        dtype: Of the weights that do not learn and of the products: bfloat16 or float32.
         trained_bytes: Bytes of a weight that learns. finlab holds those in float32, 4; others in
             bfloat16, 2. DeepSpeed computes with 2 and keeps copies of 4.
         attended: Tokens that a token sees on average before itself, times two; 0: the whole row.
@@ -74,7 +72,7 @@ class Setup:
     gradient_checkpointing: bool = False
     quantize_base: str = "none"
     launch: str = ""
-    weight_bytes: int = 2
+    dtype: str = "bfloat16"
     trained_bytes: int = 4
     attended: float = 0.0
     fused: bool = False
@@ -86,6 +84,11 @@ class Setup:
     def micro_tokens(self) -> int:
         """Tokens that a GPU computes at once."""
         return self.row_length * self.batch_rows
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight that does not learn."""
+        return 2 if self.dtype == "bfloat16" else 4
 
     @property
     def method(self) -> str:
@@ -223,24 +226,33 @@ def _trained_tables(shape: ModelShape, setup: Setup) -> tuple[float, float]:
 def _activation_bytes(shape: ModelShape, setup: Setup) -> float:
     """Return what the forward pass keeps.
 
-    Counted by hand from the tensors that a block saves, in bfloat16: six of the hidden width, two
-    of the keys' and three of the feed-forward's. Without fused layers, norms and adapters keep
-    float32 copies: two and a half times as much under LoRA, half more for full training.
+    Counted by hand from the tensors that a block saves: six of the hidden width, two of the keys'
+    and three of the feed-forward's. Without fused layers, norms and adapters keep float32 copies:
+    in bfloat16 two and a half times as much under LoRA, half more for full training. In float32
+    these are no copies, and a third more is kept (`python -m benchmarks.saved_tensors`).
 
     Args:
         shape: The model's.
         setup: How it is trained.
     """
-    fused = 2 * (6 * shape.hidden + 2 * shape.kv_width + 3 * shape.feed_forward)
+    each = setup.weight_bytes
+    fused = each * (6 * shape.hidden + 2 * shape.kv_width + 3 * shape.feed_forward)
     block = fused
     if not setup.fused:
-        block = 2.5 * fused if setup.lora_rank else 1.5 * fused
+        block = fused * _unfused_factor(setup)
     if setup.eager_attention:
         block += 8 * shape.heads * setup.row_length  # scores, their softmax and dropout
     if setup.gradient_checkpointing:
         # The input of each block is kept, and one block is computed again at a time.
-        return setup.micro_tokens * (2 * shape.hidden * shape.layers + block)
+        return setup.micro_tokens * (each * shape.hidden * shape.layers + block)
     return setup.micro_tokens * block * shape.layers
+
+
+def _unfused_factor(setup: Setup) -> float:
+    """Return how much more a block keeps without fused layers."""
+    if setup.dtype == "float32":
+        return 1.3
+    return 2.5 if setup.lora_rank else 1.5
 
 
 @dataclass(frozen=True)
@@ -292,6 +304,11 @@ def answering(
 
 
 # --- time ----------------------------------------------------------------------------------------
+def peak_flops(gpu: Gpu, setup: Setup) -> float:
+    """Return the data sheet's FLOP/s for the type that a setup computes in."""
+    return gpu.flops if setup.dtype == "bfloat16" else gpu.float32_flops
+
+
 def tokens_per_second(
     shape: ModelShape, setup: Setup, gpu: Gpu, efficiency: float | None = None
 ) -> float:
@@ -305,76 +322,4 @@ def tokens_per_second(
     """
     reached = efficiency or EFFICIENCY[gpu.family, setup.method]
     reached *= QUANTIZED_SPEED[setup.quantize_base]
-    return gpu.flops * reached / flops_per_token(shape, setup, hardware=True)
-
-
-# --- what would fit ------------------------------------------------------------------------------
-def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
-    """Return the micro-batches, in rows, that divide a step's own, the largest first.
-
-    Args:
-        setup: How the step trains.
-        parameters: The step's. A preference step counts pairs, of two rows each.
-    """
-    unit = 2 if "batch_pairs" in parameters else 1
-    units = setup.batch_rows // unit
-    return [unit * count for count in range(units, 0, -1) if units % count == 0]
-
-
-def batch_words(rows: int, setup: Setup, parameters: Mapping[str, Any]) -> list[str]:
-    """Return a smaller micro-batch in a step's own words, with as large an optimizer step.
-
-    Args:
-        rows: From `smaller_batches`.
-        setup: How the step trains now.
-        parameters: The step's.
-    """
-    if rows == setup.batch_rows:
-        return []
-    words = [f"batch_rows={rows}"]
-    if "batch_pairs" in parameters:
-        words = [f"batch_pairs={rows // 2}"]
-    times = parameters.get("gradient_accumulation", 1) * setup.batch_rows // rows
-    return [*words, f"gradient_accumulation={times}"]
-
-
-def nearest_fit(
-    shape: ModelShape,
-    setup: Setup,
-    gpu: Gpu,
-    processes: int,
-    parameters: Mapping[str, Any],
-) -> tuple[Setup, list[str]] | None:
-    """Return the nearest setup that fits a GPU, and what was changed; None where none does.
-
-    Memory is bought in the order of its price in speed: smaller micro-batches, recomputation,
-    sharding, a base in four bits.
-
-    Args:
-        shape: The model's.
-        setup: One that does not fit.
-        gpu: The GPU.
-        processes: How many of them.
-        parameters: The step's; others are not changed.
-    """
-
-    tries = []
-    for rows in smaller_batches(setup, parameters):
-        tries.append(replace(setup, batch_rows=rows))
-    dearer: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
-    if processes > 1:
-        dearer.append(("launch", "zero3"))
-    if setup.lora_rank:
-        dearer.append(("quantize_base", "nf4"))
-    for name, value in dearer:
-        if name in parameters and getattr(setup, name) != value:
-            tries.append(replace(tries[-1], **{name: value}))
-    for tried in tries:
-        if memory(shape, tried, processes).total > gpu.bytes:
-            continue
-        words = batch_words(tried.batch_rows, setup, parameters)
-        for name, value in dearer:
-            if getattr(tried, name) != getattr(setup, name):
-                words.append(f"{name}=true" if value is True else f"{name}={value}")
-        return tried, words
-    return None
+    return peak_flops(gpu, setup) * reached / flops_per_token(shape, setup, hardware=True)

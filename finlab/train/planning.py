@@ -9,8 +9,7 @@ and depend on its disks and CPUs.
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from finlab.data import budget, catalogue
@@ -192,7 +191,7 @@ def setup_of(parameters: dict[str, Any], new_rows: int) -> Setup:
         gradient_checkpointing=parameters["gradient_checkpointing"],
         quantize_base=form,
         launch=parameters.get("launch", ""),
-        weight_bytes=2 if parameters["dtype"] == "bfloat16" else 4,
+        dtype=parameters["dtype"],
         fused=parameters.get("liger", False),
         embeddings_only=parameters.get("embeddings_only", False),
     )
@@ -230,16 +229,19 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         for number, name in enumerate(("stage1_cards", "stage2_cards")):
             held = sum(tokens[card] for card in values[name])
             if held:
-                mixed = held * values["epochs"][number] / (1 - values["text_share"])
+                learnt = held * (1 - values["held_out_share"])
+                mixed = learnt * values["epochs"][number] / (1 - values["text_share"])
                 found.append((f"{step.name}/stage{number + 1}", mixed))
         return found
     if step.notebook == DPO:
         held = sum(tokens[card] for card in values["preference_cards"])
-        return [(step.name, held * (values["epochs"] + REFERENCE_READ))]
+        learnt = held * (1 - values["held_out_share"])
+        return [(step.name, learnt * (values["epochs"] + REFERENCE_READ))]
     if step.notebook == REASONING:
         # The chains alone: reinforcement is bound by sampling, whose speed no plan knows.
         held = sum(tokens[card] for card in values["question_cards"])
-        mixed = held * values["sft_epochs"] / (1 - values["text_share"])
+        learnt = held * (1 - values["held_out_share"])
+        mixed = learnt * values["sft_epochs"] / (1 - values["text_share"])
         return [(f"{step.name}/sft", mixed)]
     return []
 
@@ -282,62 +284,6 @@ def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
         "checkpoints": max(step.checkpoint_bytes for step in plan.steps) * (KEPT_CHECKPOINTS + 1),
         "models": sum(step.model_bytes for step in plan.steps) + 2 * plan.shape.parameters,
     }
-
-
-# --- what does not fit ---------------------------------------------------------------------------
-def misfits(plan: Plan) -> dict[str, str]:
-    """Return {step: a sentence} of the steps that do not fit, with the nearest that does.
-
-    Args:
-        plan: From `of_recipe`.
-    """
-    sentences: dict[str, str] = {}
-    for step in plan.steps:
-        if step.memory.total <= plan.gpu.bytes:
-            continue
-        need, have = step.memory.total / 1e9, plan.gpu.bytes / 1e9
-        name = step.name.split("/")[0]
-        sentence = f"step '{step.name}' takes {need:.0f} GB of a GPU of {have:.0f} GB"
-        nearest = costs.nearest_fit(plan.shape, step.setup, plan.gpu, plan.count, step.parameters)
-        if nearest is None:
-            sentence += f": no setting fits {plan.count} × {plan.gpu.name}; take more of them"
-        else:
-            words = " ".join(f"--set {name}.{change}" for change in nearest[1])
-            sentence += f"; the nearest that fits: {words}"
-        sentences.setdefault(name, sentence)
-    return sentences
-
-
-def fastest(plan: Plan, step: StepPlan) -> list[str]:
-    """Return the changes that make a step fastest on its GPUs, in its parameters' names.
-
-    Recomputation costs a third of the time, so a smaller micro-batch without it is faster, as long
-    as it has the 2,048 tokens that keep matrix products bound by arithmetic.
-
-    Args:
-        plan: From `of_recipe`.
-        step: One of its steps.
-    """
-    flops_now = costs.flops_per_token(plan.shape, step.setup, hardware=True)
-    best = step.rate
-    words: list[str] = []
-    fusing = (False, True) if "liger" in step.parameters else (step.setup.fused,)
-    batches = costs.smaller_batches(step.setup, step.parameters)
-    for rows, fused in itertools.product(batches, fusing):
-        setup = replace(step.setup, batch_rows=rows, gradient_checkpointing=False, fused=fused)
-        if setup.micro_tokens < 2048:
-            continue
-        if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
-            continue
-        flops = costs.flops_per_token(plan.shape, setup, hardware=True)
-        rate = step.rate * flops_now / flops
-        if rate > best * 1.01:
-            best = rate
-            words = ["gradient_checkpointing=false"]
-            words += costs.batch_words(rows, step.setup, step.parameters)
-            if fused and not step.setup.fused:
-                words.append("liger=true")
-    return words
 
 
 # --- as tables -----------------------------------------------------------------------------------

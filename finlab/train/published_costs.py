@@ -28,8 +28,8 @@ def comparison() -> list[dict[str, Any]]:
                 "what": entry["what"],
                 "source": entry["source"],
                 "unit": "tokens/s" if entry["kind"] == "speed" else "GB",
-                "published": float(entry["value"]),
-                "model": value,
+                "published": f"{entry['value']:,}",
+                "model": f"{value:,.0f}" if value >= 1000 else f"{value:.1f}",
                 "error %": 100 * (value / entry["value"] - 1),
             }
         )

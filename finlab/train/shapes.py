@@ -105,6 +105,7 @@ class Gpu:
     Attributes:
         name: Of the kind.
         flops: Dense bf16 FLOP/s, as the data sheet says.
+        float32_flops: FLOP/s in float32, as the data sheet says.
         bytes: Of its memory.
         bandwidth: Bytes/s to and from its memory.
         family: ampere, ada or hopper.
@@ -112,6 +113,7 @@ class Gpu:
 
     name: str
     flops: float
+    float32_flops: float
     bytes: float
     bandwidth: float
     family: str
@@ -132,8 +134,9 @@ def gpu(name: str) -> Gpu:
     table = _table("gpus.yaml")
     if name not in table:
         raise ValueError(f"the GPU kind '{name}' is not known: write one of {', '.join(table)}")
-    teraflops, gigabytes, bandwidth, family = table[name]
-    return Gpu(name, teraflops * 1e12, gigabytes * 1e9, bandwidth * 1e9, family)
+    teraflops, float32_teraflops, gigabytes, bandwidth, family = table[name]
+    speeds = teraflops * 1e12, float32_teraflops * 1e12
+    return Gpu(name, *speeds, gigabytes * 1e9, bandwidth * 1e9, family)
 
 
 def of_this_machine() -> tuple[Gpu, int] | None:

@@ -1,0 +1,154 @@
+"""What a step's settings should be on some GPUs: the nearest that fits, and the fastest that does.
+
+plan = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
+advice.misfits(plan)               # {step: a sentence}
+advice.fastest(plan, plan.steps[0])  # ["batch_rows=2", "gradient_accumulation=8"]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finlab.train import costs
+from finlab.train.costs import Setup
+from finlab.train.planning import Plan, StepPlan
+from finlab.train.shapes import Gpu, ModelShape
+
+
+def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
+    """Return the micro-batches, in rows, that divide a step's own, the largest first.
+
+    Args:
+        setup: How the step trains.
+        parameters: The step's. A preference step counts pairs, of two rows each.
+    """
+    unit = 2 if "batch_pairs" in parameters else 1
+    units = setup.batch_rows // unit
+    return [unit * count for count in range(units, 0, -1) if units % count == 0]
+
+
+def batch_words(rows: int, setup: Setup, parameters: Mapping[str, Any]) -> list[str]:
+    """Return a smaller micro-batch in a step's own words, with as large an optimizer step.
+
+    Args:
+        rows: From `smaller_batches`.
+        setup: How the step trains now.
+        parameters: The step's.
+    """
+    if rows == setup.batch_rows:
+        return []
+    words = [f"batch_rows={rows}"]
+    if "batch_pairs" in parameters:
+        words = [f"batch_pairs={rows // 2}"]
+    times = parameters.get("gradient_accumulation", 1) * setup.batch_rows // rows
+    return [*words, f"gradient_accumulation={times}"]
+
+
+def dtype_words(changed: Setup, setup: Setup) -> list[str]:
+    """Return the change of the type, in a step's own words; an empty list where it stays."""
+    return [] if changed.dtype == setup.dtype else [f"dtype={changed.dtype}"]
+
+
+def nearest_fit(
+    shape: ModelShape,
+    setup: Setup,
+    gpu: Gpu,
+    processes: int,
+    parameters: Mapping[str, Any],
+) -> tuple[Setup, list[str]] | None:
+    """Return the nearest setup that fits a GPU, and what was changed; None where none does.
+
+    Memory is bought in the order of its price in speed: bfloat16, which costs none, smaller
+    micro-batches, recomputation, sharding, a base in four bits.
+
+    Args:
+        shape: The model's.
+        setup: One that does not fit.
+        gpu: The GPU.
+        processes: How many of them.
+        parameters: The step's; others are not changed.
+    """
+    halved = replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
+    tries = []
+    for rows in smaller_batches(setup, parameters):
+        tries.append(replace(halved, batch_rows=rows))
+    dearer: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
+    if processes > 1:
+        dearer.append(("launch", "zero3"))
+    if setup.lora_rank:
+        dearer.append(("quantize_base", "nf4"))
+    for name, value in dearer:
+        if name in parameters and getattr(setup, name) != value:
+            tries.append(replace(tries[-1], **{name: value}))
+    for tried in tries:
+        if costs.memory(shape, tried, processes).total > gpu.bytes:
+            continue
+        words = dtype_words(tried, setup)
+        words += batch_words(tried.batch_rows, setup, parameters)
+        for name, value in dearer:
+            if getattr(tried, name) != getattr(setup, name):
+                words.append(f"{name}=true" if value is True else f"{name}={value}")
+        return tried, words
+    return None
+
+
+def misfits(plan: Plan) -> dict[str, str]:
+    """Return {step: a sentence} of the steps that do not fit, with the nearest that does.
+
+    Args:
+        plan: From `of_recipe`.
+    """
+    sentences: dict[str, str] = {}
+    for step in plan.steps:
+        if step.memory.total <= plan.gpu.bytes:
+            continue
+        need, have = step.memory.total / 1e9, plan.gpu.bytes / 1e9
+        name = step.name.split("/")[0]
+        sentence = f"step '{step.name}' takes {need:.0f} GB of a GPU of {have:.0f} GB"
+        nearest = nearest_fit(plan.shape, step.setup, plan.gpu, plan.count, step.parameters)
+        if nearest is None:
+            sentence += f": no setting fits {plan.count} × {plan.gpu.name}; take more of them"
+        else:
+            words = " ".join(f"--set {name}.{change}" for change in nearest[1])
+            sentence += f"; the nearest that fits: {words}"
+        sentences.setdefault(name, sentence)
+    return sentences
+
+
+def fastest(plan: Plan, step: StepPlan) -> list[str]:
+    """Return the changes that make a step fastest on its GPUs, in its parameters' names.
+
+    Recomputation costs a third of the time, so a smaller micro-batch without it is faster, as long
+    as it has the 2,048 tokens that keep matrix products bound by arithmetic.
+
+    Args:
+        plan: From `of_recipe`.
+        step: One of its steps.
+    """
+    now = step.setup
+    best = step.rate
+    words: list[str] = []
+    fusing = (False, True) if "liger" in step.parameters else (now.fused,)
+    halved = replace(now, dtype="bfloat16") if "dtype" in step.parameters else now
+    batches = smaller_batches(now, step.parameters)
+    for rows, fused in itertools.product(batches, fusing):
+        setup = replace(halved, batch_rows=rows, gradient_checkpointing=False, fused=fused)
+        if setup.micro_tokens < 2048:
+            continue
+        if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
+            continue
+        # By the model for both, so that a measured efficiency stays in.
+        faster = costs.tokens_per_second(plan.shape, setup, plan.gpu)
+        rate = step.rate * faster / costs.tokens_per_second(plan.shape, now, plan.gpu)
+        if rate > best * 1.01:
+            best = rate
+            words = dtype_words(setup, now)
+            if now.gradient_checkpointing:
+                words.append("gradient_checkpointing=false")
+            words += batch_words(rows, now, step.parameters)
+            if fused and not now.fused:
+                words.append("liger=true")
+    return words
