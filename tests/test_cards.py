@@ -107,8 +107,12 @@ def test_files_of_one_name_in_two_folders_keep_their_rows_apart(folder):
         (root / name / "x" / "a.jsonl").write_text(text, encoding="utf-8")
     ids = cards.load("mine").rows["id"][:]
     assert ids == [
-        *("mine/x/a.jsonl:1", "mine/x/a.jsonl:2", "mine/7"),
-        *("mine/x/a.jsonl#2:1", "mine/x/a.jsonl#2:2", "mine/7@x/a.jsonl#2:3"),
+        "mine/x/a.jsonl:1",
+        "mine/x/a.jsonl:2",
+        "mine/7",
+        "mine/x/a.jsonl#2:1",
+        "mine/x/a.jsonl#2:2",
+        "mine/7@x/a.jsonl#2:3",
     ]
 
 

@@ -78,8 +78,12 @@ def test_a_folder_of_data_is_as_large_as_its_files(tmp_path, monkeypatch):
     front_matter = {
         "license": "mit",
         "finlab": {
-            **{"domain": "finance", "language": "zh", "kind": "text"},
-            **{"files": ["notes"], "format": "arrow", "text": "text"},
+            "domain": "finance",
+            "language": "zh",
+            "kind": "text",
+            "files": ["notes"],
+            "format": "arrow",
+            "text": "text",
         },
     }
     text = f"---\n{json.dumps(front_matter)}\n---\n"

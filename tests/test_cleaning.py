@@ -70,7 +70,12 @@ SEPARATORS = [
     *(chr(code) for code in range(0x20)),
     *(chr(code) for code in range(0x7F, 0xA1)),
     *(chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cf", "Zs")),
-    *("\u2028", "\u2029", "\ue000", "\uf8ff", "\ufe0f", "（不构成投资建议）"),
+    "\u2028",
+    "\u2029",
+    "\ue000",
+    "\uf8ff",
+    "\ufe0f",
+    "（不构成投资建议）",
     *(f"&{name}" for name in html.entities.html5 if name.endswith(";")),
     *(f"<{tag}>" for tag in cleaning_rules.TAG_NAMES),
     *(f"</{tag}>" for tag in cleaning_rules.TAG_NAMES),
@@ -169,8 +174,19 @@ def test_check_digits():
 
 MARK = re.compile(r"\[([^|\[\]]+)\|([^\]]+)\]")
 KINDS = (
-    *("姓名", "手机号", "固定电话", "身份证号", "银行卡号", "账号", "地址", "车牌号", "护照号"),
-    *("微信号", "QQ号", "电子邮箱", "统一社会信用代码"),
+    "姓名",
+    "手机号",
+    "固定电话",
+    "身份证号",
+    "银行卡号",
+    "账号",
+    "地址",
+    "车牌号",
+    "护照号",
+    "微信号",
+    "QQ号",
+    "电子邮箱",
+    "统一社会信用代码",
 )
 
 

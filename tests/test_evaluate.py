@@ -175,8 +175,12 @@ def test_published_scores_name_their_source():
 def test_gains_are_compared_on_items_that_both_could_read():
     def record(number, right, fault=""):
         return {
-            **{"prompt": "text", "id": number, "right": right, "fault": fault},
-            **{"benchmark": "b", "subject": "s"},
+            "prompt": "text",
+            "id": number,
+            "right": right,
+            "fault": fault,
+            "benchmark": "b",
+            "subject": "s",
         }
 
     short = [record(0, False, "too long"), record(1, True), record(2, False, "unparsed")]

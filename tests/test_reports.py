@@ -26,10 +26,20 @@ def finished_step(run_dir, step="dpo", headline=None, upstream=None, licences=No
     content.cells[-1] = nbformat.v4.new_code_cell("figure", outputs=[shown])
     nbformat.write(content, folder / f"{NOTEBOOK}.ipynb")
     manifest = {
-        **{"step": step, "notebook": NOTEBOOK, "key": key, "parameters": {}, "device": "CPU"},
-        **{"inputs": {"steps": upstream or {}, "data": {}}, "finished": "2026-01-01T00:00:00"},
-        **{"seconds": 65.4, "peak_bytes": 2e9, "git_commit": "abc", "python": "3.11"},
-        **{"versions": {"torch": "2"}, "licences": licences or {}, "artifact": {}},
+        "step": step,
+        "notebook": NOTEBOOK,
+        "key": key,
+        "parameters": {},
+        "device": "CPU",
+        "inputs": {"steps": upstream or {}, "data": {}},
+        "finished": "2026-01-01T00:00:00",
+        "seconds": 65.4,
+        "peak_bytes": 2e9,
+        "git_commit": "abc",
+        "python": "3.11",
+        "versions": {"torch": "2"},
+        "licences": licences or {},
+        "artifact": {},
     }
     metrics = {"loss": 1.0, **(headline.save(folder) if headline else {})}
     files.write_json(folder / "metrics.json", metrics)

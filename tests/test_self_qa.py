@@ -178,15 +178,23 @@ def test_people_correct_relations_on_a_sheet(tmp_path):
             "reference": "r",
         },
     ]
-    path = linking.write_sheet(tmp_path / "relations.xlsx", rows)
+    path = linking.write_sheet(tmp_path / "sheets", rows)
     assert linking.read_sheet(path) == {}
     sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
     sheet["right"] = ["yes", "否"]
     sheet.to_excel(path, index=False)
-    assert linking.read_sheet(path) == {"acquires": {"judged": 2, "right": 1}}
+    assert linking.write_sheet(tmp_path / "sheets", rows) == path, "what is filled in stays"
+    counts = linking.read_sheet(path)
+    assert counts == {"acquires": {"judged": 2, "right": 1}}
+    [row] = linking.checked_rows(counts)
+    assert row["share"] == 0.5
+    assert 0 < row["ci_low"] < 0.5 < row["ci_high"] < 1
     sheet["right"] = ["maybe", ""]
     sheet.to_excel(path, index=False)
     with pytest.raises(ValueError, match="row 2: right is 'maybe'"):
+        linking.read_sheet(path)
+    path.write_bytes(b"not a spreadsheet")
+    with pytest.raises(ValueError, match="no spreadsheet that can be read"):
         linking.read_sheet(path)
 
 
@@ -205,7 +213,7 @@ def test_topics_and_classes():
 def test_a_sheet_holds_no_formula_and_no_control_sign(tmp_path):
     row = {"subject": "甲", "relation": "r", "object": "乙", "reference": "r"}
     rows = [{**row, "sentence": "=1+1"}, {**row, "sentence": "换页\x0c符"}]
-    path = linking.write_sheet(tmp_path / "relations.xlsx", rows)
+    path = linking.write_sheet(tmp_path, rows)
     told = pandas.read_excel(path, dtype=str)["sentence"].tolist()
     assert told == ["'=1+1", "换页 符"]
 

@@ -579,8 +579,9 @@ def test_what_a_reader_gets_is_supported_and_right_more_often(smoke):
 
 def test_knowledge_leaves_what_its_table_says(smoke):
     artifact = smoke / "knowledge/artifact"
-    for name in ("domain.sqlite", "customer.sqlite", "relations.xlsx", "model/config.json"):
+    for name in ("domain.sqlite", "customer.sqlite", "relations.jsonl", "model/config.json"):
         assert (artifact / name).exists(), name
+    assert len(list((smoke / "sheets").glob("relations-*.xlsx"))) == 1
     answers = files.read_jsonl(artifact / "answers.jsonl")
     cited = [row for row in answers if row["sources"]]
     assert all("《" in row["sources"] and row["passages"] for row in cited)

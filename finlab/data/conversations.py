@@ -32,9 +32,14 @@ if TYPE_CHECKING:
 
 READ = pyarrow.schema(
     {
-        **{"number": pyarrow.int64(), "id": pyarrow.string(), "card": pyarrow.string()},
-        **{"kind": pyarrow.string(), "format": pyarrow.string(), "unanswered": pyarrow.int64()},
-        **{"messages": pyarrow.string(), "tokens_read": pyarrow.int64()},
+        "number": pyarrow.int64(),
+        "id": pyarrow.string(),
+        "card": pyarrow.string(),
+        "kind": pyarrow.string(),
+        "format": pyarrow.string(),
+        "unanswered": pyarrow.int64(),
+        "messages": pyarrow.string(),
+        "tokens_read": pyarrow.int64(),
     }
 )
 PREPARED = {
@@ -173,10 +178,15 @@ def _features() -> Features:
 
     return Features(
         {
-            **{"number": Value("int64"), "id": Value("string"), "card": Value("string")},
-            **{"kind": Value("string"), "messages": Value("string")},
-            **{"personal": List(Value("string")), "input_ids": List(Value("int32"))},
-            **{"learnt": List(Value("bool")), "answers": Value("int64")},
+            "number": Value("int64"),
+            "id": Value("string"),
+            "card": Value("string"),
+            "kind": Value("string"),
+            "messages": Value("string"),
+            "personal": List(Value("string")),
+            "input_ids": List(Value("int32")),
+            "learnt": List(Value("bool")),
+            "answers": Value("int64"),
             "refused": Value("string"),
         }
     )

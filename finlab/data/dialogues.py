@@ -210,10 +210,21 @@ FORMATS = {
 
 # A question and its answer under other names; tables that people keep have these.
 QUESTION_AND_ANSWER = (
-    *(("instruction", "response"), ("question", "answer"), ("问题", "答案"), ("问题", "回答")),
-    *(("提问", "回答"), ("问", "答"), ("prompt", "response"), ("prompt", "completion")),
-    *(("query", "response"), ("query", "answer"), ("input", "output"), ("q", "a")),
-    *(("Question", "Answer"), ("user", "assistant"), ("human", "assistant")),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("问题", "答案"),
+    ("问题", "回答"),
+    ("提问", "回答"),
+    ("问", "答"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("input", "output"),
+    ("q", "a"),
+    ("Question", "Answer"),
+    ("user", "assistant"),
+    ("human", "assistant"),
 )
 
 

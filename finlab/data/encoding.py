@@ -46,8 +46,11 @@ def encode(encode_texts: Encode, folder: Path, cache: Path) -> Dataset:
     written = cache / "documents"
     frames.save(tokens.with_column("tokens", count), written)
     columns = {
-        **{"number": Value("int64"), "source": Value("string"), "domain": Value("string")},
-        **{"language": Value("string"), "tokens": Value("int64")},
+        "number": Value("int64"),
+        "source": Value("string"),
+        "domain": Value("string"),
+        "language": Value("string"),
+        "tokens": Value("int64"),
         "input_ids": List(Value("int32")),
     }
     return arrow_files.in_order(written, cache / "tokens.arrow", Features(columns))

@@ -26,8 +26,12 @@ CONTAMINATED = "contaminated by an exam"
 PAIR_PARTS = ("prompt", "chosen", "rejected")
 TEXTS = pyarrow.schema(
     {
-        **{"number": pyarrow.int64(), "id": pyarrow.string(), "source": pyarrow.string()},
-        **{"text": pyarrow.string(), "tokens_read": pyarrow.int64(), "dropped": pyarrow.string()},
+        "number": pyarrow.int64(),
+        "id": pyarrow.string(),
+        "source": pyarrow.string(),
+        "text": pyarrow.string(),
+        "tokens_read": pyarrow.int64(),
+        "dropped": pyarrow.string(),
     }
 )
 BATCH = 10_000  # texts that are written at once

@@ -13,8 +13,15 @@ from scipy.stats import binomtest, spearmanr
 TOO_LONG = "too long"  # the fault of an item that does not fit into the context
 # The comparison of two models that could not both read any item.
 NOTHING_KNOWN = {
-    **{"n": 0, "difference": 0.0, "ci_low": -1.0, "ci_high": 1.0, "p": 1.0},
-    **{"only_first": 0, "only_second": 0, "bootstrap_low": -1.0, "bootstrap_high": 1.0},
+    "n": 0,
+    "difference": 0.0,
+    "ci_low": -1.0,
+    "ci_high": 1.0,
+    "p": 1.0,
+    "only_first": 0,
+    "only_second": 0,
+    "bootstrap_low": -1.0,
+    "bootstrap_high": 1.0,
 }
 Record = dict[str, Any]  # one answered item, from `exams.answer_exams`
 DRAWS = 10_000

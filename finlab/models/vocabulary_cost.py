@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelShape:
+class HeadCostShape:
     """What of a model's shape decides the cost of a vocabulary.
 
     Attributes:
@@ -27,7 +27,7 @@ class ModelShape:
     width: int
 
 
-def llama_shape(layers: int, width: int, inner: int) -> ModelShape:
+def llama_shape(layers: int, width: int, inner: int) -> HeadCostShape:
     """Return the shape of a Llama without grouped queries, such as Llama-2-7B and 13B.
 
     Args:
@@ -36,10 +36,10 @@ def llama_shape(layers: int, width: int, inner: int) -> ModelShape:
         inner: The intermediate size.
     """
     attention, feed_forward = 4 * width**2, 3 * width * inner
-    return ModelShape(layers * (attention + feed_forward), width)
+    return HeadCostShape(layers * (attention + feed_forward), width)
 
 
-def shape_of(model: PreTrainedModel) -> ModelShape:
+def shape_of(model: PreTrainedModel) -> HeadCostShape:
     """Return the shape of a loaded model."""
     tables = {
         id(model.get_input_embeddings().weight),
@@ -49,7 +49,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     for parameter in model.parameters():
         if parameter.dim() > 1 and id(parameter) not in tables:
             body += parameter.numel()
-    return ModelShape(body, model.config.hidden_size)
+    return HeadCostShape(body, model.config.hidden_size)
 
 
 def piece_savings(
@@ -100,7 +100,7 @@ def chars_per_token_by_size(
 
 
 def flops_per_character(
-    shape: ModelShape, base_size: int, chars_per_token: dict[int, float]
+    shape: HeadCostShape, base_size: int, chars_per_token: dict[int, float]
 ) -> dict[int, float]:
     """Return {number of new pieces: training FLOPs per character}.
 

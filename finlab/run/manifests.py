@@ -21,6 +21,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def is_current(manifest: dict[str, Any], key: str) -> bool:
+    """Tell whether a finished step is what would run now, or was accepted in its place.
+
+    Args:
+        manifest: Of the step.
+        key: The key that it would have now.
+    """
+    return key in (manifest["key"], manifest.get("accepted", {}).get("key"))
+
+
 def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> dict[str, dict]:
     """Return {step: manifest} of the steps that a step reads.
 

@@ -27,8 +27,14 @@ SET_BY_RUNNER = ("run_dir", "step", "rerun")
 NOTEBOOK_NAME = re.compile(r"\w+")
 # All that an annotation in a parameters cell may use.
 TYPES = {
-    **{"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict},
-    **{"Literal": Literal, "Annotated": Annotated},
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "Literal": Literal,
+    "Annotated": Annotated,
 }
 RANGE = re.compile(r"(over )?(-?[\d.e+]+)(?: to ([\d.e+]+))?")
 NOT_EMPTY = "not empty"

@@ -13,7 +13,7 @@ from typing import Any
 from finlab import files, paths
 from finlab.run import integrity, locks, recipe, recording
 from finlab.run.keys import data_fingerprints, step_key
-from finlab.run.manifests import read_manifest, upstream_manifests
+from finlab.run.manifests import is_current, read_manifest, upstream_manifests
 from finlab.run.parameters import SET_BY_RUNNER
 from finlab.run.progress import Progress
 
@@ -340,7 +340,7 @@ def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
     keys = {name: found["key"] for name, found in upstream.items()}
     parameters = step.parameters | {"run_dir": str(run_dir)}
     key = step_key(step.notebook, parameters, keys)
-    if key not in (manifest["key"], manifest.get("accepted", {}).get("key")):
+    if not is_current(manifest, key):
         return None
     found = integrity.damaged_step(run_dir / step.name, manifest)
     if found:

@@ -39,7 +39,7 @@ from finlab.run import (
 )
 from finlab.run.headline import Headline
 from finlab.run.keys import card_licence, code_behind, data_fingerprints, step_key
-from finlab.run.manifests import read_manifest, require_whole, upstream_manifests
+from finlab.run.manifests import is_current, read_manifest, require_whole, upstream_manifests
 
 
 # --- a started step ------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def _keep_finished(folder: Path, key: str) -> None:
         key: The key that it would have now.
     """
     manifest = read_manifest(folder)
-    if manifest is None or key not in (manifest["key"], manifest.get("accepted", {}).get("key")):
+    if manifest is None or not is_current(manifest, key):
         return
     if integrity.damaged_step(folder, manifest):
         return

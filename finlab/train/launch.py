@@ -269,8 +269,12 @@ def run(
     """
     command = [
         *shlex.split(os.environ.get("FINLAB_LAUNCH", "")),
-        *(sys.executable, "-m", "finlab.train.launch"),
-        *(str(folder), str(config), str(processes)),
+        sys.executable,
+        "-m",
+        "finlab.train.launch",
+        str(folder),
+        str(config),
+        str(processes),
     ]
     log_file = folder / "launch.log"
     with open(log_file, "w", encoding="utf-8") as output:
@@ -358,12 +362,9 @@ def main(folder: str, config: str, processes: str) -> None:
     if not torch.cuda.is_available() and not is_deepspeed(Path(config)):
         # Else accelerate's processes would not see each other.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--config_file", config),
-        *rendezvous(each),
-        *("-m", "finlab.train.rank", folder),
-    ]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    command += rendezvous(each)
+    command += ["-m", "finlab.train.rank", folder]
     os.execv(command[0], command)
 
 

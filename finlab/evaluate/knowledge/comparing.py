@@ -118,12 +118,6 @@ class Compared:
         return rows
 
 
-def spread(places: Sequence[int], count: int) -> list[int]:
-    """Return at most so many places, evenly over all of them."""
-    count = min(count, len(places))
-    return [places[number * len(places) // count] for number in range(count)]
-
-
 def decisions(
     questions: Sequence[dict], consulted: Sequence[Found]
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ between two names. A sheet of what was found is what people correct, see `write_
 from __future__ import annotations
 
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy
 
+from finlab import files
+from finlab.evaluate import statistics
 from finlab.evaluate.knowledge.passages import Passage
 
 GRAMS = (1, 2)  # characters
@@ -241,15 +244,24 @@ def _sentence(text: str, place: int) -> str:
     return text[start:end].strip()
 
 
-def write_sheet(path: Path, rows: Sequence[dict[str, str]]) -> Path:
+def write_sheet(folder: Path, rows: Sequence[dict[str, str]]) -> Path:
     """Write relations as a spreadsheet for people to correct: `right` is empty, for yes or no.
 
+    The file is named by its relations, and never written over: what people filled in stays.
+
     Args:
-        path: The file, .xlsx.
+        folder: The folder of all sheets.
         rows: From `relations`.
+
+    Returns:
+        The file, .xlsx.
     """
     import pandas
 
+    path = folder / f"relations-{files.digest(list(rows))[:10]}.xlsx"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [{name: _for_a_cell(value) for name, value in row.items()} for row in rows]
     sheet = pandas.DataFrame(
         rows, columns=["subject", "relation", "object", "sentence", "reference"]
@@ -264,7 +276,7 @@ def _for_a_cell(text: str) -> str:
     return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
 
 
-def read_sheet(path: Path) -> dict[str, dict[str, float]]:
+def read_sheet(path: Path) -> dict[str, dict[str, int]]:
     """Return what people said of relations.
 
     Args:
@@ -274,12 +286,18 @@ def read_sheet(path: Path) -> dict[str, dict[str, float]]:
         {relation: {judged, right}}; rows that nobody judged do not count.
 
     Raises:
-        ValueError: A row says something else.
+        ValueError: The file cannot be read, or a row says something else.
     """
     import pandas
 
-    counts: dict[str, dict[str, float]] = {}
-    sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
+    try:
+        sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no spreadsheet that can be read ({error})") from None
+    missing = {"relation", "right"} - set(sheet.columns)
+    if missing:
+        raise ValueError(f"{path} has no column '{min(missing)}': take the sheet that was written")
+    counts: dict[str, dict[str, int]] = {}
     for number, row in enumerate(sheet.to_dict("records"), 2):
         said = row["right"].strip().lower()
         if said not in ("", "yes", "no", "是", "否"):
@@ -289,3 +307,18 @@ def read_sheet(path: Path) -> dict[str, dict[str, float]]:
             count["judged"] += 1
             count["right"] += said in ("yes", "是")
     return counts
+
+
+def checked_rows(counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Return a row for each relation that people judged: its share of right ones, with an interval.
+
+    Args:
+        counts: From `read_sheet`.
+    """
+    rows = []
+    for relation, count in sorted(counts.items()):
+        low, high = statistics.wilson(count["right"], count["judged"])
+        share = count["right"] / count["judged"]
+        row = {"relation": relation, **count, "share": share, "ci_low": low, "ci_high": high}
+        rows.append(row)
+    return rows
