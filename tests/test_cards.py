@@ -378,7 +378,10 @@ def test_questions_have_a_domain_and_say_who_asked():
         (GOOD.replace("kind: text", "kind: text, partial: maybe"), "finlab.partial is 'maybe'"),
         (GOOD.replace("kind: text", "kind: text, encoding: gb-x"), "finlab.encoding is 'gb-x'"),
         (GOOD.replace("kind: text", "kind: [text]"), "finlab.kind is"),
-        (GOOD.replace("jsonl}", "jsonl, rules: {drop_text: ['(']}}"), "is no regular expression"),
+        (
+            GOOD.replace("jsonl}", "jsonl, rules: {drop_text: ['(']}}"),
+            "is not a regular expression",
+        ),
         (GOOD.replace("jsonl}", "jsonl, rules: {min_chars: many}}"), "finlab.rules.min_chars"),
         (GOOD.replace("jsonl}", "jsonl, rules: [1]}"), "finlab.rules is"),
         (GOOD + "\nlicense: mit", "line 4: not YAML: the key 'license' is written twice"),
@@ -396,7 +399,7 @@ def test_what_a_card_may_hold(folder, front, message):
 )
 def test_a_cards_name_is_a_name(folder, name):
     folder("mine", GOOD)
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         cards.read(name)
 
 

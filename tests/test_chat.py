@@ -142,7 +142,7 @@ def test_formats(row, form, roles):
                     {"from": "function_call", "value": "price(1)"},
                 ]
             },
-            "is no function call",
+            "is not a function call",
         ),
     ],
 )
@@ -651,7 +651,7 @@ def test_generation_settings_are_saved_and_known(tiny, tmp_path):
         saved["eos_token_id"],
     ) == (64, 50, 0.7, True, 2)
     assert generation.generation_config(tokenizer, {"max_new_tokens": 8}).do_sample is False
-    with pytest.raises(ValueError, match="'temprature' is no setting"):
+    with pytest.raises(ValueError, match="'temprature' is not a setting"):
         generation.generation_config(tokenizer, {"temprature": 0.7})
 
 
@@ -807,8 +807,8 @@ def test_a_single_tool_is_one_tool():
         ({"history": "[]"}, "its history is neither pairs"),
         ({"history": [["只有问"]]}, "its history is neither pairs"),
         ({"reference": [1]}, "its reference is neither a text"),
-        ({"tools": "none"}, "its tools are no JSON"),
-        ({"tools": ["price"]}, "its tools are no list of functions"),
+        ({"tools": "none"}, "its tools are not JSON"),
+        ({"tools": ["price"]}, "its tools are not a list of functions"),
     ],
 )
 def test_fields_of_another_shape_are_refused(more, message):

@@ -315,7 +315,7 @@ def test_wrong_endpoints_are_named(monkeypatch):
         endpoints.open_endpoint("gpt-4o@https://api.openai.com/v1")
     with pytest.raises(ValueError, match="wants a key: export MINE"):
         endpoints.open_endpoint("m@https://example.com/v1#MINE")
-    with pytest.raises(ValueError, match="'gpt-4o' is no endpoint: write model@url"):
+    with pytest.raises(ValueError, match="'gpt-4o' is not an endpoint: write model@url"):
         endpoints.open_endpoint("gpt-4o")
 
 
@@ -556,7 +556,7 @@ def test_a_key_that_is_missing_or_broken_is_said(tmp_path):
     with pytest.raises(ValueError, match="key.json cannot be read"):
         raters.read_sheets({}, tmp_path / "key.json")
     (tmp_path / "key.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is no key of sheets"):
+    with pytest.raises(ValueError, match="is not a key of sheets"):
         raters.read_sheets({}, tmp_path / "key.json")
 
 

@@ -107,7 +107,7 @@ def test_scores_of_an_earlier_model_are_left_out(run):
     change(run, key="k2")
     card = model_card.complete(run / "dpo/artifact/model")
     assert "0.612" not in card
-    assert "Not scored in this run, or not since it was made anew." in card
+    assert "Not scored in this run, or not since it was made again." in card
 
 
 def test_names_of_models():
@@ -239,7 +239,7 @@ def test_a_push_that_cannot_be_says_why_and_shows_no_token(run, hub, tmp_path):
     assert "set HF_TOKEN to a token that may write" in done.stderr
     assert "hf_wrong_one" not in done.stdout + done.stderr
     done = push(hub, tmp_path, model, "no-owner")
-    assert "'no-owner' is no repository: write owner/name" in done.stderr
+    assert "'no-owner' is not a repository: write owner/name" in done.stderr
     done = push(hub, tmp_path, run, "bank/x")
     assert "holds neither a model nor an adapter" in done.stderr
     (run / "dpo/manifest.json").unlink()

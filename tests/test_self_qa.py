@@ -194,7 +194,7 @@ def test_people_correct_relations_on_a_sheet(tmp_path):
     with pytest.raises(ValueError, match="row 2: right is 'maybe'"):
         linking.read_sheet(path)
     path.write_bytes(b"not a spreadsheet")
-    with pytest.raises(ValueError, match="no spreadsheet that can be read"):
+    with pytest.raises(ValueError, match="not a spreadsheet that can be read"):
         linking.read_sheet(path)
 
 

@@ -164,7 +164,7 @@ def test_a_base_whose_threshold_nobody_measured_is_refused(base, tmp_path):
 def test_a_file_that_is_no_base_stays_as_it_is(tmp_path):
     table = tmp_path / "customers.csv"
     table.write_text("name,balance\n")
-    with pytest.raises(ValueError, match="is no whole knowledge base"):
+    with pytest.raises(ValueError, match="is not a whole knowledge base"):
         talk.open_knowledge([str(table)], threshold=0.5)
     assert table.read_text() == "name,balance\n"
     assert not list(tmp_path.glob("*.broken*"))
@@ -192,7 +192,7 @@ def test_questions_are_read_in_the_forms_people_have(tmp_path, data):
     [
         ("a.txt", "\n \n", "holds no question"),
         ("a.jsonl", '{"answer": "x"}\n', "row 1|line 1"),
-        ("a.jsonl", '{"question": "x"}\n{broken\n', "are no JSON"),
+        ("a.jsonl", '{"question": "x"}\n{broken\n', "are not JSON"),
         ("b.txt", None, "no file of questions"),
         ("a.jsonl", '{"messages": 5}\n', "or messages with one question"),
         (

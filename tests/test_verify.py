@@ -54,7 +54,7 @@ def test_every_gold_passes_its_own_check():
         ValueError, match="1 golds cannot be checked; the first is number 2: number"
     ):
         require_sound([Gold("number", "5"), Gold("number", "69,07")])
-    with pytest.raises(ValueError, match="is no kind of answer: write one of letters, truth"):
+    with pytest.raises(ValueError, match="is not a kind of answer: write one of letters, truth"):
         check("x", Gold("poem", "x"))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 /system TEXT   set the system message (without TEXT: show it)
-/clear         begin anew
+/clear         start again
 /undo          take back the last question and its answer
 /history       show what was said
 /save FILE     add the talk to a file of JSON lines that a dialogue card reads
@@ -196,7 +196,7 @@ def _obey(talking: Talk, line: str) -> bool:
             print(HELP)
         elif command == "/clear":
             talking.clear()
-            print("(begun anew)")
+            print("(started again)")
         elif command == "/undo":
             print(f"(taken back: {talking.undo()})")
         elif command == "/history":

@@ -53,7 +53,7 @@ def _push(arguments: argparse.Namespace) -> int:
         print(card)
         return 0
     if not REPOSITORY.fullmatch(arguments.repository):
-        raise ValueError(f"'{arguments.repository}' is no repository: write owner/name")
+        raise ValueError(f"'{arguments.repository}' is not a repository: write owner/name")
     _require_licences(card, arguments.public and not arguments.commercial_use_checked)
     print(_publish(folder, arguments.repository, card, arguments.public))
     return 0

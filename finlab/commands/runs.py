@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     clean.add_argument(
         "--checkpoints",
         action="store_true",
-        help="the checkpoints of unfinished steps too, which then begin anew",
+        help="the checkpoints of unfinished steps too, which then start from the beginning",
     )
     clean.set_defaults(function=_clean)
 

@@ -83,9 +83,7 @@ def _encoding(value: str) -> str:
     try:
         codecs.lookup(value)
     except LookupError:
-        raise ValueError(
-            "is no encoding that is known: write utf-8, gb18030, utf-16 or big5"
-        ) from None
+        raise ValueError("is not a known encoding: write utf-8, gb18030, utf-16 or big5") from None
     return value
 
 
@@ -108,7 +106,7 @@ def _expression(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        raise ValueError(f"is no regular expression ({error})") from None
+        raise ValueError(f"is not a regular expression ({error})") from None
     return value
 
 

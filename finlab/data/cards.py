@@ -122,7 +122,7 @@ def read(name: str) -> Card:
     """
     if not card_schema.is_name(name):
         raise ValueError(
-            f"the data card {name!r} is no name: give the name of a file in {paths.data_cards()}, "
+            f"the data card {name!r} is not a name: give the name of a file in {paths.data_cards()}, "
             "without .md; a name that is a number or a date would be read as one"
         )
     path = paths.data_cards() / f"{name}.md"
@@ -371,7 +371,7 @@ def quarantined_rows(
         first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:3])
         raise ValueError(
             f"{len(found)} rows cannot be read ({first}): "
-            "mend the files, or set bad_rows to quarantine"
+            "fix the files, or set bad_rows to quarantine"
         )
     return found
 

@@ -90,7 +90,7 @@ def from_docx(path: Path) -> str:
         document = docx.Document(str(path))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"the Word file cannot be read ({reason}): save it anew") from None
+        raise ValueError(f"the Word file cannot be read ({reason}): save it again") from None
     parts = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):

@@ -111,5 +111,5 @@ def _refuse_other_sizes(
         first = f"; set aside: {row['where']}: {row['reason']}"
     raise ValueError(
         f"card {source.card.name} is not {source.card.spec['benchmark']} as published: "
-        f"{'; '.join(wrong)}{first}: mend the files, or drop `benchmark`"
+        f"{'; '.join(wrong)}{first}: fix the files, or drop `benchmark`"
     )

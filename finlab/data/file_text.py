@@ -79,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
                     )
                 parts.append(chunk)
     except (OSError, EOFError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path}: it cannot be unpacked ({error}): get the file anew") from None
+        raise ValueError(f"{path}: it cannot be unpacked ({error}): get the file again") from None
     return b"".join(parts)
 
 
@@ -95,7 +95,7 @@ def first_bytes(path: Path) -> bytes:
         with open_bytes(path) as file:
             return file.read(4)
     except (OSError, EOFError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path}: it cannot be unpacked ({error}): get the file anew") from None
+        raise ValueError(f"{path}: it cannot be unpacked ({error}): get the file again") from None
 
 
 def encoding_of(content: bytes, encoding: str) -> str:

@@ -67,7 +67,7 @@ def _lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 yield number, line
     except (OSError, EOFError, pyarrow.ArrowException) as error:
-        reason = f"the file is damaged behind line {number} ({error}): get it anew"
+        reason = f"the file is damaged behind line {number} ({error}): get it again"
         quarantine.append({"where": path.name, "reason": reason, "row": ""})
 
 
@@ -165,7 +165,7 @@ def read(path: Path, quarantine: list[dict], options: Options) -> Rows:
             yield from read_lines(path, quarantine, options)
             return
         raise ValueError(
-            f"{path}: the JSON array is broken ({error}): mend the file, or write it as JSON lines"
+            f"{path}: the JSON array is broken ({error}): fix the file, or write it as JSON lines"
         ) from None
     route = options.rows.split(".")
     if options.rows == "*" and isinstance(content, dict):

@@ -171,7 +171,7 @@ def _choices(fields: dict[str, Any]) -> list[str]:
         try:
             listed = ast.literal_eval(listed)  # a list or mapping written into a cell
         except (ValueError, SyntaxError):
-            raise ValueError("its options are no list that can be read") from None
+            raise ValueError("its options are not a list that can be read") from None
     if isinstance(listed, dict):
         fields = {str(name).lower(): value for name, value in listed.items()}
     elif isinstance(listed, list) and listed and all(isinstance(each, dict) for each in listed):

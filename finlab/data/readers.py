@@ -90,8 +90,8 @@ def read_parquet(path: Path, quarantine: list[dict], options: Options) -> Rows:
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
-            f"{path}: it is no whole Parquet file (row {number + 1}: {reason}): "
-            "get it anew, or correct `format:` in the card"
+            f"{path}: it is not a whole Parquet file (row {number + 1}: {reason}): "
+            "get it again, or correct `format:` in the card"
         ) from None
 
 
@@ -202,7 +202,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
                 )
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path}: it cannot be unpacked ({error}): get it anew") from None
+        raise ValueError(f"{path}: it cannot be unpacked ({error}): get it again") from None
     hidden = ("__MACOSX", ".DS_Store")
     members = [member for member in folder.rglob("*") if member.is_file()]
     return sorted(member for member in members if not any(name in member.parts for name in hidden))

@@ -192,7 +192,7 @@ def read_excel(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, dict[s
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
-            f"{path}: it is no Excel file (.xlsx) that can be read ({reason}): save it anew"
+            f"{path}: it is not an Excel file (.xlsx) that can be read ({reason}): save it again"
         ) from None
     try:
         yield from rows_of(_sheet(book.worksheets[0]), path, quarantine)

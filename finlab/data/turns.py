@@ -93,7 +93,7 @@ def _assistant_text(text: str | None, calls: list[Any], where: str) -> str:
         return "\n".join(parts)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
-            f"{where} is no function call: a name and arguments in JSON are needed"
+            f"{where} is not a function call: a name and arguments in JSON are needed"
         ) from None
 
 
@@ -225,14 +225,14 @@ def _listed_tools(tools: Any) -> list[dict]:
         try:
             tools = json.loads(tools) if tools.strip() else []
         except ValueError:
-            raise ValueError("its tools are no JSON") from None
+            raise ValueError("its tools are not JSON") from None
     if isinstance(tools, dict):
         tools = [tools]
     if tools is not None and not isinstance(tools, list):
-        raise ValueError("its tools are no list of functions")
+        raise ValueError("its tools are not a list of functions")
     for tool in tools or []:
         if not isinstance(tool, dict):
-            raise ValueError("its tools are no list of functions")
+            raise ValueError("its tools are not a list of functions")
     return tools or []
 
 

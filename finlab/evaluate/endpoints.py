@@ -22,7 +22,7 @@ PASSING = (408, 409, 429)  # status codes that may pass, besides 5xx
 NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError, RecursionError)
 SPEC = re.compile(r"(?:(.+)@)?(https?://[^#]+)(?:#(\w+))?")  # model@url#VARIABLE
 NO_ENDPOINT = (
-    "'{spec}' is no endpoint: write model@url, such as "
+    "'{spec}' is not an endpoint: write model@url, such as "
     "gpt-4o@https://api.openai.com/v1, and #VARIABLE where a key is needed"
 )
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")

@@ -184,7 +184,7 @@ def _read_key(path: Path) -> dict[str, dict]:
         for entry in key.values()
     )
     if not known:
-        raise ValueError(f"{path} is no key of sheets: restore the one written with them")
+        raise ValueError(f"{path} is not a key of sheets: restore the one written with them")
     return key
 
 
@@ -268,7 +268,7 @@ def _contradiction(row: dict[str, str]) -> str:
     first, second = float(row["甲分"]), float(row["乙分"])
     verdict = row["哪个更好"]
     if (verdict == "甲" and first < second) or (verdict == "乙" and second < first):
-        return f"哪个更好 is {verdict}, and the points are {row['甲分']} to {row['乙分']}: mend one"
+        return f"哪个更好 is {verdict}, and the points are {row['甲分']} to {row['乙分']}: fix one"
     return ""
 
 

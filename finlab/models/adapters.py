@@ -123,7 +123,7 @@ def _check_rows(base: PreTrainedModel, adapter: Path) -> None:
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
-            f"the adapter {adapter} is not whole ({reason}): train it again, or get its files anew"
+            f"the adapter {adapter} is not whole ({reason}): train it again, or get its files again"
         ) from None
     indices = config.get("trainable_token_indices") or {}
     if not isinstance(indices, dict):

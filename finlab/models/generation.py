@@ -134,7 +134,7 @@ def generation_config(
     unknown = set(settings) - set(vars(GenerationConfig()))
     if unknown:
         raise ValueError(
-            f"generation: '{min(unknown)}' is no setting of transformers' GenerationConfig"
+            f"generation: '{min(unknown)}' is not a setting of transformers' GenerationConfig"
         )
     values: dict[str, Any] = {
         "do_sample": bool({"temperature", "top_p", "top_k"} & set(settings)),
@@ -262,6 +262,6 @@ def room_for_answer(model: PreTrainedModel, prompt_tokens: int) -> int:
     if prompt_tokens >= context:
         raise ValueError(
             f"the dialogue has {prompt_tokens:,} tokens, and the model reads {context:,}: "
-            "take back the last questions, begin anew, or ask a shorter one"
+            "take back the last questions, start again, or ask a shorter one"
         )
     return context - prompt_tokens

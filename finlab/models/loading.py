@@ -124,7 +124,7 @@ def _require_whole(source: str | Path, model: PreTrainedModel, report: dict[str,
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(
                 f"the model at '{source}' is not whole: tensors {fault} "
-                f"({', '.join(names[:3])}{more}): get its files anew, or mend its config.json"
+                f"({', '.join(names[:3])}{more}): get its files again, or fix its config.json"
             )
 
 

@@ -118,9 +118,9 @@ async def _body(request: Request) -> dict:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        raise HTTPException(400, "the request is no JSON") from None
+        raise HTTPException(400, "the request is not JSON") from None
     if not isinstance(body, dict):
-        raise HTTPException(400, "the request is no JSON object")
+        raise HTTPException(400, "the request is not a JSON object")
     return body
 
 

@@ -331,7 +331,7 @@ def _evaluation(facts: Facts) -> list[str]:
     lines = ["## Evaluation", ""]
     lines += _rounding(facts.quantised)
     if not facts.scores:
-        return [*lines, "Not scored in this run, or not since it was made anew."]
+        return [*lines, "Not scored in this run, or not since it was made again."]
     lines += [
         "| exam | shots | accuracy | 95% interval | items | prompt |",
         "|---|---|---|---|---|---|",

@@ -235,7 +235,7 @@ def _wrong_cards(value: list[str]) -> str:
         if value.count(name) > 1:
             return f", which names the card {name} twice"
         if not re.fullmatch(r"\w[\w.-]*", name):
-            return f": {name!r} is no name of a data card"
+            return f": {name!r} is not the name of a data card"
         if not (paths.data_cards() / f"{name}.md").is_file():
             return f": there is no data card '{name}' in {paths.data_cards()}"
     return ""

@@ -43,7 +43,9 @@ def spare(run_dir: Path, checkpoints: bool = False) -> list[Spare]:
         if read_manifest(path.parent) is not None:
             found.append(_spare(path, "checkpoints of a finished step"))
         elif checkpoints:
-            found.append(_spare(path, "checkpoints of an unfinished step, which begins anew"))
+            found.append(
+                _spare(path, "checkpoints of an unfinished step, which starts from the beginning")
+            )
     for path in sorted(run_dir.glob(".*.ipynb")):
         found.append(_spare(path, "the draft of an executed notebook"))
     for name in (".references", ".scores"):

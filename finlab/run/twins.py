@@ -68,7 +68,7 @@ def faults(notebook: str) -> list[str]:
             said.append(f"{where}: cell {cell} has no Chinese: add <!-- {cell} {digest(text)} -->")
         elif chinese[cell][0] != digest(text):
             said.append(
-                f"{where}: the English of cell {cell} has changed: mend the Chinese, then its mark "
+                f"{where}: the English of cell {cell} has changed: fix the Chinese, then its mark "
                 f"is <!-- {cell} {digest(text)} -->"
             )
     gone = [cell for cell in chinese if cell not in english]

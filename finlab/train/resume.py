@@ -173,7 +173,7 @@ def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
     if before != here:
         raise ValueError(
             f"{checkpoint} was written by {before} processes, and here are {here}: run as many to "
-            f"go on with it, or remove {Path(checkpoint).parent} to begin anew"
+            f"go on with it, or remove {Path(checkpoint).parent} to start again"
         )
 
 

@@ -55,7 +55,7 @@ def _of_json(path: Path) -> Iterator[str]:
     if quarantine:
         first = quarantine[0]
         raise ValueError(
-            f"{len(quarantine)} lines of {path} are no JSON; the first: "
+            f"{len(quarantine)} lines of {path} are not JSON; the first: "
             f"{json.dumps(first, ensure_ascii=False, default=str)[:200]}"
         )
 

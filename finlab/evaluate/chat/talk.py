@@ -97,7 +97,7 @@ def _require_base(path: Path) -> None:
         if state == "ok":
             return
     raise ValueError(
-        f"{path} is no whole knowledge base ({state}): run the knowledge step again, or name "
+        f"{path} is not a whole knowledge base ({state}): run the knowledge step again, or name "
         "another file"
     )
 

@@ -98,7 +98,7 @@ class Index:
         except sqlite3.DatabaseError as error:
             self.broken = self._put_aside()
             print(
-                f"{self.path} is no whole index ({error}): it was put aside as {self.broken.name}; "
+                f"{self.path} is not a whole index ({error}): it was put aside as {self.broken.name}; "
                 "its documents are added again"
             )
             self._connection = self._open()

@@ -293,7 +293,7 @@ def read_sheet(path: Path) -> dict[str, dict[str, int]]:
     try:
         sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no spreadsheet that can be read ({error})") from None
+        raise ValueError(f"{path} is not a spreadsheet that can be read ({error})") from None
     missing = {"relation", "right"} - set(sheet.columns)
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}': take the sheet that was written")

@@ -93,7 +93,7 @@ def interval(right: int, asked: int, chance: float) -> Drawing:
     axes.errorbar([asked], [share], yerr=error, fmt="o", color="#333", capsize=3)
     axes.annotate(f"here: {asked}", (asked, high), (0, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="questions asked", ylabel="accuracy", ylim=(0, 1))
-    axes.set(title="What so many questions can tell: the 95% interval")
+    axes.set(title="What this many questions can tell: the 95% interval")
     axes.legend()
     figure.alt = (
         f"The 95% interval of an accuracy of {share:.3f} narrows with the number of questions; "

@@ -66,7 +66,7 @@ def value(text: str) -> Fraction:
     try:
         return _value(ast.parse(cleaned, mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError):
-        raise ValueError(f"{text!r} is no sum of numbers") from None
+        raise ValueError(f"{text!r} is not a sum of numbers") from None
     except ZeroDivisionError:
         raise ValueError(f"{text!r} divides by zero") from None
 

@@ -135,7 +135,7 @@ def tools(said: str, gold: Gold) -> Verdict:
         return Verdict(False, None, "no call of a tool in JSON")
     right = calls_of(gold.answer if not isinstance(gold.answer, str) else json.loads(gold.answer))
     if right is None:
-        raise ValueError(f"the gold {gold.answer!r} is no call of a tool")
+        raise ValueError(f"the gold {gold.answer!r} is not a call of a tool")
     verdict = _shares(Counter(found), Counter(right), found)
     if verdict.right and gold.options.get("ordered", False) and found != right:
         return Verdict(False, found, "the calls stand in another order", 1.0, 1.0)

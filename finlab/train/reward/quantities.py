@@ -205,7 +205,7 @@ def in_unit(found: Quantity, asked: str) -> Quantity:
         return found
     one = read(f"1{asked}")
     if one is None:
-        raise ValueError(f"'{asked}' is no unit that is known: write one such as 亿元, % or 股")
+        raise ValueError(f"'{asked}' is not a known unit: write one such as 亿元, % or 股")
     return Quantity(found.value * one.value, one.unit, found.step * one.value, found.exact, True)
 
 

@@ -41,7 +41,7 @@ def check(text: str, gold: Gold) -> Verdict:
         ValueError: The kind is unknown, or the gold itself cannot be read.
     """
     if gold.kind not in KINDS:
-        raise ValueError(f"'{gold.kind}' is no kind of answer: write one of {', '.join(KINDS)}")
+        raise ValueError(f"'{gold.kind}' is not a kind of answer: write one of {', '.join(KINDS)}")
     said = reading.final(text, gold.where)
     if said is None:
         return Verdict(False, None, "no answer at its place")
@@ -203,7 +203,7 @@ def _gold_number(text: str) -> quantities.Quantity:
     """
     found = quantities.read(str(text))
     if found is None:
-        raise ValueError(f"the gold {text!r} is no number")
+        raise ValueError(f"the gold {text!r} is not a number")
     return found
 
 
@@ -231,7 +231,7 @@ def _numbers(said: str, gold: Gold) -> Verdict:
     parts = [part for part in re.split("[;；]", said) if part.strip()]
     found = [quantities.read(part) for part in parts]
     if not found or None in found:
-        return Verdict(False, None, "a part that is no number")
+        return Verdict(False, None, "a part that is not a number")
     limits = _limits(gold)
     if gold.options.get("ordered", True):
         hits = sum(quantities.same(one, other, **limits) for one, other in zip(found, rights))
