@@ -1,1 +1,1 @@
-"""Data: cards and readers, cleaning, the corpus and its mixture, dialogues and templates."""
+"""Data: cards and readers, cleaning, the corpus and its mixtures, dialogues and templates."""

@@ -1,11 +1,11 @@
-"""What became of dialogues and preference pairs: a ledger that closes, and shares by tokens.
+"""A ledger of dialogues and preference pairs: what happened to each row, and its tokens.
 
     account = Account(read=[9, 4, 7])
     account.mark([2], "longer than max_length")
     account.mark(account.still_in(), LEARNT)
     status_ledger({"stage1": account})
 
-An account is columns of numbers, so ten million rows take 130 MB.
+An account holds columns of numbers only, so ten million rows take 130 MB.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ KINDS = ("general", "finance", "safety")
 
 
 class Account:
-    """Of each row its size as read, its size now, and what became of it.
+    """The size of each row as read, its size now, and its status: what happened to it.
 
     Attributes:
-        read: Tokens as read, int32 [rows].
-        tokens: Tokens as they are now, int32 [rows].
-        kinds: The place of each row's kind in KINDS, int8 [rows]; None where rows have no kind.
+        read: Number of tokens of each row as read, int32 [rows].
+        tokens: Number of tokens of each row now, after shortening, int32 [rows].
+        kinds: Index of each row's kind in KINDS, int8 [rows]; None if rows have no kind.
     """
 
     def __init__(self, read: Sequence[int] | numpy.ndarray, kinds: numpy.ndarray | None = None):
@@ -41,11 +41,11 @@ class Account:
         return len(self.read)
 
     def mark(self, places: Sequence[int] | numpy.ndarray, status: str) -> None:
-        """Give rows a status; those that have one already keep it.
+        """Give rows a status; a row that already has one keeps it.
 
         Args:
-            places: The rows.
-            status: What became of them.
+            places: Indices of the rows.
+            status: What happened to them, such as LEARNT or a reason to leave them out.
         """
         if status not in self._statuses:
             self._statuses.append(status)
@@ -54,21 +54,21 @@ class Account:
         self._codes[open_places] = self._statuses.index(status)
 
     def still_in(self) -> numpy.ndarray:
-        """Return the places of the rows without a status, in order."""
+        """Return the indices of the rows without a status, int64, in order."""
         return self.of("")
 
     def of(self, status: str) -> numpy.ndarray:
-        """Return the places of the rows of a status, int64, in order."""
+        """Return the indices of the rows with a given status, int64, in order."""
         if status not in self._statuses:
             return numpy.empty(0, numpy.int64)
         return numpy.flatnonzero(self._codes == self._statuses.index(status))
 
     def status(self, place: int) -> str:
-        """Return what became of a row; empty while it is still in."""
+        """Return the status of a row; an empty string if it has none yet."""
         return self._statuses[self._codes[place]]
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows have each status, the commonest first."""
+        """Return how many rows have each status, the most common first."""
         counts = numpy.bincount(self._codes, minlength=len(self._statuses))
         found = {status: int(counts[code]) for code, status in enumerate(self._statuses)}
         ordered = sorted(found.items(), key=lambda item: -item[1])
@@ -76,10 +76,12 @@ class Account:
 
 
 def status_ledger(groups: dict[str, Account]) -> list[dict]:
-    """Return the account of every row and token: read, shortened, then each status.
+    """Return ledger lines that account for every row and token of each group.
+
+    The lines of a group are: what was read, what was cut from long rows, then each status.
 
     Args:
-        groups: Accounts by group.
+        groups: {group: account}.
 
     Returns:
         Lines {group, what, rows, tokens}.
@@ -107,17 +109,18 @@ def status_ledger(groups: dict[str, Account]) -> list[dict]:
 
 
 def write_status(path: Path, groups: dict[str, tuple[Iterable[str], Account]]) -> None:
-    """Write what became of each row as JSON lines {group, id, kind, status, read, tokens}.
+    """Write the status of each row as JSON lines {group, id, kind, status, read, tokens}.
 
     Args:
-        path: The file.
-        groups: The rows' ids, and their account, by group. Rows without kinds have no `kind`.
+        path: The file to write.
+        groups: {group: (ids of its rows, their account)}. If the account has no kinds, its lines
+            have no `kind`.
     """
     files.write_jsonl(path, _status_lines(groups))
 
 
 def _status_lines(groups: dict[str, tuple[Iterable[str], Account]]) -> Iterator[dict]:
-    """Yield the lines of `write_status`."""
+    """Yield the lines that `write_status` writes."""
     for group, (ids, account) in groups.items():
         for place, identity in enumerate(ids):
             line = {"group": group, "id": identity}

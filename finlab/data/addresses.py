@@ -1,4 +1,4 @@
-"""Postal addresses in dialogues: a place that LAC sees, and on to the house number and room."""
+"""Find postal addresses in dialogues: a location found by LAC, up to house number and room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finlab.data import recogniser
 from finlab.data.recogniser import Word
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
-# Words of which addresses are made.
+# Words that an address consists of.
 PARTS = re.compile(
     r"(?:[\dA-Za-z〇一二三四五六七八九十百甲乙丙丁附之副\-—－#、]+|号楼?|號|栋|幢|棟|座|单元|單元|室|楼|樓"
     r"|层|房|门|户|弄|巷|组|段|村|路|街|道|大街|大道|小区|花园|苑|里|胡同|街道|镇|乡|区|县|市|省|东|南|西|北|中"
@@ -17,27 +17,27 @@ PARTS = re.compile(
 HOUSE_WORD = re.compile(
     rf"[{HAN}]{{0,5}}[A-Za-z]?\d*[A-Za-z]?(?:号|號|栋|幢|棟|座|单元|室|楼|期|区)"
 )
-# What makes a place an address: a street or village, and a number in it.
+# A location is an address if it has a street or village (STREET), and a number in it (HOUSE).
 HOUSE = re.compile(
     r"\d+[A-Za-z]?(?:-\d+)?\s*(?:号|號|弄|栋|幢|棟|座|单元|室|楼|房|门|组|村)|\d+-\d+"
 )
 STREET = re.compile(r"路|街|道|巷|弄|胡同|里|村|镇|乡|小区|花园|苑|大厦|公寓|区")
 DISTRICT = re.compile(rf"[{HAN}]{{1,6}}[区市县]")
-OTHER_TAGS = ("r", "p", "c", "u", "xc", "PER", "TIME", "d")  # pronouns, people, times: it is over
-GAP = 8  # characters that may stand between two parts of an address
-SHORTEST = 6
+OTHER_TAGS = ("r", "p", "c", "u", "xc", "PER", "TIME", "d")  # these tags end an address
+GAP = 8  # how many characters may be between two parts of an address
+SHORTEST = 6  # characters of the shortest address
 
 
 def addresses(text: str) -> list[tuple[int, int]]:
-    """Return where postal addresses stand in a text.
+    """Find the postal addresses in a text.
 
     Args:
         text: A turn of a dialogue.
 
     Returns:
-        (first character, one past the last) of each, in order.
+        (index of the first character, index after the last) of each address, in order.
     """
-    # Most texts have no house number or no street. They need no recogniser, which is slow.
+    # Most texts have no house number or no street, so the slow recogniser is not needed for them.
     if not (HOUSE.search(text) and STREET.search(text)):
         return []
     spans = []
@@ -56,17 +56,17 @@ def addresses(text: str) -> list[tuple[int, int]]:
 
 
 def _end(words: tuple[Word, ...], number: int) -> tuple[int, int]:
-    """Follow an address from its first word.
+    """Find the end of an address from its first word.
 
-    A few words that belong to no address may stand in it, such as a building's name, where a house
-    number or another place follows: 都市印象B座2207.
+    An address may contain a few other words, such as a building's name, if a house number or
+    another location follows them: 都市印象B座2207.
 
     Args:
         words: The words of the text.
-        number: The place of the first one of the address.
+        number: Index of the address's first word in `words`.
 
     Returns:
-        The place of the first word behind the address, and where the address ends in the text.
+        (index of the first word after the address, index of the character after the address).
     """
     word, _, start = words[number]
     end = start + len(word)
@@ -83,12 +83,12 @@ def _end(words: tuple[Word, ...], number: int) -> tuple[int, int]:
 
 
 def _next_part(words: tuple[Word, ...], number: int, end: int) -> int | None:
-    """Return how many words stand before the next part of an address; None when it is over.
+    """Return how many words come before the next part of an address; None if it has ended.
 
     Args:
         words: The words of the text.
-        number: The place of the word behind the address so far.
-        end: Where the address ends so far.
+        number: Index in `words` of the first word after the address so far.
+        end: Index of the character after the address so far.
     """
     for ahead, (word, tag, place) in enumerate(words[number : number + 4]):
         if tag == "w" and word not in "-—－#、":

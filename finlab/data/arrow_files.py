@@ -1,4 +1,4 @@
-"""Data sets as Arrow files, which are memory-mapped: training reads from disk as it goes."""
+"""Datasets as memory-mapped Arrow files, so that training reads its rows from disk."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pyarrow.dataset
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-BATCH = 10_000  # rows that are copied at once
+BATCH = 10_000  # how many rows are copied at a time
 
 
 def write(
     path: Path, features: Features, batches: Iterable[dict[str, list] | pyarrow.Table]
 ) -> Dataset:
-    """Write batches to an Arrow file as they come.
+    """Write batches to an Arrow file, one after another, and return it as a dataset.
 
     Args:
-        path: The file.
-        features: The columns' types.
-        batches: {column: values}, or tables of these columns.
+        path: The file to write.
+        features: Names and types of the columns.
+        batches: Each a dict {column: values}, or a table with these columns.
 
     Returns:
         The dataset, memory-mapped.
@@ -33,7 +33,7 @@ def write(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = features.arrow_schema
-    # By rename: a data set that still maps an earlier file keeps it.
+    # Write a draft and rename it: a dataset that still maps an earlier file keeps that file.
     draft = path.with_name(f"{path.name}.draft")
     with pyarrow.OSFile(str(draft), "wb") as file, pyarrow.ipc.new_stream(file, schema) as sink:
         for batch in batches:
@@ -46,12 +46,12 @@ def write(
 
 
 def copied(folder: Path, path: Path, features: Features) -> Dataset:
-    """Return the rows of a Parquet folder, in no order, as a memory-mapped data set.
+    """Return the rows of a Parquet folder, in no fixed order, as a memory-mapped dataset.
 
     Args:
-        folder: Written by Daft.
+        folder: A folder of Parquet files that Daft wrote.
         path: The Arrow file to write.
-        features: The columns' types.
+        features: Names and types of the columns.
     """
     stored = pyarrow.dataset.dataset(str(folder))
     names = list(features)
@@ -64,12 +64,13 @@ def copied(folder: Path, path: Path, features: Features) -> Dataset:
 
 
 def in_order(folder: Path, path: Path, features: Features) -> Dataset:
-    """Return the rows of a Parquet folder by their `number`, as a memory-mapped data set.
+    """Return the rows of a Parquet folder, sorted by `number`, as a memory-mapped dataset.
 
     Args:
-        folder: Written by Daft, whose files have random names and are read one after another.
+        folder: A folder of Parquet files that Daft wrote. Their names are random.
         path: The Arrow file to write.
-        features: The columns' types, `number` among them, which is left out of the data set.
+        features: Names and types of the columns, with `number`. The dataset that is returned has
+            no `number`.
     """
     rows = copied(folder, path, features)
     order = numpy.argsort(rows.with_format("numpy")["number"][:], kind="stable")

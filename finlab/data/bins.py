@@ -1,4 +1,4 @@
-"""Which items share a bin: best fit decreasing, over columns of millions of sizes."""
+"""Decide which items share a bin: best fit decreasing, for arrays of millions of sizes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy
 
 
 def _largest_first(sizes: numpy.ndarray) -> numpy.ndarray:
-    """Return the places of sizes, the largest first, equal ones in their order."""
-    # numpy sorts 16-bit numbers digit by digit, in linear time.
+    """Return the indices that sort sizes, the largest first; equal sizes keep their order."""
+    # NumPy sorts 16-bit numbers digit by digit, in linear time.
     if sizes.size and sizes.max() < 2**16:
         return _stable_order(numpy.uint16(2**16 - 1) - sizes.astype(numpy.uint16))
     return _stable_order(-sizes.astype(numpy.int64))
@@ -18,22 +18,23 @@ def _largest_first(sizes: numpy.ndarray) -> numpy.ndarray:
 def assign(sizes: numpy.ndarray, length: int) -> tuple[numpy.ndarray, numpy.ndarray, int]:
     """Put items into bins of `length`, by best fit decreasing.
 
-    The largest item comes first, each into the fullest bin that still takes it. Items of one size
-    are put in together: the bins with the smallest sufficient room take as many of them as they
-    can, then those with the next room, then new ones. So the work grows with the number of sizes,
-    not of items.
+    Items are placed from the largest to the smallest, each into the fullest bin that still has
+    room for it. Items of the same size are placed together. The bins with the smallest sufficient
+    room take as many of them as they can, then the bins with the next larger room, then new bins.
+    So the work grows with the number of different sizes, not with the number of items.
 
     Args:
-        sizes: Of the items, 1 to length.
-        length: Of a bin.
+        sizes: Size of each item, from 1 to `length`.
+        length: Capacity of a bin.
 
     Returns:
-        (places of the items, the largest first; the bin of each of these, int32; number of bins).
+        (indices of the items, the largest first, int32; the bin of each of these items, in the
+        same order, int32; number of bins).
     """
     order = _largest_first(sizes)
     counts = numpy.bincount(sizes, minlength=length + 1)
     bin_of = numpy.empty(len(sizes), numpy.int32)
-    rooms: dict[int, list[numpy.ndarray]] = {}  # bins by the room that is left
+    rooms: dict[int, list[numpy.ndarray]] = {}  # {room left: arrays of bins}
     bins_made = first = 0
     for size in numpy.flatnonzero(counts)[::-1].tolist():
         left = int(counts[size])
@@ -63,19 +64,19 @@ def _fill(
     size: int,
     rooms: dict[int, list[numpy.ndarray]],
 ) -> tuple[int, numpy.ndarray]:
-    """Put items of one size into bins with one room, each bin filled before the next.
+    """Put items of one size into bins that have equal room; fill each bin before the next.
 
     Args:
-        bin_of: Gets the bins of the items.
-        first: The place of the first item.
-        open_bins: The bins.
-        items: How many items there are.
-        room: Of each bin.
-        size: Of each item.
-        rooms: Gets the bins with the room that is left.
+        bin_of: The bin numbers of these items are written into this array.
+        first: Index in `bin_of` of the first of these items.
+        open_bins: Numbers of the bins.
+        items: How many items to put in.
+        room: Room left in each of the bins.
+        size: Size of each item.
+        rooms: {room left: arrays of bins}. Bins that were used and still have room are added.
 
     Returns:
-        (items put in, bins that are untouched).
+        (how many items were put in, the bins that were not used).
     """
     each = room // size
     full = min(len(open_bins), items // each)
@@ -97,7 +98,7 @@ def groups(sizes: Sequence[int], length: int) -> list[list[int]]:
     """Group items so that the sizes of each group sum to at most `length`, see `assign`.
 
     Returns:
-        Groups of item numbers.
+        The groups, each a list of item indices.
     """
     order, bin_of, count = assign(numpy.asarray(sizes, numpy.int64), length)
     found: list[list[int]] = [[] for _ in range(count)]
@@ -107,10 +108,13 @@ def groups(sizes: Sequence[int], length: int) -> list[list[int]]:
 
 
 def digits(bin_of: numpy.ndarray) -> list[numpy.ndarray]:
-    """Return the bin of each item as 16-bit digits, the lowest first, each uint16.
+    """Split the bin number of each item into 16-bit digits, the lowest digit first.
 
     Args:
-        bin_of: The bin of each item, int32.
+        bin_of: Bin number of each item, int32.
+
+    Returns:
+        One uint16 array for each digit; one array if all numbers are below 65,536, else two.
     """
     found = [(bin_of & 0xFFFF).astype(numpy.uint16)]
     if len(bin_of) and bin_of.max() >= 2**16:
@@ -119,12 +123,12 @@ def digits(bin_of: numpy.ndarray) -> list[numpy.ndarray]:
 
 
 def sort_by(digits: list[numpy.ndarray]) -> numpy.ndarray:
-    """Return the places that sort items by their digits, those of a bin in their order, int32.
+    """Return the indices that sort items by bin, int32; items of one bin keep their order.
 
-    A pass for each digit: numpy sorts 16-bit numbers in linear time.
+    This takes one pass for each digit, because NumPy sorts 16-bit numbers in linear time.
 
     Args:
-        digits: From `digits`. It is emptied, to free their memory as it goes.
+        digits: The arrays from `digits`. The list is emptied on the way, to free memory.
     """
     order = _stable_order(digits.pop(0))
     while digits:
@@ -134,5 +138,8 @@ def sort_by(digits: list[numpy.ndarray]) -> numpy.ndarray:
 
 
 def _stable_order(keys: numpy.ndarray) -> numpy.ndarray:
-    """Return the places that sort keys, equal ones in their order, int32: half of numpy's int64."""
+    """Return the indices that sort keys; equal keys keep their order.
+
+    The indices are int32, so they take half the memory of NumPy's int64.
+    """
     return numpy.argsort(keys, kind="stable").astype(numpy.int32)

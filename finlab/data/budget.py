@@ -1,10 +1,11 @@
-"""The token budget of a corpus step before it runs: by cell, what is there and asked.
+"""The token budget of a corpus step before it runs: available and wanted tokens by cell.
 
     rows = budget.cells(step.parameters, catalogue.of_recipe(plan))
-    budget.check(step.parameters, entries)      # ValueError where the cards cannot meet it
+    budget.check(step.parameters, entries)      # ValueError if the cards cannot meet it
 
-Sizes are those of the cards, often estimated from bytes, and cleaning has not taken its part yet.
-So only what misses by more than MARGIN is refused here; the draw itself is exact.
+Sizes are taken from the cards. Often they are estimated from bytes, and they are sizes before
+cleaning. So a mixture is refused here only if the tokens are too few by more than a factor of
+MARGIN. The draw itself is exact.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from finlab.data.catalogue import Entry
 from finlab.data.supply import Supply
 
 CORPUS_NOTEBOOK = "01_corpus_stats"
-MARGIN = 2.0  # how far an estimate of tokens may be off
+MARGIN = 2.0  # an estimate of tokens may be wrong by this factor
 
 
 def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, Any]]:
-    """Return a row for each cell of the mixture: tokens there, tokens asked, epochs.
+    """Return a row for each cell of the mixture: tokens available, tokens wanted, epochs.
 
     Args:
-        parameters: Of a corpus step.
-        entries: What the recipe reads.
+        parameters: Parameters of a corpus step.
+        entries: The entries of all that the recipe reads, from `catalogue.of_recipe`.
 
     Returns:
-        Rows {corner, cards, there, asked, epochs, allowed}; epochs is None where nothing is there.
-        No rows where nobody knows how much any card holds.
+        Rows {corner, cards, there, asked, epochs, allowed}: the cell, its cards, its tokens
+        available and wanted, how many times they must be read, and how many times they may be read
+        (None for no limit). `epochs` is None if the cell has no tokens. The list is empty if the
+        size of no card is known.
     """
     texts = text_entries(parameters, entries)
     if not any(entry.tokens for entry in texts):
@@ -57,18 +60,18 @@ def cells(parameters: dict[str, Any], entries: list[Entry]) -> list[dict[str, An
 
 
 def check(parameters: dict[str, Any], entries: list[Entry]) -> None:
-    """Refuse a mixture that the cards miss by far.
+    """Raise ValueError if the cards have far too few tokens for a mixture.
 
     Args:
-        parameters: Of a corpus step.
-        entries: What the recipe reads.
+        parameters: Parameters of a corpus step.
+        entries: The entries of all that the recipe reads, from `catalogue.of_recipe`.
 
     Raises:
-        ValueError: The supply is too small; the error says what would be feasible.
+        ValueError: The supply is too small. The error says what would be possible.
     """
     texts = text_entries(parameters, entries)
     if any(not entry.tokens for entry in texts):
-        return  # nobody knows how much a card holds, so nothing can be said
+        return  # the size of a card is unknown, so nothing can be checked
     sizes, homes, caps = {}, {}, {}
     for entry in texts:
         epochs = parameters["source_epochs"].get(entry.name, parameters["max_epochs"])
@@ -82,21 +85,21 @@ def check(parameters: dict[str, Any], entries: list[Entry]) -> None:
     try:
         supply.targets(plan, Supply(sizes, homes, shared, generous))
     except ValueError:
-        # The same again without the margin, for a sentence with the true figures.
+        # Check again without the margin, so that the error has the real figures.
         supply.targets(plan, Supply(sizes, homes, shared, caps))
         raise
 
 
 def text_entries(parameters: dict[str, Any], entries: list[Entry]) -> list[Entry]:
-    """Return the entries of a corpus step's texts.
+    """Return the entries of the text cards of a corpus step.
 
     Args:
-        parameters: Of the step.
-        entries: What the recipe reads.
+        parameters: Parameters of the step.
+        entries: The entries of all that the recipe reads, from `catalogue.of_recipe`.
     """
     found = []
     for name in parameters["text_cards"]:
-        # Another step may read the same card up to other bytes.
+        # Another step may read the same card with another `max_bytes`.
         limit = cards.limited(cards.read(name), parameters["source_bytes"]).spec.get("max_bytes")
         alike = [entry for entry in entries if entry.name == name]
         exact = [entry for entry in alike if entry.card.spec.get("max_bytes") == limit]
@@ -109,11 +112,11 @@ def _cell(entry: Entry) -> str:
 
 
 def _plan(parameters: dict[str, Any], texts: list[Entry]) -> list[dict]:
-    """Return the phases of a corpus step, as its notebook makes them.
+    """Return the phases of a corpus step, as its notebook plans them.
 
     Args:
-        parameters: Of the step.
-        texts: Its texts.
+        parameters: Parameters of the step.
+        texts: The entries of its text cards.
     """
     return mixture.plan_phases(
         parameters["tokens"] or int(sum(entry.tokens for entry in texts)),
@@ -126,11 +129,11 @@ def _plan(parameters: dict[str, Any], texts: list[Entry]) -> list[dict]:
 
 
 def _asked(parameters: dict[str, Any], texts: list[Entry]) -> Counter:
-    """Return {cell: tokens asked}.
+    """Return {cell: tokens wanted in all phases}.
 
     Args:
-        parameters: Of a corpus step.
-        texts: Its texts.
+        parameters: Parameters of a corpus step.
+        texts: The entries of its text cards.
     """
     asked: Counter = Counter()
     for phase in _plan(parameters, texts):

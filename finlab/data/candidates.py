@@ -1,4 +1,4 @@
-"""Pairs of documents that may be copies: MinHash signatures, and who shares a part of one."""
+"""Find pairs of documents that may be copies: they share a band of their MinHash signatures."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from finlab.data.clusters import pair_keys
 WHITE_SPACE = re.compile(r"\s+")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 NUMBERS = re.compile(r"\d[\d,]*")
-WINDOW = 15  # documents of a bucket that each is compared with: all of them in buckets up to 16
-FACT_WINDOW = 4  # in larger ones, also these neighbours in an order by figures
+# A document is compared with this many documents of its bucket. In buckets of up to 16 documents,
+# these are all others.
+WINDOW = 15
+FACT_WINDOW = 4  # in larger buckets, also with this many neighbours when sorted by figures
 FIGURES = ("figures_0", "figures_1")
-# Ranks of pairs: neighbours in a small bucket, others in it, those in the large ones of band 0.
+# Ranks of pairs: neighbours in a small bucket, other pairs in a small bucket, pairs in a large
+# bucket of band 0. Pairs in large buckets of band n have rank FORMS + n.
 NEXT, FURTHER, FORMS = range(3)
-SPREAD = numpy.uint64(0x9E3779B97F4A7C15)  # an odd factor, by which sources share no key
+SPREAD = numpy.uint64(0x9E3779B97F4A7C15)  # an odd factor that gives each source its own keys
 
 
 def squeeze(text: str) -> str:
-    """Return a text without white space, in lower case: what two copies of one document share.
+    """Return a text in lower case without white space, which is equal for exact copies.
 
-    Between two figures a space stays: `12 3` is not `1 23`.
+    A space between two digits is kept: `12 3` is not `1 23`.
     """
     if BETWEEN_DIGITS.search(text):
         text = BETWEEN_DIGITS.sub("\x00", text)
@@ -41,7 +44,7 @@ def squeeze(text: str) -> str:
 def _spaced(text: str) -> str:
     """Return a text with a space after each character.
 
-    Daft's n-grams of words become n-grams of characters by it.
+    Daft makes n-grams of words, so these become n-grams of characters.
     """
     chars = numpy.frombuffer((text or " ").encode("utf-32-le", "replace"), numpy.uint32)
     spaces = numpy.full_like(chars, ord(" "))
@@ -55,20 +58,21 @@ def signatures(
     rows: int,
     seed: int,
 ) -> daft.DataFrame:
-    """Return the MinHash keys of the documents that are not out.
+    """Return the MinHash keys of the documents that are not dropped.
 
-    There is one key for each band of the signature: texts that share a key are candidates.
+    There is one key for each band of the signature. Texts that share a key are candidates.
 
     Args:
         frame: Documents {number, source, text, dropped}.
-        ngram: In characters.
-        bands: The number of keys.
-        rows: Hash functions in a band.
-        seed: Draws the hash functions.
+        ngram: Length of an n-gram in characters.
+        bands: Number of bands, so also of keys.
+        rows: Number of hash functions in a band.
+        seed: Seed of the hash functions.
 
     Returns:
-        {number, source (its hash), length (characters), digest, figures_0 and figures_1 (MinHashes
-        of the numbers in it), key_0, key_1, ...}: a column each, since a band reads its own alone.
+        {number, source (hash of the source's name), length (characters), digest (hash of the
+        squeezed text), figures_0 and figures_1 (MinHashes of the numbers in the text), key_0,
+        key_1, ...}. Each key has its own column, so that a band reads only its own key.
     """
     rng = numpy.random.default_rng(seed)
     weights = rng.integers(1, 2**63, (bands, rows), dtype=numpy.uint64) | numpy.uint64(1)
@@ -96,7 +100,7 @@ def signatures(
 
 
 def _figure_hashes(text: str) -> tuple[int, int]:
-    """Return two MinHashes of the numbers in a text: equal for most texts with the same numbers."""
+    """Return two MinHashes of the numbers in a text, which are equal for the same numbers."""
     numbers = [number.encode() for number in set(NUMBERS.findall(text))] or [b""]
     return min(map(zlib.crc32, numbers)), min(zlib.crc32(number, 7) for number in numbers)
 
@@ -108,23 +112,25 @@ def candidate_pairs(
     bands: int,
     batch: int,
 ) -> Iterator[dict[int, numpy.ndarray]]:
-    """Yield candidate pairs of document numbers, int64 [pairs, 2], some at a time.
+    """Yield candidate pairs of documents in batches.
 
-    In a bucket each document pairs with those next to it: with all of them where they are few.
-    Where a bucket is large, as with announcements of one form, copies are found beside each other
-    in two more orders, by their figures. A band is done at a time, so that memory holds one key a
-    document. No pair comes twice in a batch; another batch may find it again.
+    In a bucket, each document pairs with its neighbours; in a small bucket these are all others.
+    A large bucket arises, for example, from announcements of one form. It is also sorted in two
+    more ways, by figures, so that copies become neighbours. Bands are processed one after another,
+    so that memory holds only one key for each document. A pair occurs only once in a batch, but
+    another batch may have it too.
 
     Args:
-        signed: From `signatures`.
-        gone: Numbers of documents to leave out.
-        within_source: The documents of a pair are of one source.
-        bands: The number of bands.
-        batch: About so many pairs at a time.
+        signed: The table from `signatures`.
+        gone: Numbers of the documents to leave out.
+        within_source: Whether to pair only documents of the same source.
+        bands: Number of bands.
+        batch: About how many pairs a batch has.
 
     Yields:
-        Pairs by rank, in the order in which they are to be judged: NEXT and FURTHER in small
-        buckets, then FORMS and above those in the large buckets of one band after another.
+        {rank: pairs of document numbers, int64 [pairs, 2]}, in the order in which they should be
+        judged. NEXT and FURTHER are pairs in small buckets. FORMS and higher ranks are pairs in
+        large buckets, one rank for each band.
     """
     waiting: dict[int, list[numpy.ndarray]] = {}
     size = 0
@@ -145,7 +151,7 @@ def candidate_pairs(
 
 
 def _each_once(waiting: dict[int, list[numpy.ndarray]]) -> dict[int, numpy.ndarray]:
-    """Return pairs by rank, each where it comes first."""
+    """Return {rank: pairs} without repeated pairs; a pair keeps its lowest rank."""
     ranks = sorted(waiting)
     parts = [numpy.concatenate(waiting[rank]) for rank in ranks]
     pairs = numpy.concatenate(parts)
@@ -158,8 +164,15 @@ def _each_once(waiting: dict[int, list[numpy.ndarray]]) -> dict[int, numpy.ndarr
 def _of_band(
     signed: daft.DataFrame, gone: numpy.ndarray, within_source: bool, band: int
 ) -> Iterator[tuple[int, numpy.ndarray]]:
-    """Yield the pairs of a band with their ranks; for `candidate_pairs`."""
-    # Columns of Arrow: a list of Python's numbers takes five times as much.
+    """Yield (rank, pairs) of one band, for `candidate_pairs`.
+
+    Args:
+        signed: The table from `signatures`.
+        gone: Numbers of the documents to leave out.
+        within_source: Whether to pair only documents of the same source.
+        band: Number of the band, from 0.
+    """
+    # Arrow columns are used because a list of Python numbers takes five times the memory.
     table = signed.select("number", "source", *FIGURES, f"key_{band}").to_arrow()
     numbers = table["number"].to_numpy().astype(numpy.int64)
     keys = table[f"key_{band}"].to_numpy()
@@ -173,7 +186,7 @@ def _of_band(
     steps = _neighbours(bucket[~large], numbers[~large], numbers[~large], WINDOW)
     for step, pairs in enumerate(steps):
         yield FURTHER if step else NEXT, pairs
-    # Copies share their figures, so in a large bucket they are found first.
+    # Copies have the same figures, so in a large bucket these orders find them first.
     for name in FIGURES:
         order = table[name].to_numpy()[places]
         for pairs in _neighbours(bucket[large], order[large], numbers[large], FACT_WINDOW):
@@ -183,10 +196,13 @@ def _of_band(
 
 
 def _buckets(keys: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Return who shares a key with another: their places, the bucket of each, and its size.
+    """Find the documents that share their key with another document.
 
     Args:
-        keys: One for each document.
+        keys: Key of each document.
+
+    Returns:
+        (indices of these documents, number of each one's bucket, size of each one's bucket).
     """
     order = numpy.argsort(keys)
     ordered = keys[order]
@@ -201,13 +217,13 @@ def _buckets(keys: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.n
 def _neighbours(
     bucket: numpy.ndarray, order: numpy.ndarray, numbers: numpy.ndarray, window: int
 ) -> Iterator[numpy.ndarray]:
-    """Yield pairs of documents that stand close together in a bucket, int64 [pairs, 2].
+    """Yield pairs of documents that are neighbours in a sorted bucket, int64 [pairs, 2].
 
     Args:
-        bucket: The bucket of each document.
-        order: What a bucket is sorted by.
-        numbers: The documents' numbers.
-        window: A document pairs with so many that follow it.
+        bucket: Number of each document's bucket.
+        order: Values by which the documents of a bucket are sorted.
+        numbers: Numbers of the documents.
+        window: With how many of the documents after it each document is paired.
     """
     places = numpy.lexsort((numbers, order, bucket))
     bucket, numbers = bucket[places], numbers[places]

@@ -1,4 +1,4 @@
-"""The files that a data card names, below its root and nowhere else."""
+"""Find the files that a data card names; they must lie below the card's root folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finlab.data.card_schema import Card
 
 
 def found(card: Card) -> list[Path]:
-    """Return the files of a card, sorted.
+    """Return the paths of a card's files, sorted.
 
     Raises:
         ValueError: No file matches, or FINLAB_DATA is not set.
@@ -18,7 +18,7 @@ def found(card: Card) -> list[Path]:
     folder = root(card)
     matching: set[Path] = set()
     for pattern in card.spec["files"]:
-        # The root may hold brackets, which mean something in a pattern.
+        # The root may contain brackets, which have a special meaning in a glob pattern.
         full = f"{glob.escape(str(folder))}/{pattern}"
         matching.update(map(Path, glob.glob(full, recursive=True)))
     for path in matching:
@@ -32,7 +32,7 @@ def found(card: Card) -> list[Path]:
 
 
 def root(card: Card) -> Path:
-    """Return the folder that the globs of a card start from."""
+    """Return the folder that a card's glob patterns are relative to."""
     if card.spec.get("root") == "closed_world":
         return paths.CLOSED_WORLD
     if card.spec.get("root") == "data_cards":
@@ -47,12 +47,12 @@ def root(card: Card) -> Path:
 
 
 def _check_below(path: Path, root: Path, name: str) -> None:
-    """Refuse a file that lies outside a card's root, by `..` or by a symbolic link.
+    """Raise ValueError if a file lies outside a card's root, by `..` or by a symbolic link.
 
     Args:
         path: The file.
         root: The folder that holds the data.
-        name: The card's.
+        name: Name of the card, for the error.
     """
     inside = path.resolve().is_relative_to(root.resolve())
     if not inside:

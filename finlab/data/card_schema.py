@@ -1,4 +1,4 @@
-"""A data card, and what may stand in its `finlab:` block, in which form."""
+"""The data card, and the keys and values that its `finlab:` block may have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pydantic import (
 from finlab.data import cleaning, dialogues, exam_layouts, readers, schemas
 
 LANGUAGES = ("zh", "en")
-# The hub's words for licences, and `other` for what has none of them.
+# The hub's identifiers of licences, and `other` for a licence without an identifier.
 LICENCES = set(
     "apache-2.0 mit openrail bigscience-openrail-m bigscience-bloom-rail-1.0 creativeml-openrail-m"
     " bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5"
@@ -42,10 +42,10 @@ class Card:
     """A data card: its name, its licence, its `finlab:` block and its Markdown text.
 
     Attributes:
-        name: Its file's name.
-        licence: As the card states it.
-        spec: The `finlab:` block.
-        text: What stands below it, in Markdown.
+        name: Name of the card's file, without .md.
+        licence: The licence, as the card writes it.
+        spec: The `finlab:` block, {key: value}.
+        text: The Markdown text below the front matter.
     """
 
     name: str
@@ -55,23 +55,23 @@ class Card:
 
     @property
     def domain(self) -> str:
-        """`finance` or `general`."""
+        """Return the domain, `finance` or `general`."""
         return self.spec["domain"]
 
     @property
     def language(self) -> str:
-        """`zh` or `en`."""
+        """Return the language, `zh` or `en`."""
         return self.spec["language"]
 
     @property
     def kind(self) -> str:
-        """What its rows are, a name of schemas.SCHEMAS."""
+        """Return the kind of its rows, a key of `schemas.SCHEMAS`."""
         return self.spec["kind"]
 
 
 # --- checks of single values ---------------------------------------------------------------------
 def _pattern(value: str) -> str:
-    """Refuse what is no path below the root: an absolute one, one with .., or a blank one."""
+    """Raise ValueError if a path is absolute, has `..` or is blank; else return it."""
     path = PurePosixPath(value)
     if not value.strip() or path.is_absolute() or ".." in path.parts or value.startswith("~"):
         raise ValueError("must be a path below the data's root, without .. and not absolute")
@@ -79,7 +79,7 @@ def _pattern(value: str) -> str:
 
 
 def _encoding(value: str) -> str:
-    """Refuse an encoding that Python does not know."""
+    """Raise ValueError if Python does not know an encoding; else return it."""
     try:
         codecs.lookup(value)
     except LookupError:
@@ -88,21 +88,21 @@ def _encoding(value: str) -> str:
 
 
 def _hub_id(value: str) -> str:
-    """Refuse what is no id of the hub: an owner, a slash and a name."""
+    """Raise ValueError unless a value is a hub id, owner/name, or empty; else return it."""
     if value and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         raise ValueError("write the hub's id, as in owner/name")
     return value
 
 
 def _address(value: str) -> str:
-    """Refuse what is no address of the web."""
+    """Raise ValueError unless a value is a web address or empty; else return it."""
     if value and not re.match(r"https?://\S+$", value):
         raise ValueError("write an address that begins with https://")
     return value
 
 
 def _expression(value: str) -> str:
-    """Refuse a broken regular expression."""
+    """Raise ValueError if a regular expression is not valid; else return it."""
     try:
         re.compile(value)
     except re.error as error:
@@ -111,7 +111,7 @@ def _expression(value: str) -> str:
 
 
 def _one_of(names: Any) -> AfterValidator:
-    """Return a check that a value is one of some names."""
+    """Return a pydantic check that a value is one of `names`."""
 
     def check(value: str) -> str:
         if value not in names:
@@ -123,7 +123,7 @@ def _one_of(names: Any) -> AfterValidator:
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
-# Sizes are written as 5.55e+9 too, which YAML reads as a float.
+# A size may also be written as 5.55e+9, which YAML reads as a float.
 Size = Annotated[float, Field(ge=0)]
 Values = Annotated[list[StrictStr | StrictInt | StrictBool], Field(min_length=1)]
 Patterns = Annotated[list[Annotated[StrictStr, AfterValidator(_pattern)]], Field(min_length=1)]
@@ -132,7 +132,7 @@ Expressions = list[Annotated[StrictStr, AfterValidator(_expression)]]
 
 # --- the block -----------------------------------------------------------------------------------
 class Rules(BaseModel):
-    """The `rules:` of a card, see `cleaning`."""
+    """The `rules:` block of a card; `cleaning` says what each key means."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -213,8 +213,12 @@ class Spec(BaseModel):
 def check_licence(front: dict[str, Any], path: Path) -> str:
     """Return the licence that a card states.
 
+    Args:
+        front: The card's YAML front matter.
+        path: The card's file, for errors.
+
     Raises:
-        ValueError: It states none, or none that is known.
+        ValueError: The card states no licence, or one that is not in LICENCES.
     """
     licence = front.get("license")
     if licence is None or (isinstance(licence, str) and not licence.strip()):
@@ -230,14 +234,14 @@ def check_licence(front: dict[str, Any], path: Path) -> str:
 
 
 def check_spec(spec: dict[str, Any], path: Path) -> None:
-    """Refuse a block with an unknown key, a value of another form, or a key that is missing.
+    """Check that a `finlab:` block has valid keys and values, and no key is missing.
 
     Args:
         spec: The `finlab:` block.
         path: The card's file, for errors.
 
     Raises:
-        ValueError: The first thing that is wrong, with file and key.
+        ValueError: The block is not valid. The error names the file and the first wrong key.
     """
     for rule in sorted(set(_rules_of(spec)) - cleaning.RULE_KEYS, key=str):
         raise ValueError(
@@ -251,13 +255,13 @@ def check_spec(spec: dict[str, Any], path: Path) -> None:
 
 
 def _rules_of(spec: dict[str, Any]) -> dict:
-    """Return the rules of a block, where they have the form of rules."""
+    """Return the `rules:` of a block; an empty dict if they are missing or not a mapping."""
     rules = spec.get("rules")
     return rules if isinstance(rules, dict) else {}
 
 
 def _sentence(error: dict[str, Any]) -> str:
-    """Return one of pydantic's errors as a sentence."""
+    """Return one of pydantic's errors as a sentence for the user."""
     key = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     if not key:
@@ -272,7 +276,7 @@ def _sentence(error: dict[str, Any]) -> str:
 
 
 def _advice(field: Any) -> str:
-    """Return what may be written for a field: what its check says to an empty value."""
+    """Return advice on what to write for a field: the error of its check for an empty value."""
     for check in field.metadata:
         if isinstance(check, AfterValidator):
             try:
@@ -287,8 +291,12 @@ NUMBER = re.compile(r"\d[\d._]*e[+-]?\d+|nan|inf(?:inity)?", re.I)
 
 
 def is_name(name: Any) -> bool:
-    """Tell whether a card can have a name: letters, digits and _ . -, and no number or date."""
+    """Tell whether a name is valid for a card.
+
+    A valid name consists of letters, digits, `_`, `.` and `-`. It must not look like a number or
+    a date, and must not begin with a dot.
+    """
     if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("."):
         return False
-    # Folders of the artifact are named `source=<name>`, and read back by their kind.
+    # Folders of the artifact are named `source=<name>`. The name's type is guessed on reading.
     return bool(re.search(r"[^\W\d_]", name)) and not NUMBER.fullmatch(name)

@@ -1,4 +1,4 @@
-"""Data cards: the only door through which data enters.
+"""Data cards: all data is read through them.
 
 A card is a Hugging Face dataset card, `data_cards/<name>.md`. Its YAML front matter has a `license`
 and one `finlab:` block:
@@ -9,38 +9,38 @@ and one `finlab:` block:
       kind: text                 # text, dialogue, preference, exam, question, or label
                                  # (texts with `bad: true` or `bad: false`)
       files: [text/laws/**/*.md] # globs below FINLAB_DATA (or below `root: closed_world` or
-                                 # `root: data_cards`); or `hub: owner/name`; or, for what is not
-                                 # public, `stand_in: name` of the nearest card that is
+                                 # `root: data_cards`); or `hub: owner/name`; or, for data that is
+                                 # not public, `stand_in: name` of the most similar public card
       format: markdown           # jsonl, json, csv, tsv, xlsx, text, markdown, parquet, arrow,
                                  # html, pdf, docx, or the layout of an exam, such as ceval
-      benchmark: fineval         # the published exam that this is: its sizes are checked (optional)
-      partial: true              # only some of its subjects (optional)
+      benchmark: fineval         # name of this published exam, to check its sizes (optional)
+      partial: true              # the files hold only some of the exam's subjects (optional)
       rows: "data.*.context"     # where the rows are in a JSON file (optional)
       dialogue: disc             # the format of dialogues, a name of dialogues.FORMATS; without it
-                                 # each row's own is detected (optional)
-      text: input                # the field that holds the text (default `text`); doc.body for one
-                                 # inside another, 1 for a place in a list
-      answers: {kind: letters}   # of questions whose chain holds the gold in its last box: the
-                                 # answer's kind (optional)
-      encoding: gb18030          # where it is not UTF-8; files may be .gz, .zst, .bz2 or .zip
+                                 # the format of each row is detected (optional)
+      text: input                # the field that holds the text (default `text`); doc.body for a
+                                 # field inside another, 1 for a position in a list
+      answers: {kind: letters}   # the kind of the gold answer, for questions whose chain gives the
+                                 # gold in a box after its thinking (optional)
+      encoding: gb18030          # if not UTF-8; files may be .gz, .zst, .bz2 or .zip
       rules: {min_chars: 20}     # thresholds and rules of cleaning, see finlab.data.cleaning
       knowledge: true            # books and encyclopaedias: read first in a knowledge-first mixture
-      sha256: ...                # of the files' contents; checked when it is there (optional)
-      source_url: https://...    # where a person reads about it, or gets it (optional)
-      bytes: 5.55e+9             # what is to be downloaded, as published (optional)
-      text_bytes: 2.0e+10        # its text, once unpacked (optional; else as many as `bytes`)
-      tokens: 1.5e+9             # its size in tokens, where somebody has counted (optional)
+      sha256: ...                # SHA-256 of the files' contents, which is then checked (optional)
+      source_url: https://...    # page that describes the data, or where to get it (optional)
+      bytes: 5.55e+9             # size of the download, as published (optional)
+      text_bytes: 2.0e+10        # size of the unpacked text (optional; default: same as `bytes`)
+      tokens: 1.5e+9             # size in tokens, if somebody has counted (optional)
 
-    With `hub: owner/name`, from the Hugging Face hub (see `hub`):
+    With `hub: owner/name`, for data on the Hugging Face hub (see `hub`):
 
-      config: cmn_Hani           # and `split: train`: rows are streamed, `format: hub`
+      config: cmn_Hani           # with `split: train` and `format: hub`: rows are streamed
       revision: 9f2c...          # a commit, a branch or a tag; a commit never changes
-      data_files: [data/*.gz]    # in place of config and split: the repository's own files, which
-                                 # `format` reads
+      data_files: [data/*.gz]    # instead of config and split: files of the repository, which are
+                                 # read as `format` says
       where: {kind: [财经]}      # only rows with one of these values in a column (streamed rows)
-      max_bytes: 2.0e+10         # stop after so many bytes of rows (streamed rows)
+      max_bytes: 2.0e+10         # stop after this many bytes of rows (streamed rows)
 
-    source = cards.load("cw_news")   # source.rows: a datasets.Dataset; source.quarantined: the rest
+    source = cards.load("cw_news")   # source.rows: a Dataset; source.quarantined: unreadable rows
     rows = cards.stream(cards.read("cw_news"), quarantined)   # the same rows, one by one
 """
 
@@ -73,7 +73,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Source:
-    """A loaded card: its rows, and what could not be read, each with file, line and reason."""
+    """A loaded card.
+
+    Attributes:
+        card: The card.
+        rows: Its rows, in the schema of its kind, see `load`.
+        quarantined: The rows that could not be read, {where, reason, row}.
+    """
 
     card: Card
     rows: Dataset
@@ -81,7 +87,7 @@ class Source:
 
 
 def files_of(card: Card) -> list[Path]:
-    """Return the files of a card, sorted; those of a hub card are fetched if need be.
+    """Return the files of a card, sorted; files of a hub card are fetched if they are missing.
 
     Raises:
         ValueError: No file matches, or FINLAB_DATA is not set.
@@ -92,10 +98,10 @@ def files_of(card: Card) -> list[Path]:
 def fingerprint(card: Card) -> str:
     """Return a hash of a card and of its files' names, sizes and times.
 
-    Of a hub card the address counts; nothing is fetched.
+    For a hub card, only the card itself is hashed, and nothing is fetched.
 
     Raises:
-        ValueError: The card's data are not public, or its files are missing.
+        ValueError: The card's data is not public, or its files are missing.
     """
     if "stand_in" in card.spec:
         raise ValueError(
@@ -117,8 +123,8 @@ def read(name: str) -> Card:
     """Read and check one card.
 
     Raises:
-        ValueError: The card is missing, states no licence, or has a key out of place. The error
-            names the file and the key.
+        ValueError: The card is missing, states no valid licence, or its `finlab:` block is not
+            valid. The error names the file and the key.
     """
     if not card_schema.is_name(name):
         raise ValueError(
@@ -142,11 +148,11 @@ def read(name: str) -> Card:
 
 # --- reading data --------------------------------------------------------------------------------
 def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows:
-    """Yield the rows of one file, or of a stream, as they stand there, with their places.
+    """Yield (place, row) for each row of one file or stream, unchanged.
 
     Args:
-        card: Says how to read.
-        path: The file; of a streamed card, the hub's id.
+        card: The card, which says how to read the rows.
+        path: The file; for a streamed card, the hub id.
         quarantined: Rows that cannot be read are added here.
     """
     options = file_text.Options(
@@ -177,11 +183,14 @@ def _raw_rows(card: Card, path: Path, quarantined: list[dict]) -> file_text.Rows
 
 
 def _files(card: Card, quarantined: list[dict]) -> Iterator[tuple[Path, file_text.Rows]]:
-    """Yield each file of a card with its rows; of a hub card, its id with all rows.
+    """Yield each file of a card with its rows; for a streamed card, its hub id with all rows.
 
     Args:
         card: The card.
         quarantined: Rows that cannot be read are added here.
+
+    Raises:
+        ValueError: A file is missing, or the SHA-256 in the card does not match.
     """
     if card.spec["format"] == "hub":
         path = Path(card.spec["hub"])
@@ -217,7 +226,8 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
     Raises:
         ValueError: A file is missing, a checksum is wrong, or no row could be read.
     """
-    taken: set[int] = set()  # hashes of the ids that a source gives: an id takes twice as much
+    # Hashes of the ids that a source gives. The ids themselves take twice the memory.
+    taken: set[int] = set()
     names: set[int] = set()
     any_row = False
     for path, rows in _files(card, quarantined):
@@ -234,7 +244,7 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
                 reason = f"the row has another shape than a {card.kind} ({error!r})"
                 quarantined.append({"where": where, "reason": reason, "row": _shown(row)})
                 continue
-            # An id that is the row's place is free, and no other row will want it.
+            # An id made from the row's place is unique, so it needs no check.
             if plain["id"] != f"{card.name}/{where}":
                 plain["id"] = schemas.free_id(plain["id"], taken, f"@{where}")
             any_row = True
@@ -247,7 +257,7 @@ def stream(card: Card, quarantined: list[dict]) -> Iterator[dict]:
 
 
 def _check_characters(row: dict) -> None:
-    """Refuse a row with half a character, such as one part of an emoji's two."""
+    """Raise ValueError if a row has half a character, that is, one half of a surrogate pair."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -258,7 +268,7 @@ def _check_characters(row: dict) -> None:
 
 
 def _shown(row: Any) -> str:
-    """Return a row as text for the quarantine."""
+    """Return a row as text for the quarantine, at most 2,000 characters of it."""
     try:
         return str(row)[:2000].encode("utf-8", "backslashreplace").decode()
     except RecursionError:
@@ -266,17 +276,17 @@ def _shown(row: Any) -> str:
 
 
 def load(name: str) -> Source:
-    """Load the data of a card. Rows that cannot be read are set aside, with file and line.
+    """Load the data of a card; rows that cannot be read are set aside with file and line.
 
-    Rows have one schema for each kind:
+    The schema of the rows depends on the card's kind:
 
         text        {id, text}
         label       {id, text, bad}
         dialogue    {id, messages, format, unanswered, domain}
-        preference  {id, prompt, chosen, rejected}, each a list of messages
-        question    {id, question, domain, reference, from}
+        preference  {id, prompt, chosen, rejected}, the last three each a list of messages
+        question    {id, question, domain, reference, from, gold, chain}
         exam        {id, subject, subject_name, split, question, choices, letters, answer}; the
-                    answer is an index, -1 where it is not published
+                    answer is an index, -1 if it is not published
 
     Raises:
         ValueError: As in `read` and `stream`.
@@ -290,14 +300,14 @@ def load(name: str) -> Source:
 
 
 def limited(card: Card, max_bytes: dict[str, float]) -> Card:
-    """Return a streamed card with another `max_bytes`, where one is given for it.
+    """Return a card with a new `max_bytes` if one is given for it; else the card unchanged.
 
     Args:
         card: The card.
-        max_bytes: {card: bytes of rows after which its stream ends}.
+        max_bytes: {name of a card: how many bytes of rows to stream before stopping}.
 
     Raises:
-        ValueError: The card is not streamed, so all of it is read.
+        ValueError: A limit is given, but the card is not streamed.
     """
     limit = max_bytes.get(card.name)
     if limit is None:
@@ -316,12 +326,13 @@ def read_all(
     """Read several cards of one kind.
 
     Args:
-        card_names: Names of cards.
-        kind: A name of schemas.SCHEMAS.
-        max_bytes: As for `limited`.
+        card_names: Names of the cards.
+        kind: The kind that all cards must have, a key of `schemas.SCHEMAS`.
+        max_bytes: As for `limited`; None sets no new limit.
 
     Raises:
-        ValueError: One of them is wrong, or of another kind, or a limit is for none of them.
+        ValueError: A card is not valid or of another kind, or `max_bytes` names a card that is
+            not in `card_names`.
     """
     limits = max_bytes or {}
     for name in set(limits) - set(card_names):
@@ -336,14 +347,17 @@ def read_all(
 
 
 def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
-    """Load several cards of one kind; raises as `read_all` does.
+    """Load several cards of one kind.
 
     Args:
-        card_names: Names of cards.
-        kind: A name of schemas.SCHEMAS.
+        card_names: Names of the cards.
+        kind: The kind that all cards must have, a key of `schemas.SCHEMAS`.
 
     Returns:
-        {name: source}.
+        {name of the card: its loaded source}.
+
+    Raises:
+        ValueError: As in `read_all` and `load`.
     """
     return {card.name: load(card.name) for card in read_all(card_names, kind)}
 
@@ -351,14 +365,14 @@ def load_all(card_names: list[str], kind: str) -> dict[str, Source]:
 def quarantined_rows(
     quarantined: dict[str, list[dict]], bad_rows: str = "quarantine"
 ) -> list[dict]:
-    """Return what could not be read of several cards, {card, where, reason, row}.
+    """Return the rows of several cards that could not be read, {card, where, reason, row}.
 
     Args:
-        quarantined: What `stream` set aside, by card.
-        bad_rows: `quarantine` sets such rows aside; `refuse` stops on them.
+        quarantined: {name of the card: rows that `stream` set aside}.
+        bad_rows: `quarantine` returns these rows; `refuse` raises an error if there are any.
 
     Raises:
-        ValueError: There are such rows and `bad_rows` is `refuse`, or it is another word.
+        ValueError: There are such rows and `bad_rows` is `refuse`, or `bad_rows` is another word.
     """
     if bad_rows not in ("quarantine", "refuse"):
         raise ValueError(
@@ -376,5 +390,6 @@ def quarantined_rows(
     return found
 
 
-# A step's key knows a card by its fingerprint, and refuses a wrong card before anything runs.
+# The key of a step uses the fingerprint of each card. A card that is not valid is refused before
+# anything runs.
 keys.use_cards(lambda name: fingerprint(read(name)), lambda name: read(name).licence)

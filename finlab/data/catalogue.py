@@ -1,10 +1,10 @@
-"""The catalogue of a recipe: everything it reads, where from, and what of it is here.
+"""The catalogue of a recipe: everything it reads, where it comes from, and how much is here.
 
     entries = catalogue.of_recipe(recipe.load("zhilu-13b-open"))
-    catalogue.fetch(entries, print)     # what is missing and can be had
+    catalogue.fetch(entries, print)     # fetch what is missing, as far as it is on the hub
 
-Cards are those of `*_cards` parameters; models are the base and what it is compared with. Asking
-what is here needs no network.
+The cards are named in the parameters `*_cards`. The models are the base model and the models that
+it is compared with. To find out what is here, no network is needed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from finlab.files import size_of, size_text
 from finlab.run.model_card import forbids_commercial_use
 from finlab.run.recipe import Recipe
 
-# Tokens in a byte of text, measured on the sets at hand with Chinese-LLaMA-2's 55,296 tokens:
-# Chinese 0.22 to 0.28, English 0.24 to 0.25. With LLaMA's own 32,000, Chinese has twice as many.
+# Tokens per byte of text, measured on the available data with the 55,296 tokens of Chinese-LLaMA-2:
+# Chinese 0.22 to 0.28, English 0.24 to 0.25. With the 32,000 tokens of LLaMA, Chinese text has
+# twice as many tokens.
 TOKENS_PER_BYTE = 0.25
 MODEL_PARAMETERS = ("base", "candidates", "folders")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,17 +34,18 @@ class Entry:
     """One thing that a recipe reads.
 
     Attributes:
-        name: The card's name, or the model's folder or id.
-        kind: What it is: text, dialogue, exam ..., or model.
+        name: Name of the card, or folder or hub id of the model.
+        kind: The kind of the card (text, dialogue, exam ...), or `model`.
         place: Where it comes from, in words.
-        licence: As its card states it; empty for a model that is not here yet.
-        state: there, partly there, missing, or not public.
-        bytes: What is here; where nothing is, what will be downloaded; 0 where nobody knows.
-        tokens: How many tokens it holds, 0 where nobody knows.
-        counted: Whether somebody counted them; else they are estimated from bytes.
-        why: Why it is missing, where there is a reason to tell.
+        licence: The licence, as its card states it; empty for a model that is not on this machine.
+        state: `there`, `partly there`, `missing` or `not public`.
+        bytes: Size of the data here, if `state` is `there`. For a card that is not complete, size
+            of all its data. 0 if not known.
+        tokens: How many tokens it holds; 0 if not known.
+        counted: Whether the tokens were counted; if not, they are estimated from bytes.
+        why: Why it is missing or not public, if there is more to say; else empty.
         card: The card; None for a model.
-        steps: The steps that read it.
+        steps: Names of the steps that read it.
     """
 
     name: str
@@ -60,20 +62,21 @@ class Entry:
 
     @property
     def can_be_fetched(self) -> bool:
-        """Whether it is on the hub and not whole here."""
+        """Return whether it is on the hub and not complete here."""
         return self.place.startswith("hub ") and self.state in ("missing", "partly there")
 
 
 def of_recipe(plan: Recipe) -> list[Entry]:
-    """Return what the steps of a recipe read, each once, in the order of reading.
+    """Return an entry for each card and model that a recipe reads, in the order of reading.
 
     Args:
         plan: The recipe.
 
     Raises:
-        ValueError: A card is missing or wrong.
+        ValueError: A card is missing or not valid.
     """
-    # A card that two steps read up to different bytes is two folders of the cache, so two entries.
+    # If two steps read a card with different `max_bytes`, it has two folders in the cache, so it
+    # has two entries.
     found: dict[tuple[str, float], Entry] = {}
     for step in plan.steps:
         limits = step.parameters.get("source_bytes", {})
@@ -97,15 +100,15 @@ def of_recipe(plan: Recipe) -> list[Entry]:
 
 
 def fetch(entries: list[Entry], report: Report) -> None:
-    """Bring what is missing and can be had.
+    """Fetch everything that is missing here and is on the hub.
 
     Args:
-        entries: From `of_recipe`.
-        report: Gets lines about the progress.
+        entries: The entries from `of_recipe`.
+        report: Called with lines about the progress.
 
     Raises:
-        ValueError: An address is wrong, one must ask for access, or the disk is too small.
-        ConnectionError: The hub does not answer. What came so far is kept.
+        ValueError: An address is wrong, the user must ask for access, or the disk is too small.
+        ConnectionError: The hub does not answer. What was fetched so far is kept.
     """
     for entry in entries:
         if not entry.can_be_fetched:
@@ -118,22 +121,18 @@ def fetch(entries: list[Entry], report: Report) -> None:
 
 # --- one entry -----------------------------------------------------------------------------------
 def _card_entry(card: Card) -> Entry:
-    """Return the entry of a card, whose steps are filled in later."""
+    """Return the entry of a card; its `steps` are added later."""
     state, size, why = _state(card)
     entry = Entry(card.name, card.kind, _place(card), card.licence, state, size, why=why, card=card)
     entry.tokens, entry.counted = tokens_of(card, size)
     if state == "there" and card.spec["format"] == "hub":
-        # All rows are here, so their own size counts, and not what the card says of the set.
+        # All rows are here, so their real size is used, not the size of the dataset in the card.
         entry.tokens, entry.counted = size * TOKENS_PER_BYTE, False
     return entry
 
 
 def _state(card: Card) -> tuple[str, int, str]:
-    """Return a card's state, its bytes, and why it is missing.
-
-    Args:
-        card: The card.
-    """
+    """Return (state, bytes, why) of a card, see `Entry`."""
     if "stand_in" in card.spec:
         return "not public", 0, f"the nearest that is public: {card.spec['stand_in']}"
     if "hub" in card.spec:
@@ -146,7 +145,7 @@ def _state(card: Card) -> tuple[str, int, str]:
 
 
 def _place(card: Card) -> str:
-    """Return where a card's data come from, in words."""
+    """Return where the data of a card comes from, in words."""
     spec = card.spec
     if "stand_in" in spec:
         return "not public"
@@ -158,12 +157,17 @@ def _place(card: Card) -> str:
 
 
 def tokens_of(card: Card, held_bytes: int = 0) -> tuple[float, bool]:
-    """Return how many tokens a card holds, and whether somebody counted them.
+    """Return how many tokens a card holds, and whether they were counted.
+
+    Counted tokens are the card's `tokens`, or the tokens in its table of statistics. Otherwise they
+    are estimated from its bytes of text.
 
     Args:
-        card: Counted tokens are its `tokens`, or those of its table of statistics. Else they are
-            estimated from its bytes of text.
-        held_bytes: What is here, where the card does not say its size.
+        card: The card.
+        held_bytes: Size of the data here, used if the card does not state a size.
+
+    Returns:
+        (tokens, True if they were counted); 0 tokens if no size is known.
     """
     spec = card.spec
     size = spec.get("text_bytes") or spec.get("bytes") or held_bytes
@@ -178,10 +182,14 @@ def tokens_of(card: Card, held_bytes: int = 0) -> tuple[float, bool]:
 
 
 def _model_entry(name: str) -> Entry:
-    """Return the entry of a model, which is a folder or on the hub."""
+    """Return the entry of a model, which is in a folder or on the hub.
+
+    Args:
+        name: Path of the folder, or hub id.
+    """
     try:
         local = paths.resolve(name)
-    except ValueError as error:  # a variable in it is not set
+    except ValueError as error:  # an environment variable in the path is not set
         return Entry(name, "model", "a folder", "", "missing", 0, why=str(error))
     if local.is_dir():
         licence = hub_models.licence(str(local))
@@ -193,12 +201,15 @@ def _model_entry(name: str) -> Entry:
     return Entry(name, "model", f"hub {name}", licence, held.state, held.bytes)
 
 
-# --- what to tell about all of them --------------------------------------------------------------
+# --- texts about entries -------------------------------------------------------------------------
 def restrictions(entries: list[Entry]) -> list[str]:
-    """Return a line for each licence that binds what is trained: none stated, or no commerce.
+    """Return a line for each card whose licence is unknown or forbids commercial use.
+
+    Such a licence also concerns the model that is trained. Exams, questions and labels are left
+    out.
 
     Args:
-        entries: From `of_recipe`. Exams are not trained on.
+        entries: The entries from `of_recipe`.
     """
     lines = []
     for entry in entries:
@@ -212,7 +223,7 @@ def restrictions(entries: list[Entry]) -> list[str]:
 
 
 def row(entry: Entry) -> dict[str, Any]:
-    """Return an entry as the row of a table, sizes as words."""
+    """Return an entry as a row of a table, with sizes as text such as 14.7 B."""
     cell = f"{entry.card.language}_{entry.card.domain}" if entry.card else ""
     mark = "" if entry.counted else "~"
     return {
@@ -229,7 +240,7 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def number_text(value: float) -> str:
-    """Return a large number in words, such as 14.7 B."""
+    """Return a large number as text with a unit (K, M, B or T), such as 14.7 B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"

@@ -1,7 +1,7 @@
-"""Cleaning: the named rules that change a text, in their order, and the reasons to drop one.
+"""Cleaning: the named rules that change a text, in order, and the reasons to drop a text.
 
-The rules are functions in `cleaning_rules`. To add one, write it there and give it a line in
-`rules`. Its name there is the name in the ledger.
+The rules are functions in `cleaning_rules`. To add a rule, write a function there and a line in
+`rules` that names it. The ledger uses the same name.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ THRESHOLDS = {
     "min_chars": 8,
     "min_letters": 0.2,  # share of characters that are Chinese or Latin letters
     "min_language": 0.1,  # share of characters in the source's language
-    "max_repeated_lines": 0.5,  # share of characters in lines that stood there before
-    "min_compression": 0.06,  # compressed size over size: below it a text repeats itself
+    "max_repeated_lines": 0.5,  # share of characters in lines that repeat an earlier line
+    "min_compression": 0.06,  # compressed size over size; a text below it repeats itself
 }
 RULE_KEYS = {*THRESHOLDS, "simplify", "drop_text", "drop_lines", "blocked_words"}
 
@@ -30,12 +30,13 @@ LATIN_RUN = re.compile(r"[A-Za-z]+")
 
 # --- the rules in their order --------------------------------------------------------------------
 def rules(settings: Settings | None = None) -> dict[str, Rule]:
-    """Return the rules of a source in their order, {name: function}.
+    """Return the rules of a source in the order they are applied, {name: function}.
 
     Args:
-        settings: A card's `rules:` block. `simplify: true` adds traditional to simplified (OpenCC
-            t2s). `drop_text` and `drop_lines` are lists of regular expressions: the first take out
-            a source's own marks and leave a new line, the second its own lines.
+        settings: The `rules:` block of a card; None for no settings. `simplify: true` adds the
+            conversion from traditional to simplified Chinese (OpenCC t2s). `drop_text` and
+            `drop_lines` are lists of regular expressions. A match of `drop_text` is replaced by a
+            new line. A line that `drop_lines` matches is removed.
     """
     settings = settings or {}
     marks = "|".join(settings.get("drop_text", ()))
@@ -69,10 +70,10 @@ def clean_text(text: str, named_rules: dict[str, Rule] | None = None) -> list[tu
 
     Args:
         text: The text.
-        named_rules: The rules, from `rules`; by default those without settings.
+        named_rules: The rules, from `rules`; None uses the rules without settings.
 
     Returns:
-        A pair (rule, text after it) for each rule that changed something.
+        (name of the rule, text after it) for each rule that changed the text.
     """
     steps = []
     for name, rule in (named_rules or rules()).items():
@@ -85,12 +86,12 @@ def clean_text(text: str, named_rules: dict[str, Rule] | None = None) -> list[tu
 
 # --- whole documents -----------------------------------------------------------------------------
 def drop_reason(text: str, language: str, settings: Settings | None = None) -> str:
-    """Return why a cleaned document is dropped as a whole, or an empty string.
+    """Return why a whole document is dropped after cleaning, or an empty string to keep it.
 
     Args:
         text: The cleaned text.
-        language: Of its source, `zh` or `en`.
-        settings: A card's `rules:` block; its thresholds replace THRESHOLDS.
+        language: Language of the source, `zh` or `en`.
+        settings: The `rules:` block of a card; its thresholds override THRESHOLDS.
     """
     limits = THRESHOLDS | (settings or {})
     if not text:
@@ -110,12 +111,12 @@ def drop_reason(text: str, language: str, settings: Settings | None = None) -> s
 
 
 def _wrong_letters(text: str, language: str, limits: Settings) -> str:
-    """Return the reason to drop a text for its letters, or an empty string.
+    """Return why a text is dropped because of its letters, or an empty string to keep it.
 
     Args:
         text: The text.
-        language: `zh` or `en`.
-        limits: The thresholds.
+        language: Language of the source, `zh` or `en`.
+        limits: The thresholds, with the keys of THRESHOLDS.
     """
     han = sum(map(len, HAN_RUN.findall(text)))
     if language == "zh" and han >= limits["min_letters"] * len(text):
@@ -128,7 +129,7 @@ def _wrong_letters(text: str, language: str, limits: Settings) -> str:
 
 
 def _repeats_lines(text: str, max_share: float) -> bool:
-    """Tell whether too much of a text stands in lines that are repeated."""
+    """Tell whether too large a share of a text is in repeated lines."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 8:
         return False
@@ -137,10 +138,10 @@ def _repeats_lines(text: str, max_share: float) -> bool:
 
 
 def _repeats_itself(text: str, min_compression: float) -> bool:
-    """Tell whether a text compresses too well to say much."""
+    """Tell whether a text compresses so well that it must repeat itself."""
     if len(text) < 200:
         return False
-    # A sample of 200 characters tells most texts at once: they use many different ones.
+    # Most texts have 60 different characters in a sample of 200, and need no compression.
     if len(set(text[:: 1 + len(text) // 200])) >= 60:
         return False
     data = text[:20000].encode()

@@ -1,10 +1,11 @@
-"""The cleaning rules: each a function from text to text.
+"""The cleaning rules: each is a function that takes a text and returns the cleaned text.
 
-No rule changes a figure, or joins two into one: in an announcement the figures are the news. What
-stood between two figures and is taken out leaves a space (`take_out`). Rules that drop a line or a
-sentence as a whole, such as a page header, are booked in the ledger under their names.
+No rule changes a figure or joins two figures, because the figures are the content of an
+announcement. If something between two figures is removed, a space is left (`take_out`). The ledger
+records the tokens that each rule removes under the rule's name, also for rules that drop whole
+lines or sentences, such as page headers.
 
-To add a rule, write a function here and give it a line in `cleaning.rules`.
+To add a rule, write a function here and a line in `cleaning.rules` that names it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ HAN = r"\u3400-\u4dbf\u4e00-\u9fff"
 
 
 # --- figures stay apart --------------------------------------------------------------------------
-# What belongs to a figure: a sign before it, a point, a share. `1.5` and `-2%` must not be joined.
+# Characters other than digits that belong to a figure: signs, points, commas, percent signs. So
+# `1.5` and `-2%` must not be joined.
 FIGURE_SIGNS = set(".．,，%％‰+＋-－−")
 
 
@@ -34,12 +36,12 @@ def _in_figure(char: str) -> bool:
 
 
 def take_out(pattern: re.Pattern, text: str, spare: re.Pattern | None = None) -> str:
-    """Take out what a pattern matches; between two figures a space is left.
+    """Remove all matches of a pattern; between two figures, leave a space.
 
     Args:
-        pattern: What goes.
+        pattern: The pattern of what to remove.
         text: The text, such as `100<b>200`.
-        spare: A match that holds this stays.
+        spare: A match in which this pattern is found is kept; None removes all matches.
 
     Returns:
         The text, such as `100 200`.
@@ -62,7 +64,7 @@ def take_out(pattern: re.Pattern, text: str, spare: re.Pattern | None = None) ->
 
 
 def figures_of(text: str) -> list[str]:
-    """Return the runs of digits of a text, in order: what cleaning must leave as it is."""
+    """Return the runs of digits of a text, in order; cleaning must not change them."""
     return re.findall(r"\d+", text)
 
 
@@ -71,11 +73,12 @@ FRONT_MATTER = re.compile(r"\A\s*---\n(?:[\w ]+:[^\n]*\n|[ \t]*- [^\n]*\n|\n)+--
 
 
 def drop_front_matter(text: str) -> str:
-    """Take out the YAML block at the beginning of a Markdown file."""
+    """Remove the YAML block at the beginning of a Markdown file."""
     return FRONT_MATTER.sub("", text)
 
 
-# Elements that stand on lines of their own, and cells of a table, end a line.
+# A tag of a block element becomes a newline, and a tag of a table cell becomes a space. An inline
+# tag is removed.
 _BLOCKS = (
     "address|article|aside|blockquote|body|br|caption|center|dd|details|div|dl|dt|fieldset"
     "|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|iframe|legend|li|main|nav|ol"
@@ -90,7 +93,7 @@ _INLINE = (
     "|sub|sup|svg|template|time|track|tt|u|var|video|wbr"
 )
 TAG_NAMES = f"{_BLOCKS}|{_CELLS}|{_INLINE}".replace("[1-6]", "1").split("|")
-# What may follow a tag's name. In `A<B 且 C>D` nothing of the kind follows: no tag stands there.
+# Attributes that may follow a tag's name. `A<B 且 C>D` has no valid attributes, so it is not a tag.
 _ATTRIBUTES = (
     r"(?:\s+[A-Za-z_:@][\w:.-]*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))?)*\s*/?>"
 )
@@ -101,9 +104,9 @@ ENTITIES = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{
 
 
 def drop_html(text: str) -> str:
-    """Take out HTML tags, and turn HTML entities into their characters.
+    """Remove HTML tags, and convert HTML entities to their characters.
 
-    A tag such as `<br>` or `<p>` ends a line, a cell of a table ends with a space.
+    A tag such as `<br>` or `<p>` becomes a newline, and a tag of a table cell becomes a space.
     """
     if "<" in text:
         text = CELL_TAGS.sub(" ", text)
@@ -119,12 +122,12 @@ LATIN_MOJIBAKE = re.compile(
     r"|[äåæçèé][\x80-\xff“”•–—˜™š›œžŸ¡-¿][\x80-\xff“”•–—˜™š›œžŸ¡-¿])"
 )
 LATIN_SIGNS = "ÂÃâäåæçèé"
-# What the first bytes of ， 。 的 中 在 人 是 become when UTF-8 is read as GBK.
+# The characters that the first bytes of ， 。 的 中 在 人 是 become if UTF-8 is read as GBK.
 GBK_SIGNS = "锛銆鐨涓鍦浜鏄璇鎴"
 
 
 def repair_mojibake(text: str) -> str:
-    """Repair lines of UTF-8 that were read as Latin-1 or as GBK, where the bytes survived."""
+    """Repair lines of UTF-8 that were read as Latin-1 or GBK, if no bytes were lost."""
     if any(sign in text for sign in LATIN_SIGNS) and LATIN_MOJIBAKE.search(text):
         text = "\n".join(_from_latin(line) for line in text.split("\n"))
     if any(sign in text for sign in GBK_SIGNS):
@@ -133,7 +136,7 @@ def repair_mojibake(text: str) -> str:
 
 
 def _from_latin(line: str) -> str:
-    """Return a line of UTF-8 that was read as Latin-1, repaired, or as it was."""
+    """Repair a line of UTF-8 that was read as Latin-1; return other lines unchanged."""
     if not LATIN_MOJIBAKE.search(line):
         return line
     import ftfy
@@ -143,14 +146,14 @@ def _from_latin(line: str) -> str:
 
 
 def _from_gbk(line: str) -> str:
-    """Return a line of UTF-8 that was read as GBK, repaired, or as it was."""
+    """Repair a line of UTF-8 that was read as GBK; return other lines unchanged."""
     if not any(sign in line for sign in GBK_SIGNS):
         return line
     try:
         repaired = line.encode("gb18030").decode("utf-8")
     except UnicodeError:
         return line
-    # Some characters are written in GB18030 with bytes that read as digits.
+    # In GB18030 some characters have bytes that would be read as digits, so compare the figures.
     return repaired if figures_of(repaired) == figures_of(line) else line
 
 
@@ -159,7 +162,10 @@ LOST = re.compile(r"(?:锟斤拷)+|烫{3,}|屯{3,}|\ufffd+")
 
 
 def drop_lost_text(text: str) -> str:
-    """Drop lines that lost a tenth or more in a conversion; elsewhere take out what marks it."""
+    """Drop lines that lost a tenth or more in a conversion; remove the marks from other lines.
+
+    A mark is text such as 锟斤拷 or U+FFFD, which stands for characters that were lost.
+    """
     if not any(sign in text for sign in LOST_SIGNS):
         return text
     kept = []
@@ -174,27 +180,27 @@ RADICALS = re.compile(r"[\u2e80-\u2fdf\uf900-\ufaff]+")
 
 
 def _narrow(match: re.Match) -> str:
-    """Return a match as its compatibility form says (NFKC)."""
+    """Return a match in the normal form NFKC."""
     return unicodedata.normalize("NFKC", match[0])
 
 
 def unify_unicode(text: str) -> str:
-    """Bring text into the form NFC, and radicals and compatibility signs to their characters."""
+    """Convert a text to NFC, and radicals and compatibility ideographs to usual characters."""
     return RADICALS.sub(_narrow, unicodedata.normalize("NFC", text))
 
 
-# Signs that end a line or a page: vertical tab, form feed, separators, NEL, U+2028 and U+2029.
+# Characters that end a line or page: CR, vertical tab, form feed, separators, NEL, U+2028, U+2029.
 LINE_SIGNS = re.compile(r"\r\n|[\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
 CONTROL = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # control characters
-    r"\u00ad\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e"  # signs without a width
+    r"\u00ad\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e"  # characters without a width
     r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
-    r"\ue000-\uf8ff]+"  # private use: a font's own signs
+    r"\ue000-\uf8ff]+"  # private use: characters of a single font
 )
 
 
 def drop_control_characters(text: str) -> str:
-    """Take out control, zero-width and private-use characters; every line ends in a newline."""
+    """Remove control, zero-width and private-use characters; make every line end a newline."""
     return take_out(CONTROL, LINE_SIGNS.sub("\n", text))
 
 
@@ -205,7 +211,7 @@ WIDE_LETTERS = re.compile(f"(?<![{CODE_NEAR}Ａ-Ｚａ-ｚ])[Ａ-Ｚａ-ｚ]+(?!
 
 
 def narrow_letters(text: str) -> str:
-    """Make full-width letters half-width, but not in codes, and ideographic spaces plain ones."""
+    """Make full-width letters half-width, except in codes, and ideographic spaces plain spaces."""
     text = text.replace("\u3000", " ")
     if not WIDE_LETTER.search(text):
         return text
@@ -230,9 +236,9 @@ SPACED = re.compile(f"(?<![{HAN}])(?:[{HAN}] ){{3,}}[{HAN}](?![{HAN}])")
 
 
 def join_spaced_characters(text: str) -> str:
-    """Join Chinese characters that were set apart with spaces, as in headings.
+    """Join Chinese characters that are separated by spaces, as in headings.
 
-    A row of numerals, such as 一 二 三, stays as it is: joined it would be another figure.
+    A row of numerals, such as 一 二 三, is not joined, because it would become another figure.
     """
     if not SPACE_BETWEEN.search(text):
         return text
@@ -247,13 +253,13 @@ REPEATED = re.compile(r"([。，！？、；：…~～\-—=#_.·•★☆■□
 
 
 def shorten_repeated_symbols(text: str) -> str:
-    """Leave three of a symbol that stands five times or more in a row."""
+    """Shorten a symbol that is repeated five times or more in a row to three."""
     return REPEATED.sub(r"\1\1\1", text)
 
 
 @functools.cache
 def _simplifier() -> Rule:
-    """Return OpenCC's conversion, which is loaded once, and only where a text is converted."""
+    """Return the conversion of OpenCC; it is loaded only once, when it is first needed."""
     try:
         import opencc
     except ModuleNotFoundError:
@@ -262,7 +268,7 @@ def _simplifier() -> Rule:
 
 
 def simplify(text: str) -> str:
-    """Bring traditional characters to simplified ones."""
+    """Convert traditional Chinese characters to simplified ones."""
     return _simplifier()(text)
 
 
@@ -276,7 +282,7 @@ NAVIGATION = re.compile(
 
 
 def drop_navigation(text: str) -> str:
-    """Drop lines that are nothing but a web page's buttons."""
+    """Drop lines that hold only the buttons of a web page."""
     return NAVIGATION.sub("", text)
 
 
@@ -319,9 +325,9 @@ DISCLAIMER_WORDS = (
 
 
 def drop_disclaimers(text: str) -> str:
-    """Take out disclaimers, copyright notes and calls to follow an account.
+    """Remove disclaimers, copyright notes and requests to follow an account.
 
-    A sentence that holds a figure says more than its disclaimer, so it stays.
+    A sentence or bracket with a digit says more than a disclaimer, so it is kept.
     """
     if not any(word in text for word in DISCLAIMER_WORDS):
         return text
@@ -330,15 +336,17 @@ def drop_disclaimers(text: str) -> str:
     return take_out(DISCLAIMER_LINE, text)
 
 
-# What ends a sentence or names a speaker (投资者：), ticks a box, or is a table's row.
+# Signs that a line is speech or data: it ends like a sentence or a speaker's name (投资者：), has a
+# tick box, or is a row of a table.
 SPEECH = re.compile(r"[。！？；：，、…!?;:,)）\]】」』”\"]\s*$|[√☑✓✔□☐■●○]|^\s*[|+]")
 
 
 def drop_repeated_lines(text: str) -> str:
-    """Keep the first of lines that stand four times or more, as page headers and footers do.
+    """Keep only the first of equal lines that occur four times or more, such as page headers.
 
-    Lines with a digit stay, and so do sentences, speakers' names with a colon, ticked boxes and
-    rows of tables: in a transcript or a report they say something each time.
+    Lines with a digit, sentences, speakers' names with a colon, tick boxes and rows of tables are
+    always kept, because in a transcript or report each of them has a meaning. Lines with fewer
+    than four characters are kept too.
     """
     lines = text.split("\n")
     if len(lines) < 8:
@@ -358,16 +366,16 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def trim_blank_space(text: str) -> str:
-    """Drop white space at the ends of lines and of the text, and more than one blank line."""
+    """Remove white space at the ends of lines and of the text; keep one of several blank lines."""
     lines = [line.rstrip() for line in text.split("\n")]
     return BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
 
 
 def without_lines(patterns: tuple[str, ...]) -> Rule:
-    """Return the rule that drops lines in which one of some patterns is found.
+    """Return a rule that drops each line in which one of the patterns is found.
 
     Args:
-        patterns: Regular expressions, from a card's `drop_lines`.
+        patterns: Regular expressions, from the `drop_lines` of a card.
     """
     lines = [f"^[^\n]*(?:{pattern})[^\n]*$\n?" for pattern in patterns]
     pattern = re.compile("|".join(lines), re.M)

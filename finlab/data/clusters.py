@@ -1,4 +1,4 @@
-"""Clusters of near copies: which documents belong together, and which one stays."""
+"""Clusters of near copies: which documents belong together, and which one is kept."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy
 from finlab.data.contradiction import contradicts
 from finlab.data.fetched import Texts
 
-FRUITLESS = 40  # refusals in large buckets after which a document is left alone in them
+FRUITLESS = 40  # after this many refused pairs in large buckets, a document is skipped there
 
 
 def pair_keys(pairs: numpy.ndarray) -> numpy.ndarray:
-    """Return one number for each pair, by which pairs are sorted and told apart.
+    """Return one unique number for each pair, which can be used to sort and compare pairs.
 
     Args:
-        pairs: Documents' numbers, each below 2^31, int64 [pairs, 2].
+        pairs: Numbers of the two documents of each pair, each below 2^31, int64 [pairs, 2].
+
+    Returns:
+        The keys, int64 [pairs].
     """
     return pairs[:, 0] << 32 | pairs[:, 1]
 
@@ -27,9 +30,9 @@ class Signed:
     """The documents that have a signature.
 
     Attributes:
-        numbers: Theirs, sorted.
-        lengths: The characters of each.
-        sources: The hash of each one's source.
+        numbers: Numbers of the documents, sorted.
+        lengths: Length of each document in characters.
+        sources: Hash of the source of each document.
     """
 
     numbers: numpy.ndarray
@@ -37,42 +40,43 @@ class Signed:
     sources: numpy.ndarray
 
     def lengths_of(self, numbers: numpy.ndarray) -> numpy.ndarray:
-        """Return the characters of some documents."""
+        """Return the lengths in characters of the documents with these numbers."""
         return self.lengths[numpy.searchsorted(self.numbers, numbers)]
 
     def across(self, pairs: numpy.ndarray) -> numpy.ndarray:
-        """Return the pairs of different sources.
+        """Return the pairs whose two documents are from different sources.
 
         Args:
-            pairs: Documents' numbers, int64 [pairs, 2].
+            pairs: Numbers of the two documents of each pair, int64 [pairs, 2].
         """
         sources = self.sources[numpy.searchsorted(self.numbers, pairs)]
         return pairs[sources[:, 0] != sources[:, 1]]
 
 
 class Components:
-    """Which documents are known to be copies, while candidate pairs are judged group by group.
+    """Keeps track of known copies while candidate pairs are judged group by group.
 
-    Pairs that need no judging are left out: two of one cluster, and in large buckets a document
-    that was refused there so often that they are of a form, such as announcements, and no copy of
-    it is in them.
+    Some pairs need not be judged. One case is a pair whose documents are already in one cluster.
+    The other case is a pair in large buckets with a document that was refused there FRUITLESS
+    times. The documents of such buckets probably follow one form, such as announcements, and are
+    not copies.
 
     Args:
-        numbers: The documents', sorted.
+        numbers: Numbers of the documents, sorted.
     """
 
     def __init__(self, numbers: numpy.ndarray):
         self.numbers = numbers
         self.labels = numpy.arange(len(numbers), dtype=numpy.int32)
-        self.refused = numpy.zeros(len(numbers), numpy.int32)  # in large buckets
-        self.edges = numpy.empty((0, 2), numpy.int32)  # places of confirmed copies
+        self.refused = numpy.zeros(len(numbers), numpy.int32)  # refused pairs in large buckets
+        self.edges = numpy.empty((0, 2), numpy.int32)  # pairs of copies, as indices into `numbers`
 
     def undecided(self, pairs: numpy.ndarray, of_a_form: bool = False) -> numpy.ndarray:
-        """Return the pairs that are worth judging.
+        """Return the pairs that still have to be judged.
 
         Args:
-            pairs: Documents' numbers, int64 [pairs, 2].
-            of_a_form: They stand in large buckets.
+            pairs: Numbers of the two documents of each pair, int64 [pairs, 2].
+            of_a_form: Whether the pairs are from large buckets.
         """
         places = numpy.searchsorted(self.numbers, pairs)
         worth = self.labels[places[:, 0]] != self.labels[places[:, 1]]
@@ -81,12 +85,12 @@ class Components:
         return pairs[worth]
 
     def decide(self, pairs: numpy.ndarray, alike: numpy.ndarray, of_a_form: bool = False) -> None:
-        """Take down a judgement.
+        """Record which of the judged pairs are copies.
 
         Args:
-            pairs: Those that were judged.
-            alike: Those of them that are copies.
-            of_a_form: They stand in large buckets.
+            pairs: The pairs that were judged, int64 [pairs, 2].
+            alike: The pairs among them that are copies, int64 [copies, 2].
+            of_a_form: Whether the pairs are from large buckets.
         """
         if of_a_form:
             places = numpy.searchsorted(self.numbers, pairs).ravel()
@@ -95,13 +99,13 @@ class Components:
         if not len(alike):
             return
         edges = numpy.searchsorted(self.numbers, alike).astype(numpy.int32)
-        # A document that has found a copy is worth looking at further.
+        # A document with a copy may have more copies, so its refusals are counted from 0 again.
         self.refused[edges.ravel()] = 0
         self.edges = numpy.concatenate([self.edges, edges])
         self.labels = _components(self.edges, len(self.numbers))
 
     def copies(self) -> numpy.ndarray:
-        """Return the pairs that were judged to be copies, by number, int64 [pairs, 2]."""
+        """Return the pairs that were judged to be copies, as document numbers [pairs, 2]."""
         return self.numbers[self.edges]
 
     def clusters(self, signed: Signed) -> list[list[int]]:
@@ -111,8 +115,8 @@ class Components:
             signed: All documents.
 
         Returns:
-            Numbers, the longest document of each cluster first, the earliest among equally long
-            ones.
+            The numbers of the documents of each cluster, the longest document first; of equally
+            long documents the one with the smallest number is first.
         """
         if not len(self.edges):
             return []
@@ -124,11 +128,11 @@ class Components:
 
 
 def _components(edges: numpy.ndarray, count: int) -> numpy.ndarray:
-    """Return the number of the connected component of each place, int32.
+    """Return the number of the connected component of each document, int32 [count].
 
     Args:
-        edges: Places that belong together, int32 [edges, 2].
-        count: The number of places.
+        edges: Pairs of documents that belong together, as indices below `count`, int32 [edges, 2].
+        count: How many documents there are.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -144,15 +148,19 @@ def without_contradictions(
     fetch: Callable[[numpy.ndarray], Texts],
     agreeing: Callable[[Texts, numpy.ndarray], numpy.ndarray],
 ) -> list[list[int]]:
-    """Return clusters in which no member contradicts the one that stays.
+    """Split clusters so that no member contradicts the document that is kept.
 
-    Where a short copy agrees with two documents that contradict each other, they are one component.
+    A component may hold documents that contradict each other: a short copy can agree with two
+    documents that do not agree with each other.
 
     Args:
-        clusters: Numbers of documents, the longest of each first.
+        clusters: Numbers of the documents of each cluster, the longest document first.
         copies: Pairs that are known to agree, int64 [pairs, 2].
-        fetch: Returns the texts of some documents.
-        agreeing: Returns those of some pairs that do not contradict each other.
+        fetch: Returns the texts of the documents with the given numbers.
+        agreeing: Returns the given pairs without those that contradict each other.
+
+    Returns:
+        The new clusters, each with the kept document first, sorted.
     """
     pairs = []
     for kept, *others in clusters:
@@ -178,11 +186,14 @@ def without_contradictions(
 
 
 def _agreeing(members: list[int], texts: Texts) -> list[list[int]]:
-    """Return a cluster as clusters whose members agree with the one that stays.
+    """Split a cluster into clusters whose members agree with their first document.
 
     Args:
-        members: Numbers, the longest document first.
-        texts: The text of each.
+        members: Numbers of the cluster's documents, the longest document first.
+        texts: The texts, by document number.
+
+    Returns:
+        The clusters with two or more members.
     """
     found = []
     rest = members

@@ -1,7 +1,7 @@
-"""Documents as columns: a source and a size of each, six bytes a document.
+"""Documents as columns: the source and size of each document, in six bytes a document.
 
-A mixture of 366 million documents is drawn and packed from these; no text and no dict a document is
-ever held.
+Mixtures of 366 million documents are drawn and packed from these columns, so memory holds no text
+and no dict for each document.
 
     documents = columns.from_table(table)      # {source, domain, language, tokens}, from Arrow
     documents.tokens[7], documents.sources[documents.codes[7]]
@@ -21,18 +21,18 @@ from finlab.data.supply import label
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BATCH = 10_000_000  # documents whose names of sources are looked up at once
+BATCH = 10_000_000  # how many documents' source names are looked up at a time
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents by number.
+    """Source and size of each document; the number of a document is its index in the columns.
 
     Attributes:
-        tokens: Of each document, int32.
-        codes: The place of each document's source in `sources`, int16.
-        sources: The names of the sources, sorted.
-        cells: The cell of each source, by its place.
+        tokens: Number of tokens of each document, int32.
+        codes: Index of each document's source in `sources`, int16.
+        sources: Names of the sources, sorted.
+        cells: Cell of each source (its domain and language), in the order of `sources`.
     """
 
     tokens: numpy.ndarray
@@ -47,16 +47,16 @@ class Documents:
         """Return the numbers of a source's documents, int32.
 
         Args:
-            code: The place of the source.
+            code: Index of the source in `sources`.
         """
         return numpy.flatnonzero(self.codes == code).astype(numpy.int32)
 
 
 def from_table(table: pyarrow.Table) -> Documents:
-    """Return the documents of a table.
+    """Return the documents of an Arrow table.
 
     Args:
-        table: Columns source, domain, language and tokens.
+        table: A table with the columns source, domain, language and tokens.
     """
     parts = table.select(["source", "domain", "language"])
     kinds = parts.group_by(["source", "domain", "language"]).aggregate([]).to_pylist()
@@ -79,10 +79,10 @@ def from_rows(rows: list[dict]) -> Documents:
 
 
 def from_dataset(dataset: Dataset) -> Documents:
-    """Return the documents of encoded text, without reading their tokens' ids.
+    """Return the documents of a dataset of encoded text, without reading the token ids.
 
     Args:
-        dataset: Columns source, domain, language and tokens, among others.
+        dataset: A dataset with the columns source, domain, language and tokens, and maybe others.
     """
     chosen = dataset.select_columns(["source", "domain", "language", "tokens"])
     return from_table(chosen.with_format("arrow")[:])

@@ -1,8 +1,8 @@
-"""Exam items in the text: 13-grams of units that a document shares with an item.
+"""Find exam items in texts: 13-grams of units that a document shares with an item.
 
-A unit is a Chinese character or a word of letters and digits; punctuation and case do not count.
-Units are hashed to 64 bits and n-grams are rolling hashes of them, so that a corpus is compared
-with thousands of items at many megabytes a second.
+A unit is a Chinese character, or a word of letters and digits. Punctuation and case are ignored.
+Units are hashed to 64 bits, and n-grams are rolling hashes of units. So a corpus is compared with
+thousands of items at many megabytes a second.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from daft import DataType, col
 
 from finlab.data import frames
 
-GRAM = 13  # units
-SHORT_GRAM = 7  # of items whose stem and options together are shorter than a gram
-CONTAMINATED = 0.5  # share of an item's grams that makes its document contaminated
+GRAM = 13  # units in an n-gram
+SHORT_GRAM = 7  # units, for items whose stem and options together are shorter than GRAM
+CONTAMINATED = 0.5  # a document with at least this share of an item's n-grams is contaminated
 BATCH_CHARACTERS = 100_000
 OVERLAP = DataType.list(
     DataType.struct(
@@ -44,7 +44,7 @@ MIX_FACTOR = numpy.uint64(0xBF58476D1CE4E5B9)
 def _character_kinds() -> numpy.ndarray:
     """Return the kind of every code point, uint8 [0x110000]."""
     kinds = numpy.zeros(0x110000, numpy.uint8)
-    for first, last in ((0, 0xD800), (0xE000, 0x110000)):  # surrogates are no characters
+    for first, last in ((0, 0xD800), (0xE000, 0x110000)):  # surrogates are not characters
         characters = "".join(map(chr, range(first, last)))
         for match in WORDS.finditer(characters):
             kinds[first + match.start() : first + match.end()] = WORD
@@ -54,10 +54,10 @@ def _character_kinds() -> numpy.ndarray:
 
 
 def _mix(values: numpy.ndarray) -> numpy.ndarray:
-    """Scramble 64-bit values, so that close ones are far apart.
+    """Scramble 64-bit values, so that values that are close become far apart.
 
     Args:
-        values: uint64, of any shape; overflow is meant.
+        values: The values, uint64 of any shape. Multiplication overflows on purpose.
     """
     values = (values ^ (values >> numpy.uint64(30))) * MIX_FACTOR
     return values ^ (values >> numpy.uint64(27))
@@ -66,16 +66,16 @@ def _mix(values: numpy.ndarray) -> numpy.ndarray:
 def _longer_grams(
     left: numpy.ndarray, left_size: int, right: numpy.ndarray, right_size: int
 ) -> numpy.ndarray:
-    """Return the rolling hashes of longer n-grams from those of shorter ones.
+    """Return the rolling hashes of longer n-grams, from the hashes of two shorter lengths.
 
     Args:
-        left: The hashes of `left_size` units, from each unit on.
-        left_size: In units.
-        right: The hashes of `right_size` units, from each unit on.
-        right_size: In units.
+        left: Hash of the n-gram of length `left_size` that begins at each unit, uint64.
+        left_size: Length of the left n-grams, in units.
+        right: Hash of the n-gram of length `right_size` that begins at each unit, uint64.
+        right_size: Length of the right n-grams, in units.
 
     Returns:
-        The hashes of `left_size` + `right_size` units, from each unit on; uint64.
+        Hash of the n-gram of length `left_size` + `right_size` that begins at each unit, uint64.
     """
     count = len(right) - left_size
     shift = numpy.uint64(pow(int(FACTOR), right_size, 2**64))
@@ -86,10 +86,10 @@ class Units:
     """The units of some texts, each hashed to 64 bits.
 
     Attributes:
-        joined: The texts in lower case, a newline between them.
-        codes: The hash of each unit, uint64 [units].
-        starts, lasts: The places in `joined` of each unit's first and last character.
-        owner: The number of the text that each unit belongs to.
+        joined: The texts in lower case, with a newline between them.
+        codes: Hash of each unit, uint64 [units].
+        starts, lasts: Index in `joined` of each unit's first and last character, int64 [units].
+        owner: Index of the text that each unit belongs to, int64 [units].
     """
 
     def __init__(self, texts: list[str]):
@@ -98,7 +98,7 @@ class Units:
         chars = numpy.frombuffer(self.joined.encode("utf-32-le", "replace"), numpy.uint32)
         kinds = _character_kinds()[chars]
         kind_before = numpy.concatenate([[0], kinds[:-1]])
-        # A unit begins at each Chinese character, and where a word begins.
+        # A unit begins at each Chinese character, and at the first character of each word.
         begins = (kinds == CHINESE) | ((kinds == WORD) & (kind_before != WORD))
         inside = numpy.flatnonzero(kinds)
         unit_of = numpy.cumsum(begins[inside]) - 1
@@ -115,18 +115,19 @@ class Units:
         self.owner = numpy.searchsorted(text_ends, self.starts, "right")
 
     def grams(self, size: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Return the n-grams that lie within one text.
+        """Return the n-grams that do not cross from one text to the next.
 
         Args:
-            size: Their length in units.
+            size: Length of the n-grams in units.
 
         Returns:
-            (hashes, uint64 [n-grams]; the number of the unit that each begins at, int64 [n-grams]).
+            (hash of each n-gram, uint64 [n-grams]; index of its first unit, int64 [n-grams]).
         """
         count = len(self.codes) - size + 1
         if count <= 0:
             return self.codes[:0], self.starts[:0]
-        # Any length is a sum of powers of two, and each power's hashes come from the last one's.
+        # Each length is a sum of powers of two. The hashes of a power of two are computed from the
+        # hashes of the next smaller power.
         hashes, length = None, 0
         power, reach = self.codes, 1
         while reach <= size:
@@ -144,20 +145,24 @@ class Units:
         return _mix(hashes[whole]), whole
 
     def passage(self, unit: int, size: int) -> str:
-        """Return the text of some units, with what stands between them.
+        """Return the text of consecutive units, with the characters between them.
 
         Args:
-            unit: The first.
-            size: How many.
+            unit: Index of the first unit.
+            size: How many units.
         """
         return self.joined[self.starts[unit] : self.lasts[unit + size - 1] + 1]
 
 
 # --- the index -----------------------------------------------------------------------------------
 class _GramTable:
-    """The n-grams of one size, each with the items that hold it.
+    """The n-grams of one size, each with the items that contain it.
 
-    The first bits of a hash tell most strangers at once, before the sorted keys are searched.
+    A table of the first bits of all keys rules out most other hashes quickly, so that few have to
+    be searched in the sorted keys.
+
+    Args:
+        owners: {hash of an n-gram: numbers of the items that contain it}.
     """
 
     def __init__(self, owners: dict[int, list[int]]):
@@ -169,13 +174,13 @@ class _GramTable:
         self.owners = [owners[key] for key in self.keys.tolist()]
 
     def find(self, hashes: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Look hashes up.
+        """Find the hashes that are keys of this table.
 
         Args:
-            hashes: uint64, of a text's n-grams.
+            hashes: Hashes of n-grams of texts, uint64.
 
         Returns:
-            (places in `hashes`, places in `keys`) of the hashes that are keys.
+            (indices in `hashes`, indices in `keys`) of the hashes that are keys.
         """
         maybe = numpy.flatnonzero(self.known[hashes >> self.shift])
         place = numpy.searchsorted(self.keys, hashes[maybe])
@@ -187,16 +192,17 @@ class _GramTable:
 class ExamIndex:
     """An index of the n-grams of exam items.
 
-    They are those of an item's stem, or of stem and options where the stem is shorter than a gram.
-    What is shorter still cannot be told.
+    An item is indexed by its stem (the question), or by stem and options together if the stem is
+    shorter than GRAM. If stem and options are shorter than GRAM, n-grams of SHORT_GRAM units are
+    used. An item with fewer units cannot be found.
 
     Args:
-        items: {question, choices}.
+        items: The exam items {question, choices}.
     """
 
     def __init__(self, items: list[dict]):
-        self.sizes: list[int] = []  # grams of each item
-        self.short: list[bool] = []  # whether its stem is shorter than a gram
+        self.sizes: list[int] = []  # number of n-grams of each item
+        self.short: list[bool] = []  # whether the item's stem is shorter than GRAM
         owners: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, item in enumerate(items):
             units = Units([item["question"]])
@@ -218,8 +224,8 @@ class ExamIndex:
             texts: Any texts.
 
         Returns:
-            For each text a list of {item: its number, covered: share of the item's grams,
-            passage: the first that is shared}.
+            For each text a list of {item, covered, passage}: the number of the item, the share of
+            the item's n-grams that the text has, and the text of one shared n-gram.
         """
         units = Units(texts)
         counts: list[Counter] = [Counter() for _ in texts]
@@ -230,7 +236,7 @@ class ExamIndex:
             seen = set()
             for key, unit in zip(keys.tolist(), starts[found].tolist(), strict=True):
                 text = int(units.owner[unit])
-                if (text, key) in seen:  # the same gram twice in one text
+                if (text, key) in seen:  # the text has this n-gram twice
                     continue
                 seen.add((text, key))
                 for item in table.owners[key]:
@@ -246,22 +252,23 @@ class ExamIndex:
         return overlaps
 
 
-# --- a corpus against exams ----------------------------------------------------------------------
+# --- comparing a corpus with exams ---------------------------------------------------------------
 def find_overlaps(frame: daft.DataFrame, items: list[dict]) -> list[dict]:
     """Compare every document that is not dropped with exam items.
 
-    Any shared 13-gram makes an item `suspect`; half of its grams make it `contaminated`. An item
-    with a stem shorter than 13 units counts only by its stem and options in full.
+    One shared 13-gram makes an item `suspect`. Half of its n-grams make it `contaminated`. An item
+    with a stem shorter than 13 units counts only if the document has all of its n-grams.
 
     Args:
         frame: The documents.
-        items: {id, question, choices}.
+        items: The exam items {id, question, choices}.
 
     Returns:
-        One record an overlap: {number, document, source, item, covered, passage, verdict}.
+        A record {number, document, source, item, covered, passage, verdict} for each overlap.
+        `number` and `document` are the number and id of the document, and `item` is an item's id.
 
     Raises:
-        ValueError: A source holds most of a benchmark: it is the benchmark, not a text.
+        ValueError: A source holds most items of an exam card, so it is the benchmark itself.
     """
     index = ExamIndex(items)
 
@@ -296,17 +303,18 @@ def find_overlaps(frame: daft.DataFrame, items: list[dict]) -> list[dict]:
 
 
 def _card_of(item_id: str) -> str:
-    """Return the card that an item's id begins with."""
+    """Return the name of the exam card, with which an item's id begins."""
     return item_id.split("/")[0]
 
 
 def _refuse_benchmarks(records: list[dict], items: list[dict]) -> None:
-    """Refuse a source that holds most items of an exam card.
+    """Raise ValueError if a source holds most items of an exam card.
 
-    It is the exam under another name: taking single documents out would leave its format.
+    Such a source is the exam under another name. If only the contaminated documents were removed,
+    the others would still teach the exam's format.
 
     Args:
-        records: The overlaps found, {source, id, item, covered, passage, verdict}.
+        records: The overlaps from `find_overlaps`.
         items: All exam items.
     """
     sizes = Counter(_card_of(item["id"]) for item in items)
@@ -324,17 +332,17 @@ def _refuse_benchmarks(records: list[dict], items: list[dict]) -> None:
 
 
 def marked_items(items: list[dict], records: list[dict]) -> dict[str, str]:
-    """Return the verdict on each item, so that scores can be told apart by it.
+    """Return the verdict on each item, so that scores can be reported by verdict.
 
     Args:
         items: All exam items.
-        records: The overlaps found.
+        records: The overlaps from `find_overlaps`.
 
     Returns:
         {item id: `clean`, `suspect` or `contaminated`}.
     """
     verdicts = dict.fromkeys((item["id"] for item in items), "clean")
-    for verdict in ("suspect", "contaminated"):  # the worse one last, so that it stays
+    for verdict in ("suspect", "contaminated"):  # the worse verdict comes last and overwrites
         for record in records:
             if record["verdict"] == verdict:
                 verdicts[record["item"]] = verdict

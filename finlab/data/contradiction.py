@@ -1,67 +1,63 @@
-"""Whether two nearly equal texts contradict each other: then they are two documents.
+"""Tell whether two nearly equal texts contradict each other, and so are not copies.
 
     contradicts("净利润为1.5亿元", "净利润为2.5亿元")              # True: another amount
-    contradicts("获批2,700万元", "某股份(sh601058)获批2700万元")   # False: more, and nothing else
+    contradicts("获批2,700万元", "某股份(sh601058)获批2700万元")   # False: it only says more
 
-Both texts are cut into tokens: figures with their units as values (2,700 is 2700, 3% is 百分之三),
-characters, words. The token sequences are aligned, and each place where they differ is looked at.
-What only one text says contradicts nothing. Two values, two directions (涨, 跌), two periods, or two
-names at one place do.
+Both texts are cut into tokens: values with their units (2,700 is 2700, 3% is 百分之三), characters
+and words. The token sequences are aligned, and each place where they differ is checked. What only
+one text says is not a contradiction. Two different values, directions (涨, 跌), periods or names at
+one place are a contradiction.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from decimal import Decimal
-from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
 
-from finlab.data import facts, opposites, recogniser
+from finlab.data import changed_names, facts, opposites
 from finlab.data.facts import Token
 
 NEGATION = re.compile(
     r"拟(?![合人态])|解除|终止|取消|停止|撤销|撤回|中止|暂停|不(?![断仅过久少同光等妨料得])|未(?!来)|[没勿莫否]|无(?![论锡线人机])|非(?![常洲])"
 )
 NEGATIONS = {"not", "no", "never", "without", "cannot", "t"}  # don't is cut into don and t
-SHARED = 2  # tokens that two terms at one place may have in common: 定向增(发), (发)行可转债
-SHORT = 4  # tokens: an added 不 in so short a change turns the sentence round
-LIST = 14  # tokens: in a longer change, opposite characters may be chance
-MOST_TOKENS = 20_000  # longer texts are compared up to here
-MOST_PLACES = 200  # that differ; beyond, nothing is looked for that changed places
-REMEMBERED = 64  # texts; the pairs of one text come one after another
+SHARED = 2  # tokens that two terms at one place may share: 定向增(发), (发)行可转债
+SHORT = 4  # tokens; in a change up to this length, an added 不 reverses the meaning
+LIST = 14  # tokens; in a longer change, opposite characters may be there by chance
+MOST_PLACES = 200  # if more places differ, swapped things are not searched
 
 
 def contradicts(first: str, second: str) -> bool:
-    """Tell whether two nearly equal texts say contrary things at one place.
+    """Tell whether two nearly equal texts say contradictory things at one place.
 
     Args:
         first: A text.
-        second: Another one.
+        second: The other text.
     """
-    one, other = _read(first), _read(second)
-    # Which text comes first decides how equal tokens are aligned, so both ways are looked at.
+    one, other = facts.read(first), facts.read(second)
+    # The alignment of equal tokens depends on which text comes first, so both orders are checked.
     places = differences(one.signs, other.signs)
     turned = differences(other.signs, one.signs)
     if _facts_contradict(one.tokens, other.tokens, places):
         return True
     if _facts_contradict(other.tokens, one.tokens, turned):
         return True
-    # Last, and once for each place, since to recognise a name takes a model.
+    # Names are checked last, and once for each place, because this needs a model and is slow.
     places += [(a, b) for b, a in turned if (a, b) not in places]
-    return any(_names_differ((one, a), (other, b)) for a, b in places)
+    return any(changed_names.names_differ((one, a), (other, b)) for a, b in places)
 
 
 def _facts_contradict(
     left: list[Token], right: list[Token], places: list[tuple[slice, slice]]
 ) -> bool:
-    """Tell whether two texts give other values, periods, codes or directions at one place.
+    """Tell whether two texts have different values, periods, codes or directions at one place.
 
     Args:
         left, right: The tokens of both texts.
-        places: Where they differ, from `differences`.
+        places: The places where the texts differ, from `differences`.
     """
     if _swapped(left, right, places):
         return True
@@ -75,33 +71,13 @@ def _facts_contradict(
     return False
 
 
-class Reading(NamedTuple):
-    """A text as it is compared; nobody changes it.
-
-    Attributes:
-        text: From `facts.normalise`.
-        tokens: Of this text.
-        signs: A hash for each token: of its kind, text and unit, which equal tokens share.
-    """
-
-    text: str
-    tokens: list[Token]
-    signs: list[int]
-
-
-@functools.lru_cache(REMEMBERED)
-def _read(text: str) -> Reading:
-    """Read a text, up to MOST_TOKENS."""
-    normal = facts.normalise(text)
-    tokens = facts.tokens(normal)[:MOST_TOKENS]
-    return Reading(normal, tokens, [hash(token[:3]) for token in tokens])
-
-
 def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
-    """Return places that nearly touch as one: a term may share a character with its opposite.
+    """Join places that are at most SHARED tokens apart.
+
+    Two opposite terms may share a character, which then separates two places.
 
     Args:
-        places: Where two texts differ, from `differences`.
+        places: The places where two texts differ, from `differences`.
     """
     joined: list[tuple[slice, slice]] = []
     for a, b in places:
@@ -113,7 +89,7 @@ def _joined(places: list[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
 
 
 def _characters(tokens: list[Token]) -> str:
-    """Return the words and characters among tokens."""
+    """Return the text of the words and characters among tokens."""
     return "".join(token.text for token in tokens if token.kind in ("char", "word"))
 
 
@@ -121,8 +97,8 @@ def differences(left: list[int], right: list[int]) -> list[tuple[slice, slice]]:
     """Return the places where two token sequences differ, as slices of both.
 
     Args:
-        left: The signs of one text's tokens.
-        right: The signs of the other's.
+        left: The signs of the first text's tokens, see `facts.Reading`.
+        right: The signs of the second text's tokens.
     """
     blocks: list[list[int]] = []
     for operation in Indel.opcodes(left, right):
@@ -137,16 +113,16 @@ def differences(left: list[int], right: list[int]) -> list[tuple[slice, slice]]:
     return [(slice(a, b), slice(c, d)) for a, b, c, d in blocks]
 
 
-TURNS = set("向给由被对把卖买与和")  # with these, who does what depends on the order
-NEAR = 40  # tokens: two amounts that change places stand near each other
+TURNS = set("向给由被对把卖买与和")  # with these words, the order says who does what
+NEAR = 40  # tokens; two amounts that are swapped are at most this far apart
 
 
 def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, slice]]) -> bool:
-    """Tell whether two things have changed places: 甲增9%，乙增14% and 甲增14%，乙增9%.
+    """Tell whether two things are swapped: 甲增9%，乙增14% and 甲增14%，乙增9%.
 
     Args:
         left, right: The tokens of both texts.
-        places: Where they differ, from `differences`.
+        places: The places where the texts differ, from `differences`.
     """
     if len(places) > MOST_PLACES:
         return False
@@ -160,7 +136,8 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
                 return True
             if _names_turned(ours, theirs, ours_later, theirs_later):
                 return True
-            # An amount that is taken out here stands there, on the other side of another one.
+            # An amount that is missing at one place is added at the other place, and another
+            # amount is between the two places.
             moved = (set(ours) & set(theirs_later)) | (set(theirs) & set(ours_later))
             moved -= set(ours) & set(theirs)
             amount_moved = any(key.startswith("value") for key in moved)
@@ -171,11 +148,13 @@ def _swapped(left: list[Token], right: list[Token], places: list[tuple[slice, sl
 
 
 def _bounds_moved(left: list[Token], right: list[Token], places: list[tuple[slice, slice]]) -> bool:
-    """Tell whether a range has other bounds, one of which is the same: 1亿元-2亿元, 2亿元-4亿元.
+    """Tell whether a lower bound in one text is the upper bound in the other.
+
+    An example is 1亿元-2亿元 and 2亿元-4亿元.
 
     Args:
         left, right: The tokens of both texts.
-        places: Where they differ.
+        places: The places where the texts differ, from `differences`.
     """
     for (a, b), (later, other) in zip(places, places[1:], strict=False):
         between = left[a.stop : later.start]
@@ -189,10 +168,13 @@ def _bounds_moved(left: list[Token], right: list[Token], places: list[tuple[slic
 
 
 def _names_turned(*sides: list[str]) -> bool:
-    """Tell whether what is taken out here stands there in another order: 甲或向乙出售, 乙或向甲出售.
+    """Tell whether tokens moved from one place to another and changed their order.
+
+    An example is 甲或向乙出售 and 乙或向甲出售.
 
     Args:
-        *sides: What each text says at the first place, and at the second.
+        *sides: Token keys of the first and the second text at the first place, then of the first
+            and the second text at the second place.
     """
     ours, theirs, ours_later, theirs_later = sides
     if ours and not theirs and not ours_later:
@@ -207,26 +189,26 @@ def _names_turned(*sides: list[str]) -> bool:
 
 
 def _keys(tokens: list[Token]) -> list[str]:
-    """Return what tokens share with equal ones."""
+    """Return the key of each token, which is the same for equal tokens."""
     return [token.key for token in tokens]
 
 
 def _only_in(one: list[str], other: list[str]) -> list[str]:
-    """Return what stands in one list and not in the other, as often as it does.
+    """Return the elements that are in one list but not in the other; repetitions count.
 
     Args:
-        one: What one text says.
-        other: What the other says.
+        one: Words and characters of one text.
+        other: Words and characters of the other text.
     """
     return list((Counter(one) - Counter(other)).elements())
 
 
 def _facts_differ(left: list[Token], right: list[Token]) -> bool:
-    """Tell whether both sides give a value, a period or a code, and not the same.
+    """Tell whether both texts have a value, a period or a code at a place, and they differ.
 
     Args:
-        left: The tokens of one text.
-        right: The tokens of the other.
+        left: Tokens of the first text at this place.
+        right: Tokens of the second text at this place.
     """
     for kind in ("value", "period", "code"):
         one = [token for token in left if token.kind == kind]
@@ -245,12 +227,14 @@ def _facts_differ(left: list[Token], right: list[Token]) -> bool:
 
 
 def _in_words(values: list[Token], said: list[Token], others: list[Token]) -> list[Token]:
-    """Return values, with a fall that is told in words as the minus figure of the other text.
+    """Return values with a minus sign if words say that they are negative, as in 亏损2570万元.
+
+    The sign is added only if the other text has the same value with a minus sign.
 
     Args:
-        values: What only one text gives.
-        said: All that it says there: 亏损2570万元.
-        others: What only the other gives: -2570万元.
+        values: Values that only one text has.
+        said: All tokens of this text at this place, such as 亏损2570万元.
+        others: Values that only the other text has, such as -2570万元.
     """
     falls = opposites.DOWN | set("负")
     if not any(token.kind == "char" and token.text in falls for token in said):
@@ -264,13 +248,16 @@ def _in_words(values: list[Token], said: list[Token], others: list[Token]) -> li
 
 
 def _without_same_values(ours: list[Token], theirs: list[Token]) -> tuple[list, list]:
-    """Take out values that are one in another form.
+    """Remove values that both texts have in different forms.
 
-    A unit may be missing (1.5亿, 1.5亿元), and a value given in 亿 may be rounded from one in 万.
+    A unit may be missing (1.5亿, 1.5亿元), and a value in 亿 may be rounded from a value in 万.
 
     Args:
-        ours: What only the first text says.
-        theirs: What only the second says.
+        ours: Values or codes that only the first text has.
+        theirs: Values or codes that only the second text has.
+
+    Returns:
+        Both lists without these values.
     """
     left, theirs = [], list(theirs)
     for token in ours:
@@ -286,8 +273,8 @@ def _same_value(one: Token, other: Token) -> bool:
     """Tell whether two values are equal, or one is the other rounded to a larger unit.
 
     Args:
-        one: What one text says.
-        other: What the other says.
+        one: A value or code of one text.
+        other: A value or code of the other text.
     """
     if one.unit != other.unit and one.unit and other.unit:
         return False
@@ -305,11 +292,11 @@ def _same_value(one: Token, other: Token) -> bool:
 
 
 def _turned_round(left: list[Token], right: list[Token]) -> bool:
-    """Tell whether one side says the opposite of the other, or adds a 不.
+    """Tell whether one text says the opposite of the other at a place, or adds a 不.
 
     Args:
-        left: The tokens of one text.
-        right: The tokens of the other.
+        left: Tokens of the first text at this place.
+        right: Tokens of the second text at this place.
     """
     one = [token.text for token in left if token.kind in ("char", "word")]
     other = [token.text for token in right if token.kind in ("char", "word")]
@@ -324,73 +311,3 @@ def _turned_round(left: list[Token], right: list[Token]) -> bool:
     if len(NEGATIONS.intersection(one)) != len(NEGATIONS.intersection(other)):
         return True
     return len(NEGATION.findall(said)) != len(NEGATION.findall(theirs))
-
-
-ENTITY_TAGS = ("PER", "LOC", "ORG", "nz")
-# What short names leave out: 同光(半导体)股份, 萍乡(市)中(级人民法)院.
-LEFT_OUT = re.compile(
-    r"半导体|科技|药业|制药|实业|集团|电子|控股|股份|有限|生物|新材|材料|汽车|技术|环保|能源|医药|智能|网络|信息|传媒|国际"
-    r"|中国|人民|监督|管理|委员会|发展|建设|工程|证券|登记|注册"
-)
-OFFICE = re.compile(r"(?:局|法院|中院|高院|委|委员会|部|中心|医院|署|院|厅|所|政府)$")
-CONTEXT = 12  # characters on both sides by which a name is recognised
-
-
-def _names_differ(left: tuple[Reading, slice], right: tuple[Reading, slice]) -> bool:
-    """Tell whether both sides name somebody or something, and not the same.
-
-    Args:
-        left: A text, and the tokens in it that differ.
-        right: The same of the other text.
-    """
-    (one, here), (other, there) = left, right
-    if not one.tokens[here] or not other.tokens[there]:  # what only one text says
-        return _stands_inside_a_name(*left) or _stands_inside_a_name(*right)
-    ours = _names(*left)
-    if not ours:
-        return False  # to recognise the other's takes a model
-    theirs = _names(*right)
-    for name in ours:
-        for another in theirs:
-            if name not in another and another not in name:
-                return not (set(ours) & set(theirs))
-    return False
-
-
-def _stands_inside_a_name(reading: Reading, place: slice) -> bool:
-    """Tell whether what only one text says is the middle of a name: 中信(建投)证券.
-
-    Args:
-        reading: The text.
-        place: Which of its tokens the other has not.
-    """
-    text, changed = reading.text, reading.tokens[place]
-    if not 2 <= len(changed) <= SHORT:
-        return False
-    start, end = changed[0].start, changed[-1].end
-    first = max(0, start - CONTEXT)
-    for word, tag, at in recogniser.tagged(text[first : end + CONTEXT]):
-        if tag in ENTITY_TAGS and first + at < start and end < first + at + len(word):
-            shortened = OFFICE.search(word) or LEFT_OUT.search(text[start:end])
-            return not shortened
-    return False
-
-
-def _names(reading: Reading, place: slice) -> list[str]:
-    """Return the names that stand where two texts differ.
-
-    Args:
-        reading: A text.
-        place: Which of its tokens differ.
-    """
-    text, changed = reading.text, reading.tokens[place]
-    start, end = changed[0].start, changed[-1].end
-    first = max(0, start - CONTEXT)
-    context = text[first : end + CONTEXT]
-    found = []
-    for word, tag, at in recogniser.tagged(context):
-        begins, stops = first + at, first + at + len(word)
-        spelt = not word.isdigit()  # a stock's code is no name
-        if tag in ENTITY_TAGS and spelt and begins < end and start < stops:
-            found.append(word)
-    return found

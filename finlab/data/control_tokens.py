@@ -1,10 +1,10 @@
-"""Control tokens that stand in a text, such as a literal `</s>`, stay text.
+"""Encode control tokens that occur in a text, such as a literal `</s>`, as ordinary text.
 
 A strike-through tag `<s>` in a web page, or `<|im_end|>` in a question, must not become the token
-that begins or ends a document: the model would learn to stop there, and whoever writes a question
-could give it orders. Here a text is encoded with the tokenizer's special tokens spelt in pieces. In
-a dialogue, only the template's own tokens count; transformers' `mark_control_tokens` tells the two
-apart.
+that begins or ends a document. The model would learn to stop there, and a user could give it
+orders in a question. So this module encodes special tokens in a text as ordinary text, in several
+pieces. In a dialogue, only the tokens that the template writes are special tokens. The function
+`mark_control_tokens` of transformers marks the other ones.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers.utils import chat_template_utils
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# transformers puts these around a control token that stands in a message.
+# transformers puts these marks around a control token that occurs in a message.
 MARKS = chat_template_utils._CONTROL_TOKEN_START, chat_template_utils._CONTROL_TOKEN_END
 
 
 @contextlib.contextmanager
 def as_text(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Temporarily let a tokenizer spell special tokens in pieces, as it does any text."""
+    """Make a tokenizer encode special tokens as ordinary text, within a `with` block."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
@@ -38,8 +38,8 @@ def as_text(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 def names(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Return the special tokens of a tokenizer, such as `<s>`, `</s>` and `<|im_end|>`.
 
-    Tokens that a tokenizer knows as a whole but does not call special, such as Qwen's
-    `<tool_call>`, are the words of a dialogue and stay tokens.
+    Added tokens that are not marked as special, such as Qwen's `<tool_call>`, are not in the
+    list. They are a part of a dialogue's text and remain single tokens.
     """
     added = tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in added if token.special)
@@ -51,10 +51,10 @@ def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
 
 
 def found_in(tokenizer: PreTrainedTokenizerBase, value: Any) -> bool:
-    """Tell whether a text, or any text inside messages, holds a special token.
+    """Tell whether a text, or any text inside messages, holds a special token or a mark.
 
     Args:
-        tokenizer: Knows the special tokens.
+        tokenizer: The tokenizer with the special tokens.
         value: A text, or messages.
     """
     return _holds(_pattern(tokenizer), value)
@@ -64,7 +64,7 @@ def _holds(pattern: re.Pattern, value: Any) -> bool:
     """Tell whether a text, or any text inside messages, holds a special token or a mark.
 
     Args:
-        pattern: Finds the special tokens.
+        pattern: A pattern that finds the special tokens.
         value: A text, or messages.
     """
     if isinstance(value, str):
@@ -77,36 +77,36 @@ def _holds(pattern: re.Pattern, value: Any) -> bool:
 
 
 def mark(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[dict]:
-    """Return messages whose special tokens are marked as text.
+    """Return messages in which special tokens are marked as text.
 
     Args:
-        tokenizer: Knows the special tokens.
-        messages: {role, content}.
+        tokenizer: The tokenizer with the special tokens.
+        messages: The messages {role, content}.
 
     Returns:
-        Messages to be rendered by a chat template, and then encoded by `encode_rendered`.
+        The marked messages, to be rendered by a chat template and encoded by `encode_rendered`.
     """
     return chat_template_utils.mark_control_tokens(messages, _pattern(tokenizer))
 
 
 def is_marked(rendered: str) -> bool:
-    """Tell whether a rendered text holds marks."""
+    """Tell whether a rendered text holds marks of special tokens, see `mark`."""
     return any(mark in rendered for mark in MARKS)
 
 
 def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, rendered: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Encode a rendered dialogue; what is marked is spelt in pieces.
+    """Encode a rendered dialogue; special tokens that are marked are encoded as text.
 
-    The ids are those of transformers' `encode_marked_chat`.
+    The ids are the same as from `encode_marked_chat` of transformers.
 
     Args:
         tokenizer: The tokenizer.
-        rendered: What a chat template made of messages from `mark`.
+        rendered: Text that a chat template has rendered from the messages of `mark`.
 
     Returns:
-        The token ids, and of each its first place in `rendered` and one past its last.
+        (token ids, (start, end) of each token as character indices in `rendered`).
     """
     backend = tokenizer.backend_tokenizer
     tokens = chat_template_utils._get_control_token_patterns(names(tokenizer))[1]
@@ -128,17 +128,17 @@ def encode_rendered(
 def _add_piece(
     backend: Any, piece: str, start: int, ids: list[int], places: list[tuple[int, int]]
 ) -> None:
-    """Encode a piece of a text, and add its ids and their places.
+    """Encode a piece of a text, and add its token ids and their positions.
 
     Args:
         backend: The fast tokenizer.
-        piece: The text.
-        start: Where it begins in the whole text.
-        ids, places: What is added to.
+        piece: The piece.
+        start: Index of the piece's first character in the whole text.
+        ids, places: Token ids and their (start, end) so far; the new ones are added.
     """
     if not piece:
         return
-    # Behind a newline, SentencePiece adds no space before the piece; the newline goes again.
+    # After a newline, SentencePiece adds no space before the piece. The newline is removed again.
     lead = "\n" if ids else ""
     encoding = backend.encode(lead + piece, add_special_tokens=False)
     newline = backend.encode("\n", add_special_tokens=False).ids if lead else []

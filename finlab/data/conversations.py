@@ -1,11 +1,11 @@
-"""Dialogues on their way from cards to a training stage: read, put out of sight, tokenised.
+"""Prepare dialogues of cards for a training stage: read, de-identify and tokenise them.
 
     frame = conversations.read(cards_of_stage, folder / "read", quarantined)
     stage = conversations.prepare(frame, tokenizer, folder / "stage1")   # see `stages`
 
-Reading goes row by row to disk; of what is read only the ids stay in memory. Replacing
-personal data, rendering and tokenising are one pass in Daft, in this process, in several, or on a
-Ray cluster.
+Rows are written to disk as they are read; only their ids are kept in memory. Replacing personal
+data, rendering and tokenising are done in one pass of Daft, in this process, in several processes
+or on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ PREPARED = {
     "answers": DataType.int64(),
     "refused": DataType.string(),
 }
-BATCH = 10_000  # dialogues that are looked at at once
-FEW_CHARACTERS = 4_000_000  # below it, starting processes costs more than it saves
+BATCH = 10_000  # how many dialogues are written at a time
+FEW_CHARACTERS = 4_000_000  # with fewer, starting processes costs more time than it saves
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -61,20 +61,21 @@ def read(
     quarantined: dict[str, list[dict]],
     safety_cards: Sequence[str] = (),
 ) -> daft.DataFrame:
-    """Write the dialogues of cards to Parquet, some at a time, and return them as one frame.
+    """Write the dialogues of cards to Parquet in batches, and return them as one frame.
 
     Args:
-        cards_read: Dialogue cards.
-        folder: Where the parts of each card are written.
-        quarantined: What cannot be read is added here by card, {where, reason, row}.
-        safety_cards: Those whose dialogues are of the kind safety; of others it is the domain.
+        cards_read: The dialogue cards.
+        folder: Folder for the Parquet files of each card.
+        quarantined: {card: rows}; rows that cannot be read are added here, {where, reason, row}.
+        safety_cards: Names of the cards whose dialogues have the kind safety. The kind of other
+            dialogues is their domain.
 
     Returns:
-        Rows {number, id, card, kind, format, unanswered, messages (JSON), tokens_read
-        (characters)}.
+        Rows {number, id, card, kind, format, unanswered, messages (JSON), tokens_read}. Here
+        `tokens_read` is the number of characters of the JSON.
 
     Raises:
-        ValueError: As `cards.stream` does.
+        ValueError: As in `cards.stream`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -92,13 +93,13 @@ def read(
 
 
 def _as_read(row: dict, number: int, card: str, kind: str) -> dict:
-    """Return a dialogue as a row of READ.
+    """Return a dialogue as a row with the schema READ.
 
     Args:
-        row: From `cards.stream`.
-        number: Its place in the stage.
-        card: The card's name.
-        kind: One of KINDS.
+        row: A row from `cards.stream`.
+        number: Number of the dialogue in the stage, from 0.
+        card: Name of the card.
+        kind: Kind of the dialogue: general, finance or safety.
     """
     messages = json.dumps(row["messages"], ensure_ascii=False)
     own = {name: row[name] for name in ("id", "format", "unanswered")}
@@ -138,21 +139,22 @@ def prepare(
 ) -> Dialogues:
     """Replace personal data, render and tokenise every dialogue, in one pass.
 
-    A dialogue that the template cannot hold keeps the reason, and counts no tokens.
+    A dialogue that cannot be learnt with this template has a reason in `refused`, and no tokens.
 
     Args:
-        frame: From `read`.
-        tokenizer: With a chat template.
-        folder: Where the dialogues lie afterwards.
-        task_prefixes: {card: what its first questions begin with}.
-        find_names: Replace the names and addresses of people too.
+        frame: The dialogues, from `read`.
+        tokenizer: A tokenizer with a chat template.
+        folder: Folder that the prepared dialogues are written to.
+        task_prefixes: {card: prefix of the first question of each of its dialogues}; None for no
+            prefixes.
+        find_names: Whether to replace names and addresses of people too.
 
     Raises:
-        ValueError: The template marks nothing as the assistant's, or does not end its answers with
+        ValueError: The template marks no token as the assistant's, or does not end answers with
             the tokenizer's end token.
     """
     prefixes = task_prefixes or {}
-    # A wrong template is refused here, in one sentence, before the work is shared out.
+    # A wrong template is refused here with a short error, before the work is given to processes.
     templates.encode_each(tokenizer, [_example(frame)])
     settings = frames.batch_settings(frame, few_tokens=FEW_CHARACTERS)
 
@@ -173,7 +175,7 @@ def prepare(
 
 
 def _features() -> Features:
-    """Return the types of a prepared dialogue's columns."""
+    """Return the column types of prepared dialogues."""
     from datasets import Features, List, Value
 
     return Features(
@@ -193,7 +195,7 @@ def _features() -> Features:
 
 
 def _example(frame: daft.DataFrame) -> Messages:
-    """Return one dialogue of a frame."""
+    """Return the messages of one dialogue of a frame."""
     [messages] = frame.select("messages").limit(1).to_pydict()["messages"]
     return json.loads(messages)
 
@@ -201,11 +203,11 @@ def _example(frame: daft.DataFrame) -> Messages:
 def _prepared(
     tokenizer: PreTrainedTokenizerBase, rows: list[tuple[Messages, list[str]]]
 ) -> pyarrow.StructArray:
-    """Return dialogues as an Arrow column of PREPARED.
+    """Return dialogues as an Arrow column with the fields PREPARED.
 
     Args:
-        tokenizer: With a chat template.
-        rows: (messages, kinds of personal data that were replaced).
+        tokenizer: A tokenizer with a chat template.
+        rows: For each dialogue (messages, kinds of the personal data that were replaced).
     """
     encoded = templates.encode_each(tokenizer, [messages for messages, _ in rows])
     empty = {"input_ids": numpy.empty(0, numpy.int32), "labels": numpy.empty(0, numpy.int32)}

@@ -1,4 +1,4 @@
-"""The corpus: changes that account for every token, the ledger and the split.
+"""The corpus: changes that record every lost token, the ledger and the held-out split.
 
 frame = frames.read([(card, cards.stream(card, quarantined)), ...], folder / "read", count)
 changed = frames.transform(frame, corpus.cleaner(count), corpus.deidentifier(count))
@@ -21,7 +21,8 @@ from daft import DataType, col
 from finlab.data import cleaning, dedup, personal
 from finlab.data.frames import Change, Columns, Count
 
-# The order of the ledger's lines: these, then what drops a document in cleaning, then LATE_REASONS.
+# Order of the lines in a ledger: these reasons, then reasons of cleaning to drop a document, then
+# LATE_REASONS.
 EARLY_REASONS = ("read", *cleaning.rules({"simplify": True, "drop_text": [""], "drop_lines": [""]}))
 LATE_REASONS = (
     "de-identification",
@@ -37,13 +38,13 @@ LATE_REASONS = (
 
 # --- changes, for frames.transform ---------------------------------------------------------------
 def _book(columns: Columns, row: int, tokens: int, losses: list[tuple[str, int]]) -> None:
-    """Write a document's new size and what took the rest into its account.
+    """Write the new size of a document, and add its losses.
 
     Args:
-        columns: The frame's columns, as lists.
-        row: The document's place in them.
-        tokens: Its size now.
-        losses: (reason, tokens lost), in order.
+        columns: The columns of a batch; `tokens` and `losses` are changed.
+        row: Index of the document in the columns.
+        tokens: Number of tokens of the document now.
+        losses: (reason, number of tokens lost) of each change, in order.
     """
     if not losses:
         return
@@ -54,25 +55,26 @@ def _book(columns: Columns, row: int, tokens: int, losses: list[tuple[str, int]]
 
 
 def _drop(columns: Columns, row: int, reason: str) -> None:
-    """Mark a document as out, all its tokens lost to one reason.
+    """Mark a document as dropped, and record all its remaining tokens as lost to the reason.
 
     Args:
-        columns: The frame's columns, as lists.
-        row: The document's place in them.
-        reason: What put it out.
+        columns: The columns of a batch; `tokens`, `losses` and `dropped` are changed.
+        row: Index of the document in the columns.
+        reason: Why the document is dropped.
     """
     _book(columns, row, 0, [(reason, columns["tokens"][row])])
     columns["dropped"][row] = reason
 
 
 def cleaner(count: Count, settings: dict[str, dict] | None = None) -> Change:
-    """Return the change that cleans every document by the rules of its source.
+    """Return a change for `frames.transform` that cleans documents by the rules of their source.
 
-    What a rule took is booked under its name, in tokens counted before and after it.
+    The loss of a rule is the number of tokens before it less the number after it. It is recorded
+    under the rule's name.
 
     Args:
-        count: Counts the tokens of texts.
-        settings: {source: its card's `rules:` block}, see `cleaning.rules`.
+        count: Returns how many tokens each text has.
+        settings: {source: `rules:` block of its card}, see `cleaning.rules`; None for no settings.
     """
     settings = settings or {}
 
@@ -82,7 +84,7 @@ def cleaner(count: Count, settings: dict[str, dict] | None = None) -> Change:
         steps = []
         for text, source in zip(texts, sources, strict=True):
             steps.append(cleaning.clean_text(text, rules[source]))
-        # All versions of all texts are counted at once, which is quicker.
+        # The tokens of all versions of all texts are counted in one call, which is faster.
         versions = [text for document in steps for _, text in document]
         sizes = iter(count(versions))
         for row, document in enumerate(steps):
@@ -101,12 +103,12 @@ def cleaner(count: Count, settings: dict[str, dict] | None = None) -> Change:
 
 
 def deidentifier(count: Count) -> Change:
-    """Return the change that replaces personal data by typed placeholders.
+    """Return a change for `frames.transform` that replaces personal data by placeholders.
 
-    Tokens are booked under `de-identification`.
+    Lost tokens are recorded under `de-identification`.
 
     Args:
-        count: Counts the tokens of texts.
+        count: Returns how many tokens each text has.
     """
 
     def change(columns: Columns) -> None:
@@ -126,12 +128,12 @@ def deidentifier(count: Count) -> Change:
 
 
 def scorer(score: Callable[[list[str]], list[float]], max_score: float, reason: str) -> Change:
-    """Return the change that drops documents with a high score.
+    """Return a change for `frames.transform` that drops documents with a high score.
 
     Args:
-        score: Scores texts, such as a classifier's probability of bad text.
-        max_score: A document above it is dropped.
-        reason: The name of the loss in the ledger.
+        score: Returns the score of each text, such as a classifier's probability of bad text.
+        max_score: A document with a higher score is dropped.
+        reason: Name of the loss in the ledger.
     """
 
     def change(columns: Columns) -> None:
@@ -150,12 +152,15 @@ def scorer(score: Callable[[list[str]], list[float]], max_score: float, reason: 
 def mark(
     frame: daft.DataFrame, reasons: dict[int, str], held_out_share: float = 0.0
 ) -> daft.DataFrame:
-    """Mark documents as dropped, and those that their own hash holds out as `held out`.
+    """Mark documents as dropped, and mark a share of the others as `held out`.
+
+    The hash of a document's text decides whether it is held out, see `dedup.is_held_out`.
 
     Args:
-        frame: The frame.
-        reasons: {number: reason} of the documents to drop; an earlier reason stays.
-        held_out_share: The share of the rest to hold out.
+        frame: The documents.
+        reasons: {number: reason} of the documents to drop. A document that already has a reason
+            keeps it.
+        held_out_share: The share of the other documents to hold out, from 0 to 1.
     """
     names = sorted(set(reasons.values()))
     numbers = numpy.array(sorted(reasons), numpy.int64)
@@ -180,10 +185,10 @@ def mark(
 
 # --- the ledger ----------------------------------------------------------------------------------
 def ledger(frame: daft.DataFrame) -> list[dict]:
-    """Return the account of every token, by source and reason.
+    """Return a ledger that accounts for every token, by source and reason.
 
-    The lines are `read`, then each loss, then `kept`, in the order of the work. A loss is negative
-    where a change made a text longer. Of each source, read = kept + losses; see `residual`.
+    The lines are `read`, then each loss in the order of the processing, then `kept`. A loss is
+    negative if a change made texts longer. For each source, read = kept + losses; see `residual`.
 
     Returns:
         Rows {source, reason, documents, tokens}.
@@ -205,7 +210,7 @@ def ledger(frame: daft.DataFrame) -> list[dict]:
         rows.append({"source": row["source"], "reason": "read", **_amounts(row)})
     rows += losses.sort(["source", "reason"]).to_pylist()
     for row in ends.sort(["source", "dropped"]).to_pylist():
-        # What cleaning dropped holds no tokens any more; they are booked as a loss already.
+        # A document that cleaning dropped has 0 tokens now. They are recorded as a loss already.
         if row["tokens"] or not row["dropped"]:
             reason = row["dropped"] or "kept"
             rows.append({"source": row["source"], "reason": reason, **_amounts(row)})
@@ -213,14 +218,15 @@ def ledger(frame: daft.DataFrame) -> list[dict]:
 
 
 def _amounts(row: dict) -> dict:
-    """Return the two amounts of a ledger's row."""
+    """Return the amounts {documents, tokens} of a row."""
     return {"documents": row["documents"], "tokens": row["tokens"]}
 
 
 def _place_in_ledger(reason: str) -> int:
-    """Return where a reason stands in a ledger.
+    """Return a number by which the reasons of a ledger are sorted.
 
-    The cleaning rules come first, then what drops documents, then the rest.
+    `read` and the cleaning rules come first, then the reasons of cleaning to drop documents, then
+    LATE_REASONS.
     """
     if reason in EARLY_REASONS:
         return EARLY_REASONS.index(reason) - len(EARLY_REASONS)
@@ -230,13 +236,13 @@ def _place_in_ledger(reason: str) -> int:
 
 
 def residual(rows: list[dict]) -> int:
-    """Return the tokens of a ledger that are unaccounted for: 0 when it closes.
+    """Return how many tokens a ledger does not account for; 0 if it closes.
 
-    By source, these are the tokens read, less every loss, less the tokens kept; their sizes are
-    summed.
+    For each source, this is the number of tokens read, less all losses, less the tokens kept. The
+    absolute values of all sources are summed.
 
     Args:
-        rows: From `ledger`.
+        rows: The rows from `ledger`.
     """
     sums: Counter = Counter()
     for row in rows:
@@ -246,11 +252,11 @@ def residual(rows: list[dict]) -> int:
 
 
 def ledger_table(rows: list[dict], column: str = "tokens") -> pandas.DataFrame:
-    """Return a ledger as a table: reasons in its rows, sources in its columns, and `all`.
+    """Return a ledger as a table: a row for each reason, a column for each source, and `all`.
 
     Args:
-        rows: From `ledger`.
-        column: `tokens` or `documents`.
+        rows: The rows from `ledger`.
+        column: The amount to show, `tokens` or `documents`.
     """
     frame = pandas.DataFrame(rows)
     order = list(dict.fromkeys(frame.reason))
@@ -262,13 +268,13 @@ def ledger_table(rows: list[dict], column: str = "tokens") -> pandas.DataFrame:
 
 
 def losses_by_rule(rows: list[dict]) -> pandas.DataFrame:
-    """Return what each reason of a ledger took, the largest loss first.
+    """Return the total loss of each reason of a ledger, the largest loss first.
 
     Args:
-        rows: From `ledger`.
+        rows: The rows from `ledger`.
 
     Returns:
-        A table of documents and tokens, a row for each reason.
+        A table with a row for each reason, and the columns documents and tokens.
     """
     frame = pandas.DataFrame(rows)
     losses = frame[~frame.reason.isin(["read", "kept"])]
@@ -277,11 +283,14 @@ def losses_by_rule(rows: list[dict]) -> pandas.DataFrame:
 
 
 def ledger_metrics(rows: list[dict]) -> dict[str, dict]:
-    """Return a ledger as a corpus step reports it.
+    """Return a ledger as the metrics of a corpus step.
+
+    Args:
+        rows: The rows from `ledger`.
 
     Returns:
-        documents_in, documents_out, tokens_in and tokens_out by source; and dropped, {source:
-        {reason: tokens}}.
+        {documents_in, documents_out, tokens_in, tokens_out, dropped}. The first four are {source:
+        amount}, and `dropped` is {source: {reason: tokens}}.
     """
     metrics: dict[str, dict] = {
         "documents_in": {},

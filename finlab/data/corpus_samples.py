@@ -1,4 +1,4 @@
-"""What the corpus step changed, to be read by a person: samples, copies and personal data."""
+"""Samples of what the corpus step changed, for people to read: rules, copies, personal data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def samples(
     per_rule: int = 3,
     width: int = 60,
 ) -> list[dict]:
-    """Return some documents for each rule, cut to the place of the change, personal data masked.
+    """Return passages that each rule changed, before and after, with personal data masked.
 
     Args:
-        original: The frame as read.
-        frame: The frame after cleaning.
-        settings: {source: its card's `rules:` block}.
-        per_rule: Documents for each rule.
-        width: Characters that are shown.
+        original: The documents as read.
+        frame: The documents after cleaning.
+        settings: {source: `rules:` block of its card}; None for no settings.
+        per_rule: How many documents to show for each rule.
+        width: How many characters of a passage to show.
 
     Returns:
         Rows {rule, source, before, after}.
@@ -45,16 +45,16 @@ def samples(
 
 
 def _changes(text: str, rule: str, settings: dict | None, width: int) -> list[tuple[str, str]]:
-    """Return what a rule did to a text, as passages.
+    """Return the passages of a text where a rule's changes begin, before and after the rule.
 
     Args:
-        text: The text before.
-        rule: The rule's name.
-        settings: The settings of the cleaning rules.
-        width: Characters of a passage.
+        text: The text as read.
+        rule: Name of the rule, or another reason in the ledger.
+        settings: The `rules:` block of the source's card; None for no settings.
+        width: How many characters of a passage to return.
 
     Returns:
-        (before, after), at each place that changed.
+        (before, after) from the first difference on, for each time that the rule changed the text.
     """
     found = []
     before = text
@@ -71,7 +71,7 @@ def _changes(text: str, rule: str, settings: dict | None, width: int) -> list[tu
 
 
 def _first_difference(one: str, other: str) -> int:
-    """Return the place of the first character that two texts do not share."""
+    """Return the index of the first character at which two texts differ."""
     for place, (a, b) in enumerate(zip(one, other)):
         if a != b:
             return place
@@ -79,13 +79,13 @@ def _first_difference(one: str, other: str) -> int:
 
 
 def personal_counts(frame: daft.DataFrame) -> list[dict]:
-    """Return what personal data was replaced.
+    """Count the personal data that was replaced, by source and kind.
 
     Args:
-        frame: De-identified documents.
+        frame: Documents after de-identification.
 
     Returns:
-        Rows {source, personal (its kind), count}.
+        Rows {source, personal (kind of personal data), count}.
     """
     kind = col("personal")
     found = frame.select("source", "personal").explode("personal").where(kind.not_null())
@@ -93,7 +93,7 @@ def personal_counts(frame: daft.DataFrame) -> list[dict]:
     return counts.sort(["source", "personal"]).to_pylist()
 
 
-# Placeholders in Chinese text are Chinese; a table says both.
+# Placeholders are in Chinese; tables show the kind in English too.
 KINDS = {
     "姓名": "name",
     "地址": "address",
@@ -112,7 +112,7 @@ KINDS = {
 
 
 def named_kinds(counts: list[dict]) -> list[dict]:
-    """Return the rows of `personal_counts` with each kind named in English too.
+    """Return the rows of `personal_counts` with the English name before each kind.
 
     Args:
         counts: Rows {source, personal, count}.
@@ -128,13 +128,16 @@ def named_kinds(counts: list[dict]) -> list[dict]:
 def cluster_samples(
     frame: daft.DataFrame, clusters: list[list[int]], count: int = 4, width: int = 90
 ) -> list[dict]:
-    """Return the ends of two texts of some clusters, the kept one and one that is dropped.
+    """Return the ends of two texts of each cluster: the kept text and one that is dropped.
 
     Args:
         frame: The documents.
-        clusters: From `dedup.duplicates`, the kept document first.
-        count: How many clusters.
-        width: Characters that are shown.
+        clusters: Clusters from `dedup.duplicates`, the kept document first.
+        count: How many clusters to show.
+        width: How many characters of a text to show.
+
+    Returns:
+        Rows {kept, its text, dropped, the other text}; `kept` and `dropped` are document ids.
     """
     pairs = [members[:2] for members in clusters[:count]]
     numbers = [number for pair in pairs for number in pair]

@@ -1,4 +1,4 @@
-"""What each source of a corpus holds: its lengths, languages and years."""
+"""Statistics of each source of a corpus: text lengths, languages and years."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ YEAR = r"((?:19|20)\d\d)\s?[年./-]"
 
 
 def statistics(frame: daft.DataFrame) -> list[dict[str, Any]]:
-    """Return what each source holds.
+    """Return the statistics of each source.
+
+    Args:
+        frame: Documents with source, domain, language, tokens and text.
 
     Returns:
-        By source: documents, characters, tokens, lengths in characters (10th, 50th and 90th
-        percentile), characters per token, the share of letters that are Chinese, the share of
-        documents that name a year, and the middle half of the years named.
+        One row a source: the numbers of documents, characters and tokens, the lengths in
+        characters (10th, 50th and 90th percentile), characters per token, the share of letters
+        that are Chinese, the share of documents that name a year, and the 25th and 75th percentile
+        of these years.
     """
     text = col("text")
     measured = frame.select(
@@ -40,7 +44,12 @@ def statistics(frame: daft.DataFrame) -> list[dict[str, Any]]:
 
 
 def _source_statistics(source: str, part: pandas.DataFrame) -> dict[str, Any]:
-    """Return what one source holds, as a row."""
+    """Return the statistics of one source, as a row.
+
+    Args:
+        source: Name of the source.
+        part: Its documents, with the columns that `statistics` measures.
+    """
     years = part.year[part.year != ""].dropna().astype(int)
     years_text = "–"
     if len(years):
@@ -63,7 +72,7 @@ def _source_statistics(source: str, part: pandas.DataFrame) -> dict[str, Any]:
     }
 
 
-# Losses that a data card states, in percent of the tokens read.
+# Ledger reasons whose share a data card shows, in percent of the tokens read.
 CARD_LOSSES = (
     "exact duplicate",
     "near duplicate in its source",
@@ -74,11 +83,11 @@ CARD_LOSSES = (
 
 
 def card_figures(statistics_row: dict[str, Any], tokens: dict[str, int]) -> dict[str, str]:
-    """Return the figures of a source as its data card shows them.
+    """Return the figures of a source, formatted as its data card shows them.
 
     Args:
-        statistics_row: The source's row of `statistics`.
-        tokens: {reason: tokens} of its ledger.
+        statistics_row: The source's row from `statistics`.
+        tokens: {reason: number of tokens} from the source's ledger, with the key `read`.
     """
     figures = {}
     for name, value in statistics_row.items():
@@ -96,13 +105,13 @@ def card_figures(statistics_row: dict[str, Any], tokens: dict[str, int]) -> dict
 
 # --- statistics in a card ------------------------------------------------------------------------
 def with_statistics(card: Card, figures: dict[str, Any]) -> str:
-    """Return the text of a card's file with a table of figures between its statistics markers.
+    """Return the content of a card's file with a table of figures between its markers.
 
-    A card without markers gets the table before its section `## Uses`.
+    In a card without markers, the table is put before the section `## Uses`.
 
     Args:
         card: The card.
-        figures: {heading: value}.
+        figures: {name of the figure: value}.
     """
     content = (paths.data_cards() / f"{card.name}.md").read_text(encoding="utf-8")
     lines = ["| what | figure |", "|---|---|"]

@@ -1,9 +1,9 @@
-"""Exact and near duplicates: MinHash-LSH over character n-grams, every pair verified.
+"""Find exact and near duplicates: MinHash-LSH over character n-grams, every pair verified.
 
-XuanYuan's report de-duplicates within each source and then across sources; so does `duplicates`. It
-costs one signature a document, then a sort for each band, then an exact comparison for each
-candidate pair; a pair that contradicts itself is two documents (`contradiction`). Its speed is in
-benchmarks/README.md, and how well it tells copies in docs/data.md.
+`duplicates` de-duplicates within each source and then across sources, as XuanYuan's report does. It
+computes one signature for each document, sorts once for each band, and compares each candidate
+pair exactly. Two documents that contradict each other are not copies (see `contradiction`). The
+speed is reported in benchmarks/README.md, and the quality in docs/data.md.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ from finlab.data.clusters import Components, Signed, pair_keys, without_contradi
 from finlab.data.contradiction import contradicts
 from finlab.data.fetched import Texts
 
-BANDS_AND_ROWS = (10, 6)  # of a signature
-# To collect candidate pairs takes 160 bytes each, so they take a sixth of this machine's memory.
+BANDS_AND_ROWS = (10, 6)  # bands of a signature, and rows of a band
+# Bytes of this machine's memory for each candidate pair of a batch. To collect a pair takes 160
+# bytes, so a batch takes about a sixth of the memory.
 MEMORY_A_PAIR = 1000
-FEW_PAIRS = 5000  # below it, starting processes costs more than it saves
+FEW_PAIRS = 5000  # with fewer pairs, starting processes costs more time than it saves
 
 
 # --- what two copies share -----------------------------------------------------------------------
 def document_hash(text: str) -> int:
-    """Return a document's own hash, 64 bits: equal but for white space and letter case."""
+    """Return a 64-bit hash of a document that ignores white space and letter case."""
     return files.hash64(squeeze(text))
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Tell whether a document is held out, by its own hash.
+    """Tell whether a document is held out, which depends only on the hash of its text.
 
-    So a split stays the same when sources grow or change their order.
+    So the split stays the same when sources grow or change their order.
 
     Args:
         text: The document.
-        share: The share of all documents to hold out.
+        share: The share of all documents to hold out, from 0 to 1.
     """
     return document_hash(text) < share * 2**64
 
 
 def shingles(text: str, ngram: int) -> set[str]:
-    """Return the character n-grams of a text, which is squeezed first.
+    """Return the set of character n-grams of a text, after `squeeze`.
 
     Args:
         text: The document.
-        ngram: In characters. A shorter text is one n-gram.
+        ngram: Length of an n-gram in characters. A shorter text is a single n-gram.
     """
     squeezed = squeeze(text)
     count = max(1, len(squeezed) - ngram + 1)
@@ -64,14 +65,15 @@ def shingles(text: str, ngram: int) -> set[str]:
 # --- judging -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Judge:
-    """Says which pairs of documents are copies.
+    """Decides which pairs of documents are copies.
 
     Attributes:
         frame: The documents.
-        threshold: The exact Jaccard similarity that a pair must reach, from 0 to 1; 0 takes all.
-        ngram: In characters.
-        keep_other_figures: A pair that contradicts itself is two documents.
-        workspace: Where texts lie meanwhile; None takes the system's folder for such.
+        threshold: The exact Jaccard similarity that a pair must reach, from 0 to 1; 0 accepts all
+            pairs.
+        ngram: Length of an n-gram in characters.
+        keep_other_figures: Whether two documents that contradict each other are not copies.
+        workspace: Folder for temporary texts; None uses the system's temporary folder.
     """
 
     frame: daft.DataFrame
@@ -82,24 +84,30 @@ class Judge:
 
     @property
     def takes_all(self) -> bool:
-        """Whether every candidate is a copy, so that no text need be read."""
+        """Return whether every candidate pair counts as copies, so that no text must be read."""
         return not (self.threshold or self.keep_other_figures)
 
     def texts(self, numbers: numpy.ndarray) -> Texts:
-        """Return the texts of documents, which lie on disk."""
+        """Return the texts of documents, which are kept on disk.
+
+        Args:
+            numbers: Numbers of the documents.
+        """
         return Texts(self.frame, numbers, self.workspace)
 
     def copies(self, texts: Texts, pairs: numpy.ndarray) -> numpy.ndarray:
-        """Return the pairs that reach the threshold, and that agree, sorted.
+        """Return the pairs that are copies, sorted, int64 [copies, 2].
+
+        Copies reach the threshold and, with `keep_other_figures`, do not contradict each other.
 
         Args:
-            texts: Of the documents in these pairs.
-            pairs: Their numbers, int64 [pairs, 2].
+            texts: Texts of the documents in these pairs.
+            pairs: Numbers of the two documents of each pair, int64 [pairs, 2].
         """
         return _verified(texts, pairs, self.threshold, self.ngram, self.keep_other_figures)
 
     def agreeing(self, texts: Texts, pairs: numpy.ndarray) -> numpy.ndarray:
-        """Return the pairs that do not contradict each other, however alike they are."""
+        """Return the pairs that do not contradict each other, whatever their similarity is."""
         return _verified(texts, pairs, 0, self.ngram, keep_other_figures=True)
 
 
@@ -110,17 +118,17 @@ def _verified(
     ngram: int,
     keep_other_figures: bool,
 ) -> numpy.ndarray:
-    """Return the pairs whose exact Jaccard similarity reaches the threshold, and that agree.
+    """Return the pairs whose exact Jaccard similarity reaches the threshold.
 
     Args:
-        texts: Of the documents in these pairs.
-        pairs: Their numbers, int64 [pairs, 2].
-        threshold: From 0 to 1; 0 takes all.
-        ngram: In characters.
-        keep_other_figures: Leave out pairs that contradict each other.
+        texts: Texts of the documents in these pairs.
+        pairs: Numbers of the two documents of each pair, int64 [pairs, 2].
+        threshold: Jaccard similarity from 0 to 1; 0 accepts all pairs.
+        ngram: Length of an n-gram in characters.
+        keep_other_figures: Whether to leave out pairs that contradict each other.
 
     Returns:
-        Those of `pairs` that reach it, sorted.
+        The accepted pairs, sorted, int64 [accepted, 2].
     """
 
     @daft.func.batch(
@@ -137,10 +145,10 @@ def _verified(
             answers.append(same)
         return daft.Series.from_pylist(answers)
 
-    # Pairs of one document stand together, so that its text is read once.
+    # Sort the pairs so that pairs of one document are neighbours and its text is read once.
     ordered = pairs[numpy.argsort(pair_keys(pairs))]
     candidates = daft.from_pydict({"left": ordered[:, 0], "right": ordered[:, 1]})
-    if daft.get_or_infer_runner_type() == "ray":  # where a partition is one node's work
+    if daft.get_or_infer_runner_type() == "ray":  # on Ray, each partition goes to one node
         candidates = candidates.into_partitions(1 + len(pairs) // 2000)
     same = candidates.where(alike(col("left"), col("right"))).to_pandas()
     return same.sort_values(["left", "right"]).to_numpy(numpy.int64).reshape(-1, 2)
@@ -148,7 +156,7 @@ def _verified(
 
 def _overlap(first: set[str], second: set[str], threshold: float) -> bool:
     """Tell whether the Jaccard similarity of two sets reaches a threshold."""
-    # Sets of too different sizes cannot be alike.
+    # Two sets of very different sizes cannot reach the threshold.
     if min(len(first), len(second)) < threshold * max(len(first), len(second)):
         return False
     shared = len(first & second)
@@ -167,23 +175,24 @@ def duplicates(
 ) -> tuple[dict[int, str], list[list[int]]]:
     """Find exact and near duplicates among the documents that are not dropped.
 
-    Near duplicates are looked for within each source, then across sources. Of a connected
-    component the longest document stays.
+    Near duplicates are searched within each source, then across sources. In each connected
+    component, the longest document is kept.
 
     Args:
-        frame: The frame.
-        threshold: The exact Jaccard similarity that a candidate pair must reach. 0 takes every
+        frame: The documents.
+        threshold: The exact Jaccard similarity that a candidate pair must reach. 0 accepts every
             candidate, as datatrove does.
-        ngram: Characters in an n-gram.
-        bands, rows: A pair of similarity s is found with probability 1 - (1 - s^rows)^bands: 0.99
-            at 0.85 for 10 bands of 6 rows.
-        keep_other_figures: A pair that contradicts itself is two documents: another amount, date,
-            code, direction or name at one place, see `contradiction`.
-        seed: Of the hash functions.
+        ngram: Length of an n-gram in characters.
+        bands, rows: Bands of a signature, and rows of a band. A pair of similarity s is found with
+            probability 1 - (1 - s^rows)^bands: 0.99 at 0.85 for 10 bands of 6 rows.
+        keep_other_figures: Whether to keep both documents of a pair that contradict each other,
+            with another amount, date, code, direction or name at one place, see `contradiction`.
+        seed: Seed of the hash functions.
         workspace: A folder for the signatures; None keeps them in memory.
 
     Returns:
-        {number: reason} of the documents to drop, and the clusters, the kept document first.
+        ({number: reason} of the documents to drop, the clusters as lists of document numbers with
+        the kept document first).
     """
     if workspace:
         fetched.clear(workspace)
@@ -215,13 +224,14 @@ def _near_copies(
     within_source: bool,
     judge: Judge,
 ) -> list[list[int]]:
-    """Return the clusters among candidates, the document that stays first.
+    """Return the clusters of near copies among candidate pairs, the kept document first.
 
     Args:
-        candidates: From `candidate_pairs`.
+        candidates: The candidate pairs from `candidate_pairs`.
         signed: All documents.
-        within_source: The candidates are of one source; otherwise those that are have been judged.
-        judge: Says which pairs are copies.
+        within_source: Whether the two documents of each pair are of one source. If False, pairs
+            within one source are skipped, because they were judged before.
+        judge: Decides which pairs are copies.
     """
     known = Components(signed.numbers)
     for groups in candidates:
@@ -234,7 +244,7 @@ def _near_copies(
             known.decide(everything, known.undecided(everything))
             continue
         texts = judge.texts(everything)
-        # Group by group: what was found spares some of the later pairs.
+        # Judge group by group: copies that were found make some later pairs unnecessary.
         for rank, pairs in groups.items():
             of_a_form = rank >= FORMS
             worth = known.undecided(pairs, of_a_form)

@@ -1,14 +1,15 @@
-"""Dialogues: every format, read and written.
+"""Read and write dialogues in all known formats.
 
     read_dialogue({"instruction": "什么是A股？", "input": "", "output": "人民币普通股票。"})
     # {messages: [{role: user, ...}, {role: assistant, ...}], format: alpaca, unanswered: 0}
 
-Whatever the format, a dialogue becomes messages {role, content} with the roles system, user and
-assistant in turn. Formats follow Alpaca, ShareGPT, OpenAI, YaYi (trainer_multi_rounds.py),
-Cornucopia (templates/*.json), DISC-FinLLM and LLaMA-Factory's tool calls.
+A dialogue of any format becomes messages {role, content}. There may be one system message first;
+then user and assistant alternate. The formats follow Alpaca, ShareGPT, OpenAI, YaYi
+(trainer_multi_rounds.py), Cornucopia (templates/*.json), DISC-FinLLM and LLaMA-Factory's tool
+calls.
 
-To add a format, write a function that reads its rows into turns, one that writes messages as a row,
-and an entry in FORMATS.
+To add a format, write a function that reads a row as turns, a function that writes messages as a
+row, and an entry in FORMATS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finlab.data import turns
+from finlab.data import dialogue_writing, turns
 from finlab.data.turns import Messages, Row
 
 _CANNOT = r"can(?:no|')t"
@@ -31,17 +32,20 @@ REFUSAL = re.compile(
 )
 
 
-# --- the formats: in -----------------------------------------------------------------------------
+# --- reading the formats -------------------------------------------------------------------------
 def _turns(row: Row) -> list[Row]:
-    """Return the turns of a row that lists them."""
+    """Return the turns of a row that has them in `messages` or `conversations`."""
     return row.get("messages", row.get("conversations"))
 
 
 def _instruction_turns(row: Row) -> list[Row]:
-    """Return the turns of a row of instruction, input and output, history before them.
+    """Return the turns of a row with instruction, input and output, after those of its history.
 
-    The input follows the instruction on a line of its own, as in Alpaca; reference passages stand
-    before both, as in DISC-FinLLM.
+    The input follows the instruction on a new line, as in Alpaca. Reference passages come before
+    both, as in DISC-FinLLM.
+
+    Raises:
+        ValueError: The row has no answer, or its instruction or history is not valid.
     """
     if not isinstance(row["output"], str) or not row["output"].strip():
         raise ValueError("the row has no answer")
@@ -57,118 +61,16 @@ def _instruction_turns(row: Row) -> list[Row]:
     return found
 
 
-# --- the formats: out ----------------------------------------------------------------------------
-def _write_openai(messages: Messages) -> Row:
-    """Return messages as OpenAI's {messages}."""
-    return {"messages": messages}
-
-
-def _conversation(messages: Messages, assistant: str) -> list[Row]:
-    """Return messages as {from, value} turns; `assistant` is the name of the assistant.
-
-    Args:
-        messages: Of a dialogue.
-        assistant: The name of the assistant.
-    """
-    names = {"user": "human", "assistant": assistant}
-    return [{"from": names[turn["role"]], "value": turn["content"]} for turn in messages]
-
-
-def _write_sharegpt(messages: Messages) -> Row:
-    """Return messages as ShareGPT's {conversations, system}."""
-    system, talk = turns.split_system(messages)
-    row: Row = {"conversations": _conversation(talk, "gpt")}
-    return {**row, "system": system} if system else row
-
-
-def _write_yayi_multi(messages: Messages) -> Row:
-    """Return messages as a row of YaYi's trainer_multi_rounds.py."""
-    system, talk = turns.split_system(messages)
-    return {"conversations": _conversation(talk, "yayi"), "system": system}
-
-
-def _instruction(talk: Messages) -> Row:
-    """Return one exchange as {instruction, input, output}."""
-    question, answer = talk[-2]["content"], talk[-1]["content"]
-    return {"instruction": question, "input": "", "output": answer}
-
-
-def _refuse_system(name: str, system: str) -> None:
-    """Refuse a system message where a format has no place for it.
-
-    Args:
-        name: The format, for the error.
-        system: The system message.
-    """
-    if system:
-        raise ValueError(
-            f"{name} has no place for a system message: "
-            "take it out, or write yayi, sharegpt or openai"
-        )
-
-
-def _refuse_several(name: str, talk: Messages) -> None:
-    """Refuse several exchanges where a format holds one.
-
-    Args:
-        name: The format, for the error.
-        talk: The other messages.
-    """
-    if len(talk) > 2:
-        raise ValueError(
-            f"{name} holds one exchange and the dialogue has {len(talk) // 2}: "
-            "split it with dialogues.exchanges"
-        )
-
-
-def _write_alpaca(messages: Messages, name: str = "alpaca") -> Row:
-    """Return one exchange as a row of Alpaca.
-
-    Args:
-        messages: Of a dialogue.
-        name: The format, for the error.
-    """
-    system, talk = turns.split_system(messages)
-    _refuse_several(name, talk)
-    _refuse_system(name, system)
-    return _instruction(talk)
-
-
-def _write_cornucopia(messages: Messages) -> Row:
-    """Return one exchange as a row of Cornucopia, which has Alpaca's fields."""
-    return _write_alpaca(messages, "cornucopia")
-
-
-def _write_yayi(messages: Messages) -> Row:
-    """Return one exchange as a row of YaYi's single-turn data.
-
-    It has Alpaca's fields, and a system message.
-    """
-    system, talk = turns.split_system(messages)
-    _refuse_several("yayi", talk)
-    return {**_instruction(talk), "system": system}
-
-
-def _write_disc(messages: Messages) -> Row:
-    """Return one exchange as a row of DISC-FinLLM, reference passages apart."""
-    system, talk = turns.split_system(messages)
-    _refuse_system("disc", system)
-    history = []
-    for at in range(0, len(talk) - 2, 2):
-        history.append([talk[at]["content"], talk[at + 1]["content"]])
-    return {**_instruction(talk), "history": history}
-
-
 # --- the registry --------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class DialogueFormat:
     """One format of dialogues.
 
     Attributes:
-        fields: The fields that a row must have.
-        speakers: Who may speak in its turns.
+        fields: Names of the fields that a row must have.
+        speakers: Names of the speakers that its turns may have; empty if it has no list of turns.
         read: Returns the turns of a row, {from, value} or {role, content}.
-        write: Returns messages as a row, which `read_dialogue` reads back as they were.
+        write: Returns messages as a row, from which `read_dialogue` returns the same messages.
     """
 
     fields: set[str]
@@ -177,38 +79,40 @@ class DialogueFormat:
     write: Callable[[Messages], Row]
 
 
-# A row is of the first format that fits. Cornucopia's fields are Alpaca's, so it is only ever
-# named by a card.
+# The format of a row is the first one that fits. Cornucopia has the same fields as Alpaca, so it is
+# never detected; a card must name it.
 FORMATS = {
     "openai": DialogueFormat(
-        {"messages"}, {"system", "user", "assistant", "tool"}, _turns, _write_openai
+        {"messages"}, {"system", "user", "assistant", "tool"}, _turns, dialogue_writing.openai
     ),
     "sharegpt": DialogueFormat(
-        {"conversations"}, {"system", "human", "gpt"}, _turns, _write_sharegpt
+        {"conversations"}, {"system", "human", "gpt"}, _turns, dialogue_writing.sharegpt
     ),
     "yayi_multi": DialogueFormat(
-        {"conversations"}, {"system", "human", "yayi"}, _turns, _write_yayi_multi
+        {"conversations"}, {"system", "human", "yayi"}, _turns, dialogue_writing.yayi_multi
     ),
     "toolcall": DialogueFormat(
         {"conversations"},
         {"system", "human", "gpt", "function_call", "observation"},
         _turns,
-        _write_sharegpt,
+        dialogue_writing.sharegpt,
     ),
     "disc": DialogueFormat(
-        {"instruction", "output", "history"}, set(), _instruction_turns, _write_disc
+        {"instruction", "output", "history"}, set(), _instruction_turns, dialogue_writing.disc
     ),
     "yayi": DialogueFormat(
-        {"system", "instruction", "output"}, set(), _instruction_turns, _write_yayi
+        {"system", "instruction", "output"}, set(), _instruction_turns, dialogue_writing.yayi
     ),
-    "alpaca": DialogueFormat({"instruction", "output"}, set(), _instruction_turns, _write_alpaca),
+    "alpaca": DialogueFormat(
+        {"instruction", "output"}, set(), _instruction_turns, dialogue_writing.alpaca
+    ),
     "cornucopia": DialogueFormat(
-        {"instruction", "input", "output"}, set(), _instruction_turns, _write_cornucopia
+        {"instruction", "input", "output"}, set(), _instruction_turns, dialogue_writing.cornucopia
     ),
 }
 
 
-# A question and its answer under other names; tables that people keep have these.
+# Other names for a question and its answer, which are common in tables.
 QUESTION_AND_ANSWER = (
     ("instruction", "response"),
     ("question", "answer"),
@@ -229,7 +133,13 @@ QUESTION_AND_ANSWER = (
 
 
 def _with_alpacas_names(row: Row) -> Row:
-    """Return a row of a question and its answer under Alpaca's names."""
+    """Return a row with its question and answer renamed to `instruction` and `output`.
+
+    A row without a known pair of names is returned unchanged.
+
+    Raises:
+        ValueError: The row has an instruction in addition to a question.
+    """
     if "output" in row and "instruction" in row:
         return row
     for question, answer in QUESTION_AND_ANSWER:
@@ -245,29 +155,29 @@ def _with_alpacas_names(row: Row) -> Row:
 
 
 def _speakers(row: Row) -> set:
-    """Return who speaks in a row."""
+    """Return the names of the speakers in a row's turns."""
     listed = row.get("messages", row.get("conversations")) or []
     return {turn.get("from", turn.get("role")) for turn in listed if isinstance(turn, dict)}
 
 
 def _fits(row: Row, form: DialogueFormat) -> bool:
-    """Tell whether a row has a format's fields and nobody else speaks in it.
+    """Tell whether a row has the fields of a format and only speakers of this format.
 
     Args:
-        row: As read.
+        row: The row as read.
         form: The format.
     """
     return form.fields <= set(row) and _speakers(row) <= form.speakers
 
 
 def detect(row: Row) -> str:
-    """Return the name of the first of FORMATS that a row fits.
+    """Return the name of the first format in FORMATS that fits a row.
 
     Args:
-        row: As read.
+        row: The row as read.
 
     Raises:
-        ValueError: None fits. The error names the row's fields, or who speaks in it.
+        ValueError: No format fits. The error names the row's fields or speakers.
     """
     for name, form in FORMATS.items():
         if _fits(row, form):
@@ -285,18 +195,18 @@ def detect(row: Row) -> str:
 
 
 def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
-    """Turn one row of any of FORMATS into messages that end with an answer.
+    """Turn a row of any format in FORMATS into messages that end with an answer.
 
-    `history` (DISC: pairs of question and answer) stands before the instruction, `reference` (a
-    list of passages) goes into it, `tools` into the system message.
+    `history` (in DISC: pairs of a question and an answer) comes before the instruction. `reference`
+    (a list of passages) is put into the question, and `tools` into the system message.
 
     Args:
-        row: The row.
-        form: The format's name, from a data card's `dialogue:`; empty to detect it.
+        row: The row as read.
+        form: Name of the format, from `dialogue:` of a data card; empty to detect it.
 
     Returns:
-        {messages, format, unanswered}. Turns after the last answer are left out and counted as
-        unanswered.
+        {messages, format, unanswered}. User turns after the last answer are left out, and their
+        number is `unanswered`.
 
     Raises:
         ValueError: The row has another format, empty turns, unknown roles, roles out of order, or
@@ -327,21 +237,21 @@ def read_dialogue(row: Row, form: str = "") -> dict[str, Any]:
 
 
 def write_dialogue(messages: Messages, form: str) -> Row:
-    """Write messages as a row of one of FORMATS, which `read_dialogue` reads back as they were.
+    """Return messages as a row of a format; `read_dialogue` returns the same messages from it.
 
     Args:
-        messages: Of a dialogue.
-        form: A name of FORMATS.
+        messages: The messages of a dialogue.
+        form: Name of the format, a key of FORMATS.
 
     Raises:
-        ValueError: The format cannot hold them: several exchanges, or a system message.
+        ValueError: The format cannot hold several exchanges or a system message.
     """
     return FORMATS[form].write(messages)
 
 
-# --- what is done to dialogues -------------------------------------------------------------------
+# --- changing dialogues --------------------------------------------------------------------------
 def exchanges(messages: Messages) -> list[Messages]:
-    """Return each exchange of a dialogue as its own dialogue, the system message with each."""
+    """Return each exchange of a dialogue as a separate dialogue, each with the system message."""
     system, talk = messages[:0], messages
     if messages[0]["role"] == "system":
         system, talk = messages[:1], messages[1:]
@@ -349,10 +259,10 @@ def exchanges(messages: Messages) -> list[Messages]:
 
 
 def joined(dialogues: Sequence[Messages]) -> Messages:
-    """Return dialogues as one, in their order.
+    """Return several dialogues joined into one, in order.
 
     Args:
-        dialogues: Each a list of messages.
+        dialogues: The dialogues, each a list of messages.
 
     Raises:
         ValueError: Their system messages differ.
@@ -372,8 +282,8 @@ def with_prefix(messages: Messages, prefix: str) -> Messages:
     """Return a dialogue whose first question begins with a prefix, such as 【金融领域任务】.
 
     Args:
-        messages: Of a dialogue.
-        prefix: What to put first.
+        messages: The messages of a dialogue.
+        prefix: Text to put before the first question; it is not repeated if it is already there.
     """
     result = []
     pending = bool(prefix)
@@ -387,6 +297,6 @@ def with_prefix(messages: Messages, prefix: str) -> Messages:
 
 
 def refuses(messages: Messages) -> bool:
-    """Tell whether an answer of a dialogue refuses, by the words of refusals: an estimate."""
+    """Estimate whether an answer of a dialogue refuses, by words that refusals use."""
     answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
     return any(REFUSAL.search(answer[:120]) for answer in answers)

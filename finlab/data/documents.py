@@ -1,8 +1,8 @@
-"""The text of HTML, PDF and Word documents, such as annual reports and announcements.
+"""Extract the text of HTML, PDF and Word documents, such as annual reports.
 
-Tables are kept as Markdown. HTML goes through trafilatura, PDF through pdfplumber, Word through
-python-docx; all are in the `documents` extra. Formulas come as the characters they are drawn with,
-and scans have no text.
+Tables become Markdown tables. HTML is read with trafilatura, PDF with pdfplumber and Word with
+python-docx; all three are in the `documents` extra. A formula becomes the characters that it is
+drawn with. A scanned PDF has no text, and is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pdfplumber.page import Page
 
 SENTENCE_ENDS = "。！？：；.!?:;"
-FULL_LINE = 0.85  # of the longest line: such a line was broken at the margin
+FULL_LINE = 0.85  # a line of this share of the longest line was broken at the margin
 
 
 def from_html(source: str) -> str:
@@ -51,7 +51,7 @@ def from_pdf(path: Path) -> str:
 
     Raises:
         ImportError: pdfplumber is not installed.
-        ValueError: The file is broken, or it holds no text.
+        ValueError: The file is damaged, or it holds no text.
     """
     try:
         import pdfplumber
@@ -75,11 +75,11 @@ def from_docx(path: Path) -> str:
     """Return the text of a Word file in reading order, each table as a Markdown table.
 
     Args:
-        path: The file, .docx.
+        path: The .docx file.
 
     Raises:
         ImportError: python-docx is not installed.
-        ValueError: The file is broken, or it holds no text.
+        ValueError: The file is damaged, or it holds no text.
     """
     try:
         import docx
@@ -104,7 +104,7 @@ def from_docx(path: Path) -> str:
 
 
 def _page_text(page: Page) -> str:
-    """Return a page from top to bottom: text between tables as text, each table as Markdown."""
+    """Return the text of a page from top to bottom, with each table as a Markdown table."""
     parts = []
     top = 0.0
     for table in sorted(page.find_tables(), key=lambda table: table.bbox[1]):
@@ -127,7 +127,8 @@ def _text_between(page: Page, top: float, bottom: float) -> str:
 def _join_broken_lines(text: str) -> str:
     """Join lines that were broken at the margin.
 
-    Such are full lines of Chinese that end without a mark.
+    A line was broken if it is about as long as the longest line, does not end with a punctuation
+    mark of SENTENCE_ENDS, and the next line begins with a Chinese character.
     """
     lines = [line.strip() for line in text.split("\n")]
     full = FULL_LINE * max(map(len, lines))
@@ -142,7 +143,7 @@ def _join_broken_lines(text: str) -> str:
 
 
 def _markdown_table(rows: list[list[str | None]]) -> str:
-    """Return the rows of a table in Markdown, the first as its head."""
+    """Return the rows of a table in Markdown; the first row becomes the header."""
     lines = []
     for row in rows:
         cells = []

@@ -1,7 +1,7 @@
-"""Drawing documents source by source, without repeating any before all have been read.
+"""Draw documents source by source; read a whole source before any document is repeated.
 
-Everything is done on columns: a source's shuffled order is an array of numbers, and what a budget
-of tokens buys is found in the running sum of their sizes.
+All work is done on arrays. The shuffled order of a source is an array of document numbers. The
+running sum of their sizes tells how many documents fit into a budget of tokens.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy
 from finlab.data.columns import Documents
 from finlab.data.supply import Supply
 
-# A cell that misses its tokens by more than this share of the phase is made up for.
+# A cell may miss its target by this share of the phase's tokens. A larger miss is corrected.
 CELL_TOLERANCE = 0.0025
-LOOK_AHEAD = 200  # documents among which the last one of a phase is chosen
-BLOCK = 4_000_000  # documents whose sizes are summed up at once
+LOOK_AHEAD = 200  # the last document of a phase is chosen among this many documents
+BLOCK = 4_000_000  # how many documents' sizes are summed at a time
 NOTHING = numpy.empty(0, numpy.int32)
 
 
 def require_known(named: Iterable[str], sources: Iterable[str]) -> None:
-    """Refuse settings for sources that the corpus does not hold.
+    """Raise ValueError if a recipe names a source that the corpus does not hold.
 
     Args:
-        named: The sources that a recipe names.
-        sources: Those of the corpus.
+        named: Names of the sources in the recipe.
+        sources: Names of the sources in the corpus.
     """
     for source in sorted(set(named) - set(sources)):
         raise ValueError(
@@ -36,24 +36,30 @@ def require_known(named: Iterable[str], sources: Iterable[str]) -> None:
 
 
 class Queue:
-    """The documents of one source in a shuffled order, which begins anew when it is used up."""
+    """The documents of one source in a shuffled order, shuffled again when all are used.
+
+    Args:
+        numbers: Numbers of the source's documents, int32.
+        tokens: Number of tokens of every document of the corpus, int32.
+        rng: Draws the order.
+    """
 
     def __init__(self, numbers: numpy.ndarray, tokens: numpy.ndarray, rng: numpy.random.Generator):
         self.numbers = numbers
-        self.tokens = tokens  # of all documents
+        self.tokens = tokens
         self.rng = rng
         self.order = NOTHING
-        self.place = 0  # of the next document in the order
+        self.place = 0  # index of the next document in `order`
         self.longest = int(tokens[numbers].max())
 
     def take(self, budget: float) -> numpy.ndarray:
-        """Return the next documents, which come as near to a budget as they can.
+        """Return the next documents, whose sizes sum to a budget as closely as possible.
 
         Args:
-            budget: In tokens.
+            budget: How many tokens to take.
 
         Returns:
-            Their numbers, int32.
+            Numbers of the documents, int32.
         """
         taken = []
         while budget > 0:
@@ -73,13 +79,13 @@ class Queue:
         return numpy.concatenate(taken) if taken else NOTHING
 
     def _bring_best(self, budget: float) -> bool:
-        """Bring the document that fits best among the next to the head of the order.
+        """Move the best fitting of the next LOOK_AHEAD documents to the front of the order.
 
         Args:
-            budget: In tokens.
+            budget: How many tokens are still to be taken.
 
         Returns:
-            False where even it would miss the budget by more than taking none does.
+            False if taking no document comes at least as close to the budget as taking this one.
         """
         ahead = self.order[self.place : self.place + LOOK_AHEAD]
         misses = numpy.abs(self.tokens[ahead] - budget)
@@ -90,19 +96,23 @@ class Queue:
         return True
 
     def give_back(self, taken: numpy.ndarray) -> None:
-        """Put documents back to where they were taken from.
+        """Put documents back at the front of the order.
 
         Args:
-            taken: What `take` returned last.
+            taken: The documents that `take` returned last.
         """
         self.order = numpy.concatenate([taken, self.order[self.place :]])
         self.place = 0
 
 
 class Drawer:
-    """Draws documents source by source, and remembers how far it has read each.
+    """Draws documents source by source, and remembers how far each source was read.
 
-    A source is read whole, in an order drawn by seed, before any of its documents comes again.
+    The whole source is read, in a random order, before any of its documents is repeated.
+
+    Args:
+        documents: All documents.
+        rng: Draws the orders.
     """
 
     def __init__(self, documents: Documents, rng: numpy.random.Generator):
@@ -111,8 +121,8 @@ class Drawer:
         self.queues: dict[str, Queue] = {}
         for code, source in enumerate(documents.sources):
             self.queues[source] = Queue(documents.numbers(code), documents.tokens, rng)
-        self.used: Counter = Counter()  # tokens read of each source
-        self.due: Counter = Counter()  # tokens wanted of each source so far
+        self.used: Counter = Counter()  # tokens read so far from each source
+        self.due: Counter = Counter()  # tokens wanted so far from each source
 
     def supply(
         self,
@@ -121,17 +131,17 @@ class Drawer:
         source_epochs: dict[str, float] | None,
         knowledge: Iterable[str],
     ) -> Supply:
-        """Return what the documents hold, with the limits that a recipe sets.
+        """Return the tokens of each source, with the limits that a recipe sets.
 
         Args:
-            max_epochs: How often any source may be read; 0 sets no limit.
-            weights: {source: weight in its cell}; without it, the tokens of the sources.
-            source_epochs: {source: how often it may be read}, for single ones.
-            knowledge: Sources that are read before the others of their cell.
+            max_epochs: How many times each source may be read; 0 sets no limit.
+            weights: {source: weight in its cell}; None weights sources by their tokens.
+            source_epochs: {source: how many times it may be read}, instead of `max_epochs`.
+            knowledge: Names of sources that are read before the others of their cell.
         """
         tokens = {source: self._tokens(queue.numbers) for source, queue in self.queues.items()}
         cells = dict(zip(self.documents.sources, self.documents.cells, strict=True))
-        # A knowledge source may have lost all its text, so it need not be there.
+        # Names in `knowledge` are not checked: cleaning may have removed all text of a source.
         require_known([*(weights or ()), *(source_epochs or ())], tokens)
         shared, caps = {}, {}
         for source, size in tokens.items():
@@ -143,14 +153,14 @@ class Drawer:
     def draw_phase(self, target: Counter, supply: Supply) -> tuple[numpy.ndarray, Counter]:
         """Return the documents of one phase, shuffled.
 
-        What a source missed its target by in one phase is made up in the next.
+        If a source gets more or fewer tokens than wanted in one phase, the next phase corrects it.
 
         Args:
-            target: {source: tokens wanted}.
-            supply: From `supply`.
+            target: {source: how many tokens are wanted}.
+            supply: What the method `supply` returned.
 
         Returns:
-            (numbers of documents int32, {source: tokens drawn}).
+            (numbers of the documents, int32; {source: how many tokens were drawn}).
         """
         before = Counter(self.used)
         taken: dict[str, numpy.ndarray] = {}
@@ -167,19 +177,20 @@ class Drawer:
         return chosen, spent
 
     def _tokens(self, numbers: numpy.ndarray) -> int:
-        """Return the tokens of documents."""
+        """Return the total number of tokens of documents."""
         return int(self.documents.tokens[numbers].sum(dtype=numpy.int64))
 
     def _make_up(self, taken: dict[str, numpy.ndarray], tolerance: float, supply: Supply) -> None:
-        """Let the source with the shortest documents of a cell make up for what the others missed.
+        """Correct the tokens of a cell with its source that has the shortest documents.
 
-        A source of long documents misses its tokens by half a document. Where that is much of a
-        phase, the finest source of the cell draws again, for what the cell lacks as a whole.
+        A source with long documents misses its target by half a document on average. If this is
+        much compared with the phase, the source whose longest document is shortest draws again,
+        so that the cell as a whole reaches its target.
 
         Args:
-            taken: {source: its documents in this phase}, which is changed.
-            tolerance: Tokens that a cell may miss without it.
-            supply: The cells of the sources, and what may be read of each.
+            taken: {source: its documents in this phase}; changed in place.
+            tolerance: How many tokens a cell may miss without a correction.
+            supply: The cells of the sources, and how much may be read from each.
         """
         members = defaultdict(list)
         for source in taken:

@@ -1,4 +1,4 @@
-"""A corpus as tokens: one pass of Daft over its text, then an Arrow file in order."""
+"""Encode a corpus as tokens: one pass of Daft over its text, then a sorted Arrow file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from finlab.data import arrow_files, frames
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Encode = Callable[[list[str]], list[list[int]]]  # texts to their token ids
+Encode = Callable[[list[str]], list[list[int]]]  # returns the token ids of each text
 
 
 def encode(encode_texts: Encode, folder: Path, cache: Path) -> Dataset:
     """Encode the documents of a corpus step's Parquet folder.
 
     Args:
-        encode_texts: Encodes texts; it is sent to other processes and machines.
-        folder: The folder, such as the step's `train`.
-        cache: Where the tokens are written.
+        encode_texts: Returns the token ids of each text. It is sent to other processes and
+            machines, so it must be picklable.
+        folder: The Parquet folder, such as the step's `train`.
+        cache: The folder that the tokens are written to.
 
     Returns:
-        A data set on disk in the documents' order: source, domain, language, tokens (a count) and
-        input_ids (int32).
+        A dataset on disk, sorted by document number, with the columns source, domain, language,
+        tokens (how many) and input_ids (int32).
     """
     from datasets import Features, List, Value
 

@@ -1,4 +1,4 @@
-"""Whether an exam at hand is the benchmark as published: every subject, every item."""
+"""Check that an exam is the benchmark as published, with all subjects and all items."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ Cell = tuple[str, str]  # (subject, split)
 
 
 def coverage(source: Source) -> dict[str, Any]:
-    """Return what an exam card covers, once it is known to be whole.
+    """Check that an exam card is complete, and return what it covers.
 
-    Each subject must hold as many items as published, counting those that could not be read.
+    Each subject must have as many items as published. Items that could not be read do not count.
+
+    Args:
+        source: The exam card, loaded.
 
     Returns:
+        A dict with these keys:
         split: The scored splits, such as `val` or `test+val`.
-        subjects, subjects_published: How many there are, and how many were published.
-        items, unlabelled, set_aside: Scored items, those without an answer, those not readable.
-        repeated, in_examples: Items that stand there before, or among the few-shot examples: the
-            same question and options, whatever the answer.
+        subjects, subjects_published: How many subjects the files have, and how many were published
+            (None if the card names no benchmark).
+        items, unlabelled, set_aside: How many items are scored, how many of them have no answer,
+            and how many rows could not be read.
+        repeated, in_examples: How many items repeat an earlier item, and how many are also among
+            the few-shot examples. Items are equal if question and options are equal.
 
     Raises:
-        ValueError: A subject has another number of items than published, or subjects are missing
-            that the card does not admit with `partial: true`.
+        ValueError: A subject has another number of items than published, or a subject is missing
+            and the card has no `partial: true`.
     """
     rows = list(source.rows)
     scored_splits = {row["split"] for row in rows} - {"dev"} or {"dev"}
@@ -49,20 +55,21 @@ def coverage(source: Source) -> dict[str, Any]:
 
 
 def _asked(row: dict) -> tuple[str, ...]:
-    """Return what makes two items one: the question, and the options in any order."""
+    """Return the question and the sorted options of an item, to find equal items."""
     return (row["question"], *sorted(row["choices"]))
 
 
 def _check_sizes(
     source: Source, rows: list[dict], scored_splits: set[str], subjects: dict[str, dict]
 ) -> None:
-    """Refuse an exam that is not whole.
+    """Raise ValueError if an exam is not complete.
 
     Args:
         source: The exam card, loaded.
-        rows: Its items.
-        scored_splits: The splits that are scored; few-shot examples are checked besides.
-        subjects: {subject: {split: items}} as published; empty where the card names no benchmark.
+        rows: The items of the exam.
+        scored_splits: The splits that are scored. The few-shot examples in `dev` are checked too.
+        subjects: {subject: {split: number of items}} as published; empty if the card names no
+            benchmark.
     """
     held = Counter((row["subject"], row["split"]) for row in rows)
     published: dict[Cell, int] = {}
@@ -87,12 +94,12 @@ def _check_sizes(
 def _refuse_other_sizes(
     source: Source, held: Counter, published: dict[Cell, int], subjects: dict[str, dict]
 ) -> None:
-    """Refuse subjects with another number of items than published, and unknown subjects.
+    """Raise ValueError if a subject is unknown or its number of items is not as published.
 
     Args:
         source: The exam card, for the error.
-        held: {(subject, split): items at hand}.
-        published: {(subject, split): items published} of the splits in use.
+        held: {(subject, split): number of items in the files}.
+        published: {(subject, split): number of items published}, for the splits in use.
         subjects: All published subjects.
     """
     wrong = []

@@ -1,7 +1,7 @@
-"""How each benchmark is distributed: columns, options, splits, and its size as published.
+"""The file layout of each benchmark: columns, options, splits, and its published size.
 
-There is one entry a benchmark in `exam_layouts.yaml`. To add a benchmark, write an entry there and
-its prompt in `finlab/evaluate/tasks/official_<name>.yaml`.
+Each benchmark has one entry in `exam_layouts.yaml`. To add a benchmark, write an entry there, and
+write its prompt in `finlab/evaluate/tasks/official_<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from finlab.data import file_text, tables
 
 LETTERS = "ABCDEFGHIJ"
 SPLITS = ("dev", "val", "test", "train", "auxiliary_train")
-NOT_PUBLISHED = -1  # the answer of an item whose answer is not public
+NOT_PUBLISHED = -1  # stands for the answer if it is not public
 
 
 @dataclass(frozen=True)
 class ExamLayout:
-    """One benchmark.
+    """The file layout of one benchmark.
 
     Attributes:
-        question: The column of the question.
-        options: The columns of its options, in order.
-        answer: The column of the answer: a letter, or the number of the option from 0.
-        context: A column whose text stands before the question, where a file has it.
-        split: The split of all its files. Empty: a file's folder is named by its split.
-        headerless: Whether files may come without a header line.
-        fewest_options: How many options a question must have.
-        words: The options of a question that is published without any, answered by the word.
+        question: Name of the column with the question.
+        options: Names of the columns with the options, in order.
+        answer: Name of the column with the answer: a letter, or the option's number from 0.
+        context: Name of a column with text to put before the question; empty for none.
+        split: The split of all files. Empty if the name of a file's folder is its split.
+        headerless: Whether files may have no header line.
+        fewest_options: The smallest number of options that a question may have.
+        words: The options of questions that are published without options; the answer is then one
+            of these words. Empty if every question has its own options.
         harness: Where lm-evaluation-harness keeps its own tasks: {folder, default, subject}.
         subjects: {subject: {name, and the number of items of each split}}, as published.
     """
@@ -52,7 +53,7 @@ class ExamLayout:
 
 @functools.cache
 def layouts() -> dict[str, ExamLayout]:
-    """Return all benchmarks by name."""
+    """Return the layouts of all benchmarks, {name: layout}."""
     text = (Path(__file__).parent / "exam_layouts.yaml").read_text(encoding="utf-8")
     return {name: ExamLayout(**entry) for name, entry in yaml.safe_load(text).items()}
 
@@ -61,10 +62,10 @@ def published_subjects(benchmark: str) -> dict[str, dict]:
     """Return the subjects of a benchmark as published.
 
     Args:
-        benchmark: Its name; empty where a card names none.
+        benchmark: Name of the benchmark; an unknown or empty name has no subjects.
 
     Returns:
-        {subject: {split: items}}.
+        {subject: {name, and the number of items of each split}}.
     """
     layout = layouts().get(benchmark)
     return layout.subjects if layout else {}
@@ -82,17 +83,17 @@ def read_exam(
     """Read one official CSV file of an exam.
 
     Args:
-        path: The file. Its name is the subject, with the split behind it or not.
-        layout_name: The layout of the file, a name of `layouts`.
-        benchmark: The benchmark that names the subjects; empty for none.
-        prefix: What the items' ids begin with: the card's name.
-        encoding: The file's encoding.
-        quarantine: Where rows go that cannot be read.
+        path: The file. Its name is the subject, which `_` and the split may follow.
+        layout_name: Name of the file's layout, a key of `layouts`.
+        benchmark: Name of the benchmark that gives the subjects their full names; empty for none.
+        prefix: First part of the items' ids: the card's name.
+        encoding: Encoding of the file.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
 
     Yields:
         Items {id, subject, subject_name, split, question, choices, letters, answer}. The answer is
-        an index into choices, or -1 where it is not published. `letters` are the answers as they
-        are written: A, B, ... or the words of the layout.
+        an index into `choices`, or -1 if it is not published. `letters` are the possible answers
+        as they are written: A, B, ... or the words of the layout.
 
     Raises:
         ValueError: The file lacks a column of the layout.
@@ -100,7 +101,7 @@ def read_exam(
     layout = layouts()[layout_name]
     split = layout.split or path.parent.name
     if split not in SPLITS:
-        split = "val"  # a file of one's own, in a folder of its own
+        split = "val"  # the user's own file, in a folder with another name
     subject = path.stem.removesuffix(f"_{split}")
     published = published_subjects(benchmark).get(subject, {})
     table = _read_table(path, layout_name, split, encoding, quarantine)
@@ -145,10 +146,10 @@ def _read_table(
     """Return the cells of a CSV file, the header first.
 
     Args:
-        path: The file. MMLU's have no header and are given one.
-        layout_name: The benchmark.
-        split: Of the file; the answers of a test are often not published.
-        encoding: As the card says.
+        path: The file. Files of MMLU have no header, so one is added.
+        layout_name: Name of the file's layout, a key of `layouts`.
+        split: The split of the file. A test file may lack the answers.
+        encoding: Encoding of the file, as in the card.
         quarantine: Lines that cannot be read are added here.
 
     Raises:
@@ -176,16 +177,16 @@ def _read_table(
     return table
 
 
-# How people name the columns of a benchmark in Chinese.
+# Chinese names that people give to the columns of a benchmark.
 CHINESE_NAMES = {"题目": "question", "问题": "question", "题干": "question", "答案": "answer"}
 
 
 def _layout_name(name: str, layout: ExamLayout) -> str:
-    """Return the name that a layout has for a column of a header: 选项A is A.
+    """Return the layout's name for a column of a file: for 选项A it is A.
 
     Args:
-        name: A column's name in the file.
-        layout: The benchmark's.
+        name: Name of the column in the file.
+        layout: Layout of the benchmark.
     """
     known = {layout.question, layout.answer, *layout.options}
     if name in known:
@@ -200,11 +201,11 @@ def _layout_name(name: str, layout: ExamLayout) -> str:
 
 
 def _further_option(row: dict[str, str], layout: ExamLayout) -> str:
-    """Return the name of an option beyond those of a layout, or an empty string.
+    """Return the letter of an option that the layout does not have, or an empty string.
 
     Args:
         row: {column: cell}.
-        layout: The benchmark's.
+        layout: Layout of the benchmark.
     """
     if layout.options[0] not in LETTERS:
         return ""
@@ -215,11 +216,11 @@ def _further_option(row: dict[str, str], layout: ExamLayout) -> str:
 
 
 def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
-    """Return the options of an item, from columns of their own or from one list.
+    """Return the options of an item, from its columns or else from the layout's `words`.
 
     Args:
         row: {column: cell}.
-        layout: The benchmark's.
+        layout: Layout of the benchmark.
     """
     choices = [row.get(option, "") for option in layout.options]
     while len(choices) > layout.fewest_options and not choices[-1]:
@@ -230,10 +231,10 @@ def _choices(row: dict[str, str], layout: ExamLayout) -> list[str]:
 
 
 def _letters(layout: ExamLayout, choices: list[str]) -> list[str]:
-    """Return how an answer names each option: by a letter, or by the option's own word.
+    """Return how an answer names each option: by its letter, or by its word.
 
     Args:
-        layout: The benchmark's.
+        layout: Layout of the benchmark.
         choices: The options.
     """
     if choices == layout.words:
@@ -242,29 +243,30 @@ def _letters(layout: ExamLayout, choices: list[str]) -> list[str]:
 
 
 def _answer_names(row: dict[str, str], layout: ExamLayout, choices: list[str]) -> dict[str, int]:
-    """Return every way in which an answer may be written.
+    """Return the valid answers of an item, in the form that its own answer has.
 
     Args:
         row: {column: cell}.
-        layout: The benchmark's.
+        layout: Layout of the benchmark.
         choices: The options.
 
     Returns:
-        {answer as written: its index}.
+        {answer as written: index of the option}. The keys are numbers if the row's answer is a
+        number, else letters or words.
     """
     if row.get(layout.answer, "").isdigit():
-        names = [str(number) for number in range(4)]
+        names = [str(number) for number in range(len(choices))]
     else:
         names = _letters(layout, choices)
     return dict(zip(names, range(len(choices))))
 
 
 def _reason(choices: list[str], layout: ExamLayout, given: str) -> str:
-    """Return why an item was set aside: what it would need.
+    """Return why an item was set aside, or what it needs.
 
     Args:
         choices: The options.
-        layout: The benchmark's.
+        layout: Layout of the benchmark.
         given: The answer as written.
     """
     if re.fullmatch(r"[A-J](?:[,，、 ]*[A-J])+", given):

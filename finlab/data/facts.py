@@ -1,11 +1,12 @@
-"""A text as a row of facts: values with their units, periods, codes, words, characters.
+"""Cut a text into facts: values with their units, periods, codes, words and characters.
 
-However a fact is written, its token is the same: 2,700万元, 2700万元 and 0.27亿元; 3%, ３％ and
+A fact has the same token in all forms of writing: 2,700万元, 2700万元 and 0.27亿元; 3%, ３％ and
 百分之三; 第三季度 and Q3; sh600519 and 600519.SH.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from decimal import Decimal
@@ -20,9 +21,9 @@ DIGIT_VALUE |= dict(zip("〇壹贰叁肆伍陆柒捌玖", range(10), strict=True
 DIGIT_VALUE |= {"○": 0, "两": 2, "幺": 1}
 PLACE_VALUE = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 PLACE_VALUE |= {"拾": 10, "佰": 100, "仟": 1000, "萬": 10**4, "億": 10**8}
-# Signs behind which a - is a range and no minus: 1.58亿元-1.88亿元.
+# After these characters, a - means a range, not a minus: 1.58亿元-1.88亿元.
 _IN_RANGE = r"(?<![\d.%元万亿股年月日号吨时点])"
-# Signs with which a value, a period or a code may begin; any other is a character by itself.
+# Chinese characters with which a value or a period may begin. All others are single tokens.
 _BEGINS = "上下半全年中前第一二三四首百" + _DIGITS + _PLACES
 TOKEN = re.compile(
     rf"(?P<chars>(?:(?![{_BEGINS}])[{HAN}])+)"
@@ -45,6 +46,8 @@ TOKEN = re.compile(
     r"|(?P<word>[A-Za-z]+|[$€£¥])"
     rf"|(?P<char>[{HAN}])"
 )
+MOST_TOKENS = 20_000  # only this many tokens of a text are compared
+REMEMBERED = 64  # texts kept in memory, because the pairs of one text come one after another
 STOCK_DIGITS = ("digits", "digits2", "digits3", "digits4")
 SCALES = {
     "百": 100,
@@ -91,10 +94,11 @@ class Token(NamedTuple):
 
     Attributes:
         kind: `value`, `period`, `code`, `word` or `char`.
-        text: What it says, in one form for all ways to write it.
-        unit: Of a value, or the exchange of a stock's code; "" where none stands there.
-        step: Of a value: the smallest difference that its figures show, 0.01亿 for 1.31亿.
-        start, end: Its place in the normalised text.
+        text: The content, in one form for all ways of writing it.
+        unit: Unit of a value, or the exchange of a stock code; "" for none.
+        start, end: Index of the first character in the normalised text, and index after the last.
+        step: The smallest difference that the figures of a value can show: 0.01亿 for 1.31亿; 0 for
+            other kinds.
     """
 
     kind: str
@@ -106,12 +110,12 @@ class Token(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What two equal tokens share."""
+        """Return a text that is the same for equal tokens."""
         return f"{self.kind}:{self.text}:{self.unit}"
 
 
 def numeral_value(numeral: str) -> Decimal:
-    """Return the value of a Chinese numeral: 二〇二二, 一百二十, 十二, 壹佰."""
+    """Return the value of a Chinese numeral, such as 二〇二二, 一百二十, 十二 or 壹佰."""
     whole, _, rest = numeral.partition("点")
     if not any(sign in PLACE_VALUE for sign in whole):
         value = Decimal("".join(str(DIGIT_VALUE[sign]) for sign in whole) or "0")
@@ -125,7 +129,7 @@ def numeral_value(numeral: str) -> Decimal:
 def _with_places(numeral: str) -> int:
     """Return the value of a numeral with 十, 百, 千, 万 or 亿."""
     total = section = digit = 0
-    next_place = 1  # what a last digit counts: 10 in 一百二, and 1 in 一百零二
+    next_place = 1  # place value of a last digit: 10 in 一百二, and 1 in 一百零二
     for sign in numeral:
         if sign in DIGIT_VALUE:
             digit = DIGIT_VALUE[sign]
@@ -138,33 +142,33 @@ def _with_places(numeral: str) -> int:
             digit = 0
             continue
         section += digit
-        if total < place:  # 一万二千亿: this place multiplies all that stands before it
+        if total < place:  # 一万二千亿: this place multiplies everything before it
             total = (total + section) * place or place
-        else:  # 一亿二千万: it multiplies what follows the larger place
+        else:  # 一亿二千万: it multiplies only what follows the larger place
             total += section * place
         section = digit = 0
     return total + section + digit * next_place
 
 
 def normalise(text: str) -> str:
-    """Return a text with half-width signs and one kind of dash (NFKC)."""
+    """Return a text in the form NFKC, with half-width characters and one kind of dash."""
     text = unicodedata.normalize("NFKC", text)
     return re.sub(r"[‐-―−─]+", "-", text)
 
 
 def tokens(text: str) -> list[Token]:
-    """Cut a normalised text into tokens; punctuation and white space count for nothing.
+    """Cut a normalised text into tokens; punctuation and white space are left out.
 
     Args:
-        text: From `normalise`.
+        text: A text from `normalise`.
     """
     found: list[Token] = []
     end = 0
     for match in TOKEN.finditer(text):
         start, stop = match.span()
         kind = match.lastgroup
-        if kind in ("chars", "char"):  # most are
-            # Some may be a unit, which belongs to the figure before them.
+        if kind in ("chars", "char"):  # most matches
+            # The first characters may be the unit of the figure before; these are skipped.
             places = range(max(start, end), stop)
             found += [Token("char", text[place], "", place, place + 1) for place in places]
             continue
@@ -180,14 +184,18 @@ def tokens(text: str) -> list[Token]:
             found.append(token)
             end = token.end
             continue
-        # A numeral without a unit, such as 一 in 一些, is no value but characters.
+        # A numeral without a unit, such as 一 in 一些, is not a value. It becomes characters.
         for place in range(match.start(), match.end()):
             found.append(Token("char", text[place], "", place, place + 1))
     return found
 
 
 def _other(match: re.Match) -> Token:
-    """Return the token of a match that is no figure, no numeral and no character."""
+    """Return the token of a match that is not a figure, a numeral or a character.
+
+    Args:
+        match: A match of TOKEN.
+    """
     start, end = match.span()
     if match["loss"]:
         value = -_plain(match["lost"]) * SCALES.get(match["lostscale"], 1)
@@ -212,7 +220,7 @@ def _plain(figure: str) -> Decimal:
 
 
 def _form(value: Decimal) -> str:
-    """Return a value without needless noughts: 1.5 for 1.50."""
+    """Return a value as text without unneeded zeros: 1.5 for 1.50."""
     text = format(value, "f")
     # Decimal.normalize() would round to 28 digits.
     text = text.rstrip("0").rstrip(".") if "." in text else text
@@ -220,7 +228,7 @@ def _form(value: Decimal) -> str:
 
 
 def _period(text: str) -> str:
-    """Return a period in one form: 第三季度, 三季度 and Q3 are one."""
+    """Return a period in one form: Q3 for 第三季度, 三季度 and Q3."""
     numbers = dict(zip("一二三四1234", "12341234", strict=True))
     found = [numbers[sign] for sign in text if sign in numbers]
     if found and text[0] != "H":
@@ -229,11 +237,11 @@ def _period(text: str) -> str:
 
 
 def _figure(text: str, match: re.Match) -> Token:
-    """Return the value of a figure with its scale and unit.
+    """Return the token of a figure, with its scale and unit.
 
     Args:
         text: The normalised text.
-        match: Of TOKEN.
+        match: A match of TOKEN.
     """
     value = _plain(match["figure"])
     step = Decimal(1).scaleb(value.as_tuple().exponent)
@@ -254,11 +262,11 @@ def _figure(text: str, match: re.Match) -> Token:
 
 
 def _numeral(text: str, match: re.Match) -> Token | None:
-    """Return the value of a Chinese numeral; None where it counts nothing.
+    """Return the token of a Chinese numeral; None if it has no unit and no 第 before it.
 
     Args:
         text: The normalised text.
-        match: Of TOKEN.
+        match: A match of TOKEN.
     """
     ordinal = text[: match.start()].endswith("第")
     if not ordinal and not UNIT.match(text, match.end()):
@@ -268,14 +276,14 @@ def _numeral(text: str, match: re.Match) -> Token | None:
 
 
 def _with_unit(text: str, value: Decimal, step: Decimal, start: int, end: int) -> Token:
-    """Return a value with the unit that follows it, in one form for all units of a kind.
+    """Return the token of a value with the unit after it, converted to the base unit.
 
     Args:
         text: The normalised text.
         value: The value before its unit.
-        step: The smallest difference that its figures show.
-        start: Its first place in the text.
-        end: Where its unit may begin.
+        step: The smallest difference that the figures can show.
+        start: Index of the value's first character in the text.
+        end: Index at which its unit may begin.
     """
     unit = UNIT.match(text, end)
     name = ""
@@ -285,3 +293,27 @@ def _with_unit(text: str, value: Decimal, step: Decimal, start: int, end: int) -
         name, factor = IN_BASE_UNITS.get(name, (name, 1))
         value, step = value * factor, step * factor
     return Token("value", _form(value), name, start, end, step)
+
+
+class Reading(NamedTuple):
+    """A text in the form in which it is compared.
+
+    It is shared by a cache, so it must not be changed.
+
+    Attributes:
+        text: The normalised text, from `normalise`.
+        tokens: The tokens of the normalised text, at most MOST_TOKENS.
+        signs: A hash for each token, of its kind, text and unit; equal tokens have equal hashes.
+    """
+
+    text: str
+    tokens: list[Token]
+    signs: list[int]
+
+
+@functools.lru_cache(REMEMBERED)
+def read(text: str) -> Reading:
+    """Return a text in the form in which it is compared, up to MOST_TOKENS tokens."""
+    normal = normalise(text)
+    read_tokens = tokens(normal)[:MOST_TOKENS]
+    return Reading(normal, read_tokens, [hash(token[:3]) for token in read_tokens])

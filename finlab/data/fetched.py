@@ -1,4 +1,4 @@
-"""Texts of some documents, on disk: found by number, from any process, in any order."""
+"""Texts of some documents on disk, which any process can look up by document number."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import numpy
 
 from finlab.data import arrow_files, frames
 
-PREFIX = "texts-"  # of the folders
+PREFIX = "texts-"  # first part of the folders' names
 
 
 class Texts:
     """The texts of some documents of a frame.
 
-    They are copied in one pass over the frame into an Arrow file, which is memory-mapped. So to
-    compare many pairs takes no memory, and the system's cache holds what is read often. What goes
-    to another process is the folder's name. The folder lasts as long as the first of these objects.
+    The texts are copied into a memory-mapped Arrow file, in one pass over the frame. So comparing
+    many pairs takes no memory of this process, and the system caches texts that are read often.
+    Pickling the object sends only the name of its folder to another process. The folder is deleted
+    together with the first object, the one that was not unpickled.
 
         texts = Texts(frame, [3, 17], folder)
         texts[17]
 
     Args:
         frame: Documents {number, text}.
-        numbers: Those that are wanted.
-        folder: Where they go, in a folder of their own; None for the system's folder for such.
+        numbers: Numbers of the documents whose texts are wanted.
+        folder: The texts are written to a new folder inside this one; None uses the system's
+            temporary folder.
     """
 
     def __init__(self, frame: daft.DataFrame, numbers: numpy.ndarray, folder: Path | None):
@@ -50,7 +52,7 @@ class Texts:
         self._open()
 
     def _open(self) -> None:
-        """Map the files that were written."""
+        """Open the files that were written, memory-mapped."""
         from datasets import Dataset
 
         self.numbers = numpy.load(self._folder / "numbers.npy", mmap_mode="r")
@@ -72,6 +74,6 @@ class Texts:
 
 
 def clear(folder: Path) -> None:
-    """Remove the texts that a killed process left in a folder."""
+    """Delete the texts that a killed process has left in a folder."""
     for left in folder.glob(f"{PREFIX}*"):
         shutil.rmtree(left)

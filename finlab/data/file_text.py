@@ -1,4 +1,4 @@
-"""Files as text: unpacking, encodings, and bounds against files that unpack without end."""
+"""Read files as text: unpack and decode them, and refuse files that unpack to a huge size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import pyarrow
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
-MAX_RATIO = 200  # unpacked to packed: text packs 3 to 20 times
-MAX_UNPACKED = 100_000_000  # bytes below which the ratio does not matter
+MAX_RATIO = 200  # unpacked size over packed size; the ratio of text is 3 to 20
+MAX_UNPACKED = 100_000_000  # bytes; below this size the ratio is not checked
 CHUNK = 1 << 20
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -22,7 +22,7 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# How files begin that are no text, and the format to write in the card.
+# Files that are not text: their first bytes, what they are, and the format to write in the card.
 MAGIC = (
     (b"PK\x03\x04", "an Excel, Word or zip file", "xlsx, docx, or leave the name ending in .zip"),
     (b"%PDF", "a PDF", "pdf"),
@@ -31,18 +31,18 @@ MAGIC = (
     (b"\x1f\x8b", "a gzip file", "the same, with a name ending in .gz"),
 )
 
-# What a reader yields: (place, row). The place is a line number, or `row 3` of an array.
+# A reader yields (place, row). The place is a line number, or text such as `row 3` for an array.
 Place = int | str
 Rows = Iterator[tuple[Place, Any]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a data card says about reading its files.
+    """The settings of a data card that say how to read its files.
 
     Attributes:
-        encoding: The files' encoding.
-        rows: Where the rows are in a JSON file, such as `data.*.context`; `*` is each item.
+        encoding: Encoding of the files, a name that Python knows.
+        rows: Route to the rows in a JSON file, such as `data.*.context`; `*` means each item.
     """
 
     encoding: str = "utf-8-sig"
@@ -50,7 +50,7 @@ class Options:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading bytes, unpacked where its name ends in .gz, .zst, .bz2 or .lz4."""
+    """Open a file to read its bytes; unpack it if its name ends in .gz, .zst, .bz2 or .lz4."""
     compression = COMPRESSION.get(path.suffix)
     if compression is None:
         return open(path, "rb")
@@ -61,7 +61,8 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file, unpacked.
 
     Raises:
-        ValueError: It is damaged, a folder, or unpacks to a size beyond sense.
+        ValueError: The path is a folder, or the file is damaged, or it unpacks to more than
+            MAX_RATIO times its size.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file is wanted: name its files, as in */*.csv")
@@ -87,7 +88,7 @@ def first_bytes(path: Path) -> bytes:
     """Return the first four bytes of a file, unpacked.
 
     Raises:
-        ValueError: It is a folder, or cannot be unpacked.
+        ValueError: The path is a folder, or the file cannot be unpacked.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file is wanted: name its files, as in */*.csv")
@@ -99,11 +100,11 @@ def first_bytes(path: Path) -> bytes:
 
 
 def encoding_of(content: bytes, encoding: str) -> str:
-    """Return the encoding to read with: that of a byte order mark, else the card's.
+    """Return the encoding to read with: from the byte order mark if there is one.
 
     Args:
-        content: The file's first bytes at least.
-        encoding: As the card says.
+        content: The file's content, or at least its first bytes.
+        encoding: The encoding in the card, used if there is no byte order mark.
     """
     for mark, name in BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -116,11 +117,11 @@ def decode(path: Path, encoding: str) -> str:
 
     Args:
         path: The file.
-        encoding: As the card says; a byte order mark in the file counts more.
+        encoding: The encoding in the card. A byte order mark in the file overrides it.
 
     Raises:
-        ValueError: The file has another encoding, or is no text. The error says what it is, where
-            that can be told.
+        ValueError: The file has another encoding, or is not text. The error says what the file
+            seems to be.
     """
     content = read_bytes(path)
     used = encoding_of(content, encoding)
@@ -132,12 +133,12 @@ def decode(path: Path, encoding: str) -> str:
 
 
 def encoding_name(encoding: str) -> str:
-    """Return an encoding's name as an error shows it: in capitals, without Python's `-SIG`."""
+    """Return the name of an encoding for an error: in capitals, without Python's `-SIG`."""
     return encoding.upper().removesuffix("-SIG")
 
 
 def hint(content: bytes) -> str:
-    """Return what a file seems to be, as advice for the error."""
+    """Return what a file seems to be and what to write in the card, for an error message."""
     for mark, name, remedy in MAGIC:
         if content.startswith(mark):
             return f": it is {name}; write `format: {remedy}` in the card"
@@ -149,5 +150,5 @@ def hint(content: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text. Only newlines end them, not U+2028, NEL or a form feed."""
+    """Return the lines of a text, split at LF, CRLF or CR, not at U+2028, NEL or form feed."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

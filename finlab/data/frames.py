@@ -1,17 +1,17 @@
-"""Documents as Daft frames: reading them in, passing changes over them, saving them.
+"""Documents as Daft frames: read documents, apply changes to them, and save them.
 
-A frame has one row a document:
+A frame has one row for each document:
 
-    number        its place in the reading order
+    number        its place in the reading order, from 0
     id, source, domain, language, text
-    tokens_read   its tokens as it was read
-    tokens        its tokens as it is now
-    losses        what each rule took, [{reason, tokens}]
+    tokens_read   number of tokens of the text as it was read
+    tokens        number of tokens of the text now
+    losses        the tokens that each rule removed, [{reason, tokens}]
     personal      the kinds of personal data that were replaced
-    dropped       why the document is out, or ""
+    dropped       why the document was dropped, or ""
 
-Rows are marked and never removed, and of each one tokens_read = tokens + the sum of its losses. The
-same calls run in this process or on a Ray cluster.
+Rows are marked and never removed. For each row, tokens_read = tokens + the sum of its losses. The
+same functions run in this process or on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from finlab.data.card_schema import Card
 
 Row = TypeVar("Row")
-Count = Callable[[list[str]], list[int]]  # texts to their numbers of tokens
+Count = Callable[[list[str]], list[int]]  # returns how many tokens each text has
 Columns = dict[str, list]  # a batch of documents, column by column
 Change = Callable[[Columns], None]  # changes the columns of a batch in place
 
@@ -44,10 +44,10 @@ CHANGED = {  # the columns that a change may write
     "personal": DataType.list(DataType.string()),
     "dropped": DataType.string(),
 }
-READ_BATCH = 2_000_000  # characters that are written to Parquet at once
-PART_BYTES = 64_000_000  # of memory that one Parquet file takes when it is read
-BATCH_TOKENS = 1_000_000  # tokens that a Python function gets at once
-FEW_TOKENS = 20_000_000  # below it, starting processes costs more than it saves
+READ_BATCH = 2_000_000  # characters that are written to Parquet at a time
+PART_BYTES = 64_000_000  # bytes of memory that one Parquet file takes when it is read
+BATCH_TOKENS = 1_000_000  # tokens that a Python function gets at a time
+FEW_TOKENS = 20_000_000  # with fewer tokens, starting processes costs more time than it saves
 
 
 def choose_runner(runner: str = "native", address: str | None = None) -> None:
@@ -55,10 +55,10 @@ def choose_runner(runner: str = "native", address: str | None = None) -> None:
 
     Args:
         runner: `native` for this process, `ray` for a Ray cluster.
-        address: The cluster's address; None takes RAY_ADDRESS, or starts a local one.
+        address: Address of the cluster; None uses RAY_ADDRESS, or starts a local cluster.
 
     Raises:
-        ValueError: The runner has another name, or this process has begun with the other one.
+        ValueError: The runner has another name, or this process already uses the other runner.
     """
     if runner not in ("native", "ray"):
         raise ValueError(f"the runner is 'native' or 'ray', not '{runner}'")
@@ -75,7 +75,7 @@ def choose_runner(runner: str = "native", address: str | None = None) -> None:
 
 
 def characters(texts: list[str]) -> list[int]:
-    """Count characters: the unit of account where no tokenizer is at hand."""
+    """Return the number of characters of each text, to count with if there is no tokenizer."""
     return [len(text) for text in texts]
 
 
@@ -83,12 +83,12 @@ def characters(texts: list[str]) -> list[int]:
 def read(
     sources: Iterable[tuple[Card, Iterator[dict]]], folder: Path, count: Count
 ) -> daft.DataFrame:
-    """Write the rows of sources to Parquet, a batch at a time, and return them as one frame.
+    """Write the rows of sources to Parquet in batches, and return them as one frame.
 
     Args:
         sources: Pairs of a card and its rows {id, text}, as from `cards.stream`.
-        folder: Where the parts of each source are written, see `Parts`.
-        count: Counts the tokens of texts.
+        folder: Folder for the Parquet files of each source, see `Parts`.
+        count: Returns how many tokens each text has.
 
     Raises:
         ValueError: A source has no rows.
@@ -117,17 +117,17 @@ def read(
 
 
 class Parts:
-    """Rows in several Parquet files, `<name>-00000.parquet` and so on.
+    """Writes rows to several Parquet files, `<name>-00000.parquet` and so on.
 
-    Daft decodes a file ahead of the functions that work on it, as a whole. If all rows were in one
-    file, memory would hold all of them.
+    Daft decodes a whole file before other functions work on it. If all rows were in one file,
+    memory would have to hold all of them.
 
         with Parts(folder, "cw_news") as parts:
             parts.write(table)
 
     Args:
-        folder: Where the files go.
-        name: What they are called.
+        folder: Folder of the files.
+        name: First part of the files' names.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -144,7 +144,7 @@ class Parts:
         self._close()
 
     def write(self, table: pyarrow.Table) -> None:
-        """Add rows, in a new file where the last one is full."""
+        """Write rows to the current file, or to a new file if the current one is full."""
         if self._bytes >= PART_BYTES:
             self._close()
         if self._writer is None:
@@ -165,10 +165,10 @@ def _table(card: Card, rows: list[dict], first: int, count: Count) -> pyarrow.Ta
     """Return rows as an Arrow table.
 
     Args:
-        card: Names the source, its domain and language.
+        card: The card of the source, with its name, domain and language.
         rows: Rows {id, text}.
-        first: The number of the first; the others follow.
-        count: Counts the tokens of texts.
+        first: Document number of the first row; the other rows get the next numbers.
+        count: Returns how many tokens each text has.
     """
     texts = [row["text"] for row in rows]
     numbers = range(first, first + len(rows))
@@ -194,9 +194,9 @@ def batches(
 
     Args:
         rows: The rows.
-        max_size: A list ends with the row that brings its size above this.
-        size_of: The size of a row.
-        max_rows: A list ends after so many rows.
+        max_size: A list ends with the row that makes its total size larger than this.
+        size_of: Returns the size of a row.
+        max_rows: How many rows a list may have.
     """
     batch: list[Row] = []
     size = 0
@@ -211,17 +211,18 @@ def batches(
 
 
 def save(frame: daft.DataFrame, folder: Path, by_source: bool = False) -> daft.DataFrame:
-    """Compute a frame into Parquet files, and return it as read from there.
+    """Compute a frame, write it to Parquet files, and return a frame that reads these files.
 
     Args:
         frame: The frame.
-        folder: Where the files go; what was there is replaced.
-        by_source: Write a folder `source=<name>` for each source.
+        folder: Folder of the files. Earlier Parquet files in it are replaced.
+        by_source: Whether to write a subfolder `source=<name>` for each source.
     """
     partition = ["source"] if by_source else None
-    # Daft's own way of replacing files does not find them below a folder with brackets.
+    # Daft's own overwrite mode does not find files below a folder with brackets in its name.
     before = list(folder.rglob("*.parquet"))
-    # Files as small as those of `Parts`, and for the same reason. Text packs to about a quarter.
+    # Files are as small as those of `Parts`, for the same reason. Text is compressed to about a
+    # quarter of its size.
     with daft.execution_config_ctx(parquet_target_filesize=PART_BYTES // 4):
         frame.write_parquet(str(folder), compression="zstd", partition_cols=partition)
     for path in before:
@@ -240,20 +241,24 @@ def open_folder(folder: Path) -> daft.DataFrame:
 
 
 def _as_pattern(folder: Path) -> str:
-    """Return a folder's name for Daft, which takes brackets, braces, * and ? for a pattern."""
+    """Return a folder's path for Daft, with a backslash before each character of patterns."""
     return re.sub(r"([\[\]{}*?\\])", r"\\\1", str(folder))
 
 
-# --- passing over a frame ------------------------------------------------------------------------
+# --- working through a frame ---------------------------------------------------------------------
 def batch_settings(frame: daft.DataFrame, few_tokens: int = FEW_TOKENS) -> dict[str, Any]:
-    """Return how a Python function shall work through a frame, for `daft.func.batch`.
+    """Return the settings of `daft.func.batch` for a Python function that processes a frame.
 
-    Batches hold about BATCH_TOKENS tokens, so that long documents fit into memory too. The work is
-    done in processes of its own above `few_tokens`: starting them costs most of a second.
+    A batch holds about BATCH_TOKENS tokens, so that long documents fit into memory too. A frame
+    with more than `few_tokens` tokens is processed in separate processes; starting them takes
+    nearly a second.
 
     Args:
         frame: The documents.
-        few_tokens: A frame with fewer is worked through in this process.
+        few_tokens: A frame with at most this many tokens is processed in this process.
+
+    Returns:
+        {batch_size, use_process}.
     """
     tokens = col("tokens_read")
     totals = frame.agg(tokens.sum().alias("tokens"), tokens.count().alias("rows"))
@@ -264,12 +269,12 @@ def batch_settings(frame: daft.DataFrame, few_tokens: int = FEW_TOKENS) -> dict[
 
 
 def transform(frame: daft.DataFrame, *changes: Change) -> daft.DataFrame:
-    """Put documents through changes, one after another, in a single pass over the text.
+    """Apply changes to documents, one after another, in a single pass over the text.
 
     Args:
-        frame: The frame.
-        changes: From `corpus.cleaner`, `corpus.deidentifier` and `corpus.scorer`. Each changes the
-            columns CHANGED of a batch, and may read `source` and `language`.
+        frame: The documents.
+        *changes: Functions from `corpus.cleaner`, `corpus.deidentifier` and `corpus.scorer`. Each
+            changes the columns CHANGED of a batch, and may read `source` and `language`.
     """
     names = [*CHANGED, "source", "language"]
     settings = batch_settings(frame, few_tokens=8_000_000)
@@ -290,15 +295,15 @@ def transform(frame: daft.DataFrame, *changes: Change) -> daft.DataFrame:
 
 
 def pick(frame: daft.DataFrame, numbers: Iterable[int], *columns: str) -> dict[str, list]:
-    """Return a few documents.
+    """Return some columns of a few documents.
 
     Args:
         frame: All documents.
-        numbers: Their numbers.
-        *columns: What to return of each.
+        numbers: Numbers of the documents to return.
+        *columns: Names of the columns to return.
 
     Returns:
-        {number, columns...}, in the order of their numbers.
+        {column: values} for `number` and `columns`, sorted by number.
     """
     wanted = daft.from_pydict({"number": numpy.unique(numpy.fromiter(numbers, numpy.int64))})
     chosen = frame.select("number", *columns).join(wanted, on="number", how="semi")
@@ -306,13 +311,13 @@ def pick(frame: daft.DataFrame, numbers: Iterable[int], *columns: str) -> dict[s
 
 
 def sample_texts(folder: Path, tokens: float, seed: int) -> list[str]:
-    """Return texts of a corpus step's `train` folder, in an order drawn by seed.
+    """Return random texts of a corpus step's `train` folder.
 
     Args:
         folder: The folder that `save` wrote by source.
-        tokens: As many texts as hold so many tokens, as the corpus step counted them.
-        seed: Draws the order. The same seed gives the same texts: the files have random names, so
-            the order in which they are read is not used.
+        tokens: How many tokens the texts hold together at least, as the corpus step counted them.
+        seed: Seed of the random order. The same seed gives the same texts, because documents are
+            ordered by number first. The files have random names, so their order is not used.
     """
     dataset = pyarrow.dataset.dataset(str(folder), partitioning="hive")
     table = dataset.to_table(columns=["number", "tokens"])
@@ -323,7 +328,7 @@ def sample_texts(folder: Path, tokens: float, seed: int) -> list[str]:
         return []
     enough = int(numpy.searchsorted(sizes[order].cumsum(), tokens)) + 1
     chosen = order[:enough]
-    # The data set gives rows in its own order; they are put back into the drawn one.
+    # The rows are read in the dataset's own order, and then put into the random order again.
     places = pyarrow.array(numpy.sort(chosen), pyarrow.int64())
     texts = dataset.take(places, columns=["text"])["text"].to_pylist()
     return [texts[rank] for rank in numpy.argsort(numpy.argsort(chosen))]

@@ -1,19 +1,20 @@
-"""Data on the Hugging Face hub: brought to this machine once, and kept there.
+"""Fetch data from the Hugging Face hub once, and keep it on this machine.
 
 A card with `hub: owner/name` is read in one of two ways:
 
-    config, split    `datasets` streams the rows. They are written in parts as they come, each with
-                     the place in the stream behind it, so a killed run goes on behind its last part
-    data_files       the repository's own files, fetched whole. A cut connection goes on at its
-                     byte, a killed process begins the file again. Each is checked against the hash
-                     that the hub states, when it comes and when it has changed since
+    config, split    `datasets` streams the rows. They are written in parts, each with the position
+                     in the stream after it, so a killed run continues after its last part
+    data_files       whole files of the repository are fetched. After a lost connection, a file
+                     continues at the last byte; after a killed process, it is fetched from the
+                     beginning. A file is checked against the hash that the hub gives, after it is
+                     fetched and again whenever it has changed
 
-    hub.fetch(card)             # bring what is missing; hub_state.held(card) says what is there
+    hub.fetch(card)             # fetch what is missing; hub_state.held(card) says what is here
     hub.rows(card)              # the rows of a streamed card
-    hub.files(card)             # the files of the other kind
+    hub.files(card)             # the files of a card with data_files
 
-Both lie in a folder of the cache (see `paths.cache`) whose name follows the card's address, so
-another revision is another folder.
+Both are kept in a folder of the cache (see `paths.cache`). Its name depends on the card's address,
+so another revision has another folder.
 """
 
 from __future__ import annotations
@@ -36,22 +37,24 @@ from finlab.run import locks
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-PART_BYTES = 32_000_000  # JSON lines in a part, before they are compressed: what a kill can cost
-LONGEST_FETCH = 24 * 3600  # seconds for which another process that fetches is waited for
-PART_ROWS = 200_000  # rows read, kept or not, after which the place in the stream is written down
+# Bytes of JSON lines in a part before compression. A killed run loses at most this much.
+PART_BYTES = 32_000_000
+LONGEST_FETCH = 24 * 3600  # seconds to wait for another process that is fetching
+# After this many rows, kept or not, the position in the stream is written down.
+PART_ROWS = 200_000
 
 
 # --- what other modules call ---------------------------------------------------------------------
 def fetch(card: Card, report: Report = hub_errors.quiet) -> None:
-    """Bring what is missing of a hub card; what is there already is not asked for again.
+    """Fetch the missing data of a hub card; data that is already here is not fetched again.
 
     Args:
         card: The card.
-        report: Gets lines about the progress.
+        report: Called with lines about the progress.
 
     Raises:
         ValueError: The card's address is wrong, a file is damaged, or the disk is too small.
-        ConnectionError: The hub does not answer. What came so far is kept.
+        ConnectionError: The hub does not answer. What was fetched so far is kept.
     """
     if card.spec.get("data_files"):
         files(card, report)
@@ -61,11 +64,11 @@ def fetch(card: Card, report: Report = hub_errors.quiet) -> None:
 
 
 def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
-    """Yield the rows of a streamed card with their places, from the cache and then from the hub.
+    """Yield (row number from 1, row) of a streamed card, from the cache and then from the hub.
 
     Args:
         card: The card.
-        report: Gets lines about the progress.
+        report: Called with lines about the progress.
 
     Raises:
         ValueError, ConnectionError: As for `fetch`.
@@ -78,11 +81,11 @@ def rows(card: Card, report: Report = hub_errors.quiet) -> Rows:
 
 
 def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
-    """Return the files that a card's `data_files` name, fetched where they are missing.
+    """Return the files that a card's `data_files` name; missing files are fetched first.
 
     Args:
         card: The card.
-        report: Gets lines about the progress.
+        report: Called with lines about the progress.
 
     Raises:
         ValueError, ConnectionError: As for `fetch`.
@@ -105,17 +108,17 @@ def files(card: Card, report: Report = hub_errors.quiet) -> list[Path]:
 
 # --- streamed rows -------------------------------------------------------------------------------
 def _parts(card: Card, report: Report) -> Iterator[Iterable[dict]]:
-    """Yield the rows of each part, those that are here and then those that come.
+    """Yield the rows of each part: first the parts that are here, then the new parts.
 
     Args:
         card: The card.
-        report: Gets lines about the progress.
+        report: Called with lines about the progress.
     """
     folder = hub_state.folder(card)
     read = 0
     patience = LONGEST_FETCH
     while True:
-        # A part never changes once the index names it, so it is read whoever else reads or fetches.
+        # A part that the index names never changes, so it can be read without a lock.
         index = hub_state.read_index(folder)
         for part in index["parts"][read:]:
             yield _read_part(folder, part, card)
@@ -126,7 +129,7 @@ def _parts(card: Card, report: Report) -> Iterator[Iterable[dict]]:
         try:
             locks.hold(folder)
         except locks.Busy:
-            # Another process fetches it, and its parts are read as they come.
+            # Another process is fetching. Its parts are read as soon as they are written.
             if patience == LONGEST_FETCH:
                 report(f"{card.name}: another process fetches it, and is waited for")
             if patience == 0:
@@ -143,12 +146,12 @@ def _parts(card: Card, report: Report) -> Iterator[Iterable[dict]]:
 
 
 def _read_part(folder: Path, part: dict[str, Any], card: Card) -> Iterator[dict]:
-    """Yield the rows of a part, whose hash is checked first.
+    """Check the hash of a part, then yield its rows.
 
     Args:
-        folder: The card's.
-        part: Its record {file, digest, rows, bytes}.
-        card: For errors.
+        folder: The card's folder in the cache.
+        part: The part's record in the index, {file, digest, rows, bytes}.
+        card: The card, for errors.
     """
     path = folder / part["file"]
     if not path.exists() or records.file_digest(path) != part["digest"]:
@@ -162,12 +165,12 @@ def _read_part(folder: Path, part: dict[str, Any], card: Card) -> Iterator[dict]
 
 
 def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
-    """Yield the rows that are not here yet, a part at a time, each once it is on the disk.
+    """Yield the rows that are not here yet, one part at a time, after the part is on disk.
 
     Args:
         card: The card.
-        folder: Its folder, held.
-        report: Gets lines about the progress.
+        folder: The card's folder in the cache, locked by this process.
+        report: Called with lines about the progress.
     """
     stream: Iterator[list[dict]] | None = None
 
@@ -178,7 +181,7 @@ def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]
         try:
             return next(stream, [])
         except BaseException:
-            # A generator that has raised is over; the next one begins behind the last part.
+            # A generator that has raised cannot continue. A new one begins after the last part.
             stream = None
             raise
 
@@ -187,15 +190,15 @@ def _new_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]
 
 
 def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dict]]:
-    """Stream a card's rows behind the parts that are there, and write more parts.
+    """Stream the rows that come after the last part, and write them in new parts.
 
     Args:
         card: The card.
-        folder: Its folder.
-        report: Gets a line a part.
+        folder: The card's folder in the cache.
+        report: Called with one line for each part.
 
     Yields:
-        The rows of each part, as they are read back from it.
+        The rows of each new part, exactly as they can be read from it later.
     """
     index = hub_state.read_index(folder)
     stream = _open_stream(card, index)
@@ -210,7 +213,7 @@ def _stream_parts(card: Card, folder: Path, report: Report) -> Iterator[list[dic
         read += 1
         if _is_wanted(row, where):
             line = json.dumps(row, ensure_ascii=False, default=str)
-            # Half a character becomes the escape that JSON has for it.
+            # Half a character (a lone surrogate) is written as its JSON escape.
             lines.append(line.encode("utf-8", "backslashreplace"))
             size += len(lines[-1])
         full = held + size >= limit
@@ -231,7 +234,11 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
 
     Args:
         card: The card.
-        index: Of its folder.
+        index: The index of its folder; its `revision` is set.
+
+    Raises:
+        ValueError: The dataset cannot be streamed with this config and split.
+        ConnectionError: The hub does not answer.
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError
@@ -250,7 +257,7 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
         if hub_errors.is_of_network(error):
             raise ConnectionError(str(error)) from error
         if isinstance(error, DatasetNotFoundError):
-            raise  # gone or gated, which `persist` tells
+            raise  # it does not exist or is gated; `persist` makes the error for the user
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(
             f"card {card.name}: {card.spec['hub']} cannot be streamed ({reason}): "
@@ -264,7 +271,7 @@ def _open_stream(card: Card, index: dict[str, Any]) -> IterableDataset:
 
 
 def _needed_columns(card: Card) -> list[str]:
-    """Return the columns of a text card that are used; an empty list for all of them."""
+    """Return the names of the columns that a card needs; an empty list for all columns."""
     fields = card.spec.get("text", "text")
     fields = fields if isinstance(fields, list) else [fields]
     if card.kind != "text" or not all(isinstance(name, str) for name in fields):
@@ -286,15 +293,15 @@ def _write_part(
     state: dict[str, Any],
     complete: bool,
 ) -> None:
-    """Write rows as a part, and then the place in the stream behind them.
+    """Write rows as a part, and then the position in the stream after them.
 
     Args:
-        folder: The card's.
-        index: Of the folder, which gets the part.
-        lines: Rows as JSON, in UTF-8.
-        size: Their bytes.
-        state: The stream's place behind the last of them.
-        complete: Whether nothing more is wanted.
+        folder: The card's folder in the cache.
+        index: The index of the folder; it is changed and written.
+        lines: The rows as JSON in UTF-8; with no rows, no part is written.
+        size: Total size of `lines` in bytes.
+        state: Position of the stream after the last row.
+        complete: Whether this is the last part.
     """
     if lines:
         name = f"part-{len(index['parts']):05d}.jsonl.zst"

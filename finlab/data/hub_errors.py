@@ -1,4 +1,4 @@
-"""What the hub's libraries raise, in one sentence; and patience where a network fails."""
+"""Turn errors of the hub's libraries into one sentence, and retry when the network fails."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any, TypeVar
 from finlab.data import hub_state
 from finlab.data.card_schema import Card
 
-WAITS = (1, 2, 4, 8, 16)  # seconds before the next attempt, where the hub does not answer
+WAITS = (1, 2, 4, 8, 16)  # seconds to wait before each retry, if the hub does not answer
 Report = Callable[[str], None]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What is asked of the hub.
+    """A repository on the hub from which something is fetched.
 
     Attributes:
-        who: Who asks, for errors: a card or a model.
-        hub: Its id, owner/name.
-        revision: As asked for.
+        who: The card or model that needs it, for errors: `card NAME` or `model ID`.
+        hub: Id of the repository, owner/name.
+        revision: The revision that is wanted: a commit, a branch or a tag.
         kind: `dataset` or `model`.
-        progress: Returns what grows while it is fetched.
+        progress: Returns a value that grows as long as something is fetched.
     """
 
     who: str
@@ -37,7 +37,7 @@ class Repository:
 
     @property
     def page(self) -> str:
-        """Its page on the hub."""
+        """Return the address of its page on the hub."""
         folder = "datasets/" if self.kind == "dataset" else ""
         return f"https://huggingface.co/{folder}{self.hub}"
 
@@ -54,15 +54,18 @@ def of_card(card: Card) -> Repository:
 
 
 def quiet(line: str) -> None:
-    """Report nothing."""
+    """Report nothing; the default for `report`."""
 
 
 @contextlib.contextmanager
 def _told_plainly(wanted: Repository) -> Iterator[None]:
-    """Turn what the hub's libraries raise into one sentence that says what to do.
+    """Replace errors of the hub's libraries by one sentence that says what to do.
+
+    Args:
+        wanted: The repository.
 
     Raises:
-        ValueError: The address is wrong, or one must ask for access.
+        ValueError: The id or revision is wrong, or the user must ask for access.
     """
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
@@ -71,7 +74,7 @@ def _told_plainly(wanted: Repository) -> Iterator[None]:
     try:
         yield
     except errors.LocalEntryNotFoundError:
-        raise  # the network's doing, see `_refuse_if_final`
+        raise  # caused by the network, see `_refuse_if_final`
     except errors.GatedRepoError:
         raise ValueError(gated(wanted)) from None
     except errors.RevisionNotFoundError:
@@ -93,7 +96,7 @@ def _told_plainly(wanted: Repository) -> Iterator[None]:
 
 
 def gated(wanted: Repository) -> str:
-    """Return what to do about a repository that must be asked for."""
+    """Return the error for a gated repository: how to ask for access."""
     return (
         f"{wanted.who}: {wanted.hub} is gated: ask for access at {wanted.page}, "
         "then set HF_TOKEN to your token"
@@ -101,7 +104,7 @@ def gated(wanted: Repository) -> str:
 
 
 def _passing_errors() -> tuple[type[Exception], ...]:
-    """Return what a network raises and another attempt may mend."""
+    """Return the types of network errors after which another attempt may succeed."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -109,9 +112,13 @@ def _passing_errors() -> tuple[type[Exception], ...]:
 
 
 def is_of_network(error: BaseException | None) -> bool:
-    """Tell whether a failure of the network stands behind an error.
+    """Tell whether an error was caused by a failure of the network.
 
-    `datasets` lists no files where the hub does not answer, and then says that there are none.
+    If the hub does not answer, `datasets` gets no list of files, and then says that there are no
+    files. So all causes of the error are checked.
+
+    Args:
+        error: The error; None for no error.
     """
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -126,11 +133,11 @@ def is_of_network(error: BaseException | None) -> bool:
 
 
 def _refuse_if_final(wanted: Repository, error: Exception) -> None:
-    """Raise what another attempt does not mend: a refusal, or a full disk.
+    """Raise an error that another attempt does not fix, such as a refusal or a full disk.
 
     Args:
-        wanted: What is asked for.
-        error: What was raised.
+        wanted: The repository.
+        error: The error that was raised.
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -140,7 +147,8 @@ def _refuse_if_final(wanted: Repository, error: Exception) -> None:
             "folders on another disk; what came so far is kept"
         ) from error
 
-    # A file whose headers the network kept back is looked for on this machine, and "not found".
+    # If the network did not return a file's headers, the library searches on this machine and
+    # raises "not found". This is not final.
     unseen = isinstance(error, LocalEntryNotFoundError)
     if isinstance(error, FileNotFoundError) and not unseen:
         raise error
@@ -152,22 +160,22 @@ def _refuse_if_final(wanted: Repository, error: Exception) -> None:
 
 
 def persist(wanted: Repository, attempt: Callable[[], Result], report: Report) -> Result:
-    """Call a function until it succeeds, with a pause behind each failure of the network.
+    """Call a function until it succeeds, with a pause after each failure of the network.
 
-    What is no failure of the network becomes one sentence that says what to do.
+    Other errors become one sentence that says what to do.
 
     Args:
-        wanted: What is asked for.
-        attempt: Works as far as it comes. What it has kept when it raises is kept.
-        report: Gets a line about each failure.
+        wanted: The repository.
+        attempt: The function to call. What it has stored before it raises is kept.
+        report: Called with one line about each failure.
 
     Returns:
-        What the function returns.
+        The result of `attempt`.
 
     Raises:
-        ValueError: The address is wrong, or one must ask for access.
-        ConnectionError: It failed as often as there are WAITS, and nothing came in between; or
-            HF_HUB_OFFLINE is set.
+        ValueError: The id or revision is wrong, the user must ask for access, or the disk is full.
+        ConnectionError: The first attempt and one retry for each of WAITS failed, without any
+            progress; or HF_HUB_OFFLINE is set.
     """
     import huggingface_hub
 
@@ -199,11 +207,11 @@ def persist(wanted: Repository, attempt: Callable[[], Result], report: Report) -
 
 
 def pinned_revision(card: Card, index: dict[str, Any]) -> str:
-    """Return the commit that a card's revision names; from the first time on it stays.
+    """Return the commit that a card's revision names; the first answer is kept in the index.
 
     Args:
         card: The card.
-        index: Of its folder, which is changed.
+        index: The index of its folder, see `hub_state`; its `revision` is set.
 
     Raises:
         ValueError: There is no such dataset or revision, or it is gated and no token is set.

@@ -1,4 +1,4 @@
-"""Files of a repository on the hub: fetched whole, resumed, checked by the hub's hash."""
+"""Fetch whole files of a repository on the hub, resume them, and check the hub's hashes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from finlab.run import locks
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
-SPARE = 1.05  # how much more disk than the files' own size must be free
+SPARE = 1.05  # the free disk space must be at least this factor times the size of the files
 
 
 def fetch(card: Card, folder: Path, report: Report) -> None:
-    """Fetch the files of a card that are not here yet, each checked against the hub's hash.
+    """Fetch the files of a card that are not here yet, and check each against the hub's hash.
 
     Args:
         card: The card.
-        folder: Its folder, held.
-        report: Gets a line a file.
+        folder: The card's folder in the cache, locked by this process.
+        report: Called with one line for each file.
+
+    Raises:
+        ValueError: No file matches `data_files`, the disk is too small, or a hash is wrong.
     """
     import huggingface_hub
 
@@ -66,7 +69,7 @@ def _repository_files(card: Card, revision: str) -> list[RepoFile]:
 
     Args:
         card: The card.
-        revision: A commit.
+        revision: The commit.
     """
     import huggingface_hub
     from huggingface_hub.hf_api import RepoFile
@@ -89,11 +92,14 @@ def _repository_files(card: Card, revision: str) -> list[RepoFile]:
 
 
 def delete_cut_files(folder: Path, idle_seconds: float = 0) -> None:
-    """Delete what killed downloads left: the library begins a file again, under a new name.
+    """Delete unfinished files that killed downloads left.
+
+    They cannot be resumed, because the library begins a file again under a new name.
 
     Args:
-        folder: Where they lie, or below it.
-        idle_seconds: Leave those that have been written to since, as another process may do.
+        folder: The folder to search, with its subfolders.
+        idle_seconds: Keep files that were written to within this many seconds, because another
+            process may be downloading them.
     """
     for left in folder.rglob("*.incomplete"):
         if time.time() - left.stat().st_mtime >= idle_seconds:
@@ -101,13 +107,13 @@ def delete_cut_files(folder: Path, idle_seconds: float = 0) -> None:
 
 
 def require_space(who: str, folder: Path, size: int, variable: str) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Raise ValueError if the disk has too little space for a download.
 
     Args:
-        who: Who asks, for the error.
-        folder: On the disk in question.
-        size: Bytes to come.
-        variable: Of the environment, which names a folder on another disk.
+        who: The card or model that needs the files, for the error.
+        folder: A folder on the disk.
+        size: Bytes that are still to be fetched.
+        variable: Name of the environment variable that can name a folder on another disk.
     """
     needed = int(SPARE * size)
     free = shutil.disk_usage(folder).free
@@ -119,13 +125,13 @@ def require_space(who: str, folder: Path, size: int, variable: str) -> None:
 
 
 def damaged(folder: Path, index: dict[str, Any]) -> list[str]:
-    """Return which fetched files are missing, or are no longer what the hub states.
+    """Return the names of fetched files that are missing or do not have the hub's hash.
 
-    Only files whose time has changed since they came are hashed.
+    Only files whose modification time has changed since they were fetched are hashed.
 
     Args:
-        folder: The card's.
-        index: Of the folder.
+        folder: The card's folder in the cache.
+        index: The index of the folder.
     """
     found = hub_state.lost_files(folder, index)
     for name, record in index["files"].items():
@@ -138,13 +144,14 @@ def damaged(folder: Path, index: dict[str, Any]) -> list[str]:
 
 
 def remember_times(folder: Path, index: dict[str, Any]) -> None:
-    """Write down the times of sound files, so that they need not be hashed again.
+    """Record the modification times of undamaged files, so that they are not hashed again.
 
-    A cache that was copied here, or made by an older finlab, has other times or none.
+    The index of a cache that was copied here has other times. The index of an older finlab has no
+    times.
 
     Args:
-        folder: The card's.
-        index: Of the folder; none of its files is damaged.
+        folder: The card's folder in the cache.
+        index: The index of the folder; none of its files is damaged.
     """
     times = {}
     for name, record in index["files"].items():
@@ -153,7 +160,7 @@ def remember_times(folder: Path, index: dict[str, Any]) -> None:
             times[name] = changed
     if not times:
         return
-    # Where somebody else works in it, or it cannot be written, they are hashed once more.
+    # If another process uses the folder, or it cannot be written, the files are hashed again later.
     with contextlib.suppress(locks.Busy, OSError), locks.holding(folder):
         for name, changed in times.items():
             index["files"][name]["changed"] = changed
@@ -165,8 +172,8 @@ def forget_damaged(card: Card, folder: Path, report: Report) -> None:
 
     Args:
         card: The card.
-        folder: Its folder, held.
-        report: Gets a line a file.
+        folder: The card's folder in the cache, locked by this process.
+        report: Called with one line for each damaged file.
     """
     index = hub_state.read_index(folder)
     for name in damaged(folder, index):
@@ -178,10 +185,10 @@ def forget_damaged(card: Card, folder: Path, report: Report) -> None:
 
 
 def _hash_like(digest: str, path: Path) -> str:
-    """Return a file's hash of the kind of another one: SHA-256, or git's SHA-1.
+    """Return the hash of a file, of the same type as another hash: SHA-256 or git's SHA-1.
 
     Args:
-        digest: As the hub states it.
+        digest: The hash from the hub; only its length is used.
         path: The file.
     """
     # Git hashes a header before the content.
@@ -192,17 +199,17 @@ def _hash_like(digest: str, path: Path) -> str:
 
 
 def _hub_hash(file: RepoFile) -> str:
-    """Return the hash that the hub states: SHA-256 of a large file, git's of a small one."""
+    """Return the hash that the hub gives: SHA-256 for a large file, git's SHA-1 for a small one."""
     return file.lfs.sha256 if file.lfs else file.blob_id
 
 
 def _require_hash(card: Card, path: Path, file: RepoFile) -> None:
-    """Refuse a fetched file that is not what the hub says, and delete it.
+    """Delete a fetched file and raise ValueError if it does not have the hub's hash.
 
     Args:
-        card: For the error.
+        card: The card, for the error.
         path: The fetched file.
-        file: As the hub lists it.
+        file: The hub's record of the file.
     """
     if _hash_like(_hub_hash(file), path) != _hub_hash(file):
         path.unlink()

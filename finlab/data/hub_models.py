@@ -1,9 +1,9 @@
-"""Models on the Hugging Face hub, kept in the cache of `huggingface_hub` (HF_HOME).
+"""Fetch models from the Hugging Face hub into the cache of `huggingface_hub` (HF_HOME).
 
-    hub_models.held("meta-llama/Llama-2-7b-hf")     # asks nobody
-    hub_models.fetch("meta-llama/Llama-2-7b-hf")    # what is missing, resumed and checked
+    hub_models.held("meta-llama/Llama-2-7b-hf")     # what is here; uses no network
+    hub_models.fetch("meta-llama/Llama-2-7b-hf")    # fetch what is missing; resumed and checked
 
-transformers reads the same cache, so what is fetched here is loaded there without a network.
+transformers uses the same cache, so it loads a fetched model without a network.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "README.md
 SAFE_WEIGHTS = ("*.safetensors",)
 OLD_WEIGHTS = ("pytorch_model*.bin",)
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-NOBODY_WRITES = 3600  # seconds after which a cut file is nobody's download any more
+NOBODY_WRITES = 3600  # an unfinished file that is older (in seconds) is not being downloaded
 WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def _cache_folder(hub: str) -> Path:
-    """Return the folder of a model in the hub's cache, which may not be there."""
+    """Return the folder of a model in the hub's cache; it may not exist yet."""
     from huggingface_hub import constants, file_download
 
     folder = file_download.repo_folder_name(repo_id=hub, repo_type="model")
@@ -40,10 +40,10 @@ def _cache_folder(hub: str) -> Path:
 
 
 def held(hub: str) -> Held:
-    """Return what this machine has of a model.
+    """Return how much of a model is on this machine.
 
     Args:
-        hub: Its id.
+        hub: Id of the model, owner/name.
     """
     folder = _cache_folder(hub)
     size = sum(path.stat().st_size for path in folder.glob("blobs/*") if path.is_file())
@@ -73,7 +73,7 @@ def licence(name: str) -> str:
 
 
 def _weights_are_whole(snapshot: Path) -> bool:
-    """Tell whether a snapshot holds its weights, every file of them."""
+    """Tell whether a snapshot holds all files of its weights."""
     if any((snapshot / name).exists() for name in WHOLE_WEIGHTS):
         return True
     for name in WEIGHT_INDEXES:
@@ -84,15 +84,15 @@ def _weights_are_whole(snapshot: Path) -> bool:
 
 
 def fetch(hub: str, report: Report = hub_errors.quiet) -> None:
-    """Fetch a model: its weights as safetensors where there are any, its config and tokenizer.
+    """Fetch a model: its weights (preferably safetensors), its config and its tokenizer.
 
     Args:
-        hub: Its id.
-        report: Gets a line a file.
+        hub: Id of the model, owner/name.
+        report: Called with one line for each file.
 
     Raises:
-        ValueError: There is no such model, one must ask for access, or the disk is too small.
-        ConnectionError: The hub does not answer. What came so far is kept.
+        ValueError: There is no such model, the user must ask for access, or the disk is too small.
+        ConnectionError: The hub does not answer. What was fetched so far is kept.
     """
     folder = _cache_folder(hub)
 
@@ -108,9 +108,9 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
     """Fetch the files of a model that are not here.
 
     Args:
-        wanted: The model.
-        folder: Its place in the cache.
-        report: Gets a line a file.
+        wanted: The repository of the model.
+        folder: Folder of the model in the cache.
+        report: Called with one line for each file.
     """
     import huggingface_hub
 
@@ -128,12 +128,12 @@ def _fetch(wanted: Repository, folder: Path, report: Report) -> None:
     require_space(wanted.who, folder, to_come, "HF_HOME")
     for file in missing:
         report(f"{wanted.who}: {file.rfilename}, {files.size_text(file.size or 0)}")
-        # By its branch and not its commit: only then the model is found without a network.
+        # Fetch by branch, not by commit: only then is the model found later without a network.
         huggingface_hub.hf_hub_download(wanted.hub, file.rfilename, revision=wanted.revision)
 
 
 def _chosen(present: list[RepoFile]) -> list[RepoFile]:
-    """Return the files that are wanted: small ones, and one form of the weights."""
+    """Return the files to fetch: the small files, and the weights in one format."""
 
     def matching(patterns: tuple[str, ...]) -> list[RepoFile]:
         # Files in folders are other forms of the weights, such as original/.

@@ -1,13 +1,14 @@
-"""What is here of a hub card: the index of its folder in the cache.
+"""The index of a hub card's folder in the cache: what has been fetched so far.
 
-The index is written by rename behind each part and each file, so it never names what is not whole:
+The index is written by rename after each part and each file, so it lists only complete parts and
+files:
 
-    revision      the commit that the card's revision named when the folder was begun
-    parts         of streamed rows: [{file, digest, rows, bytes}]
-    state         the place in the stream behind the last part
-    files         of fetched files: {path: {bytes, digest, changed: the file's time}}
-    wanted_bytes  the size of all files that are wanted
-    complete      whether nothing is missing
+    revision      the commit that the card's revision named when the folder was created
+    parts         the parts of streamed rows: [{file, digest, rows, bytes}]
+    state         the position in the stream after the last part
+    files         the fetched files: {path: {bytes, digest, changed: the file's time}}
+    wanted_bytes  the total size of the files that are wanted
+    complete      whether everything is here
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from typing import Any
 from finlab import files, paths
 from finlab.data.card_schema import Card
 
-# What decides which bytes a card reads; other keys decide how they are read.
+# The keys that decide which bytes a card reads. The other keys decide how to read them.
 ADDRESS = ("hub", "config", "split", "revision", "data_files", "where", "max_bytes", "text", "kind")
 
 
 def folder(card: Card) -> Path:
-    """Return the folder of a hub card in the cache; it follows the card's address."""
+    """Return the folder of a hub card in the cache; its name depends on the keys in ADDRESS."""
     address = {key: card.spec[key] for key in ADDRESS if key in card.spec}
     owner_and_name = card.spec["hub"].replace("/", "--")
     return paths.cache() / "hub" / f"{owner_and_name}-{files.digest(address)[:12]}"
 
 
 def read_index(place: Path) -> dict[str, Any]:
-    """Return the index of a folder; that of an empty one where there is none."""
+    """Return the index of a folder; an empty index if there is no index that can be read."""
     empty = {"revision": "", "parts": [], "state": None, "files": {}, "complete": False}
     try:
         return empty | files.read_json(place / "index.json")
@@ -45,7 +46,7 @@ def write_index(place: Path, index: dict[str, Any]) -> None:
 
 
 def lost_files(place: Path, index: dict[str, Any]) -> list[str]:
-    """Return which fetched files of a folder are missing, or have another size than they had."""
+    """Return the names of fetched files that are missing or whose size has changed."""
     lost = []
     for name, record in index["files"].items():
         path = place / "files" / name
@@ -55,7 +56,11 @@ def lost_files(place: Path, index: dict[str, Any]) -> list[str]:
 
 
 def progress(card: Card) -> tuple[int, int, int]:
-    """Return what grows while a card is fetched: parts, files, and bytes of a cut download."""
+    """Return how far fetching a card has come.
+
+    Returns:
+        (number of parts, number of files, bytes of downloads that are not finished).
+    """
     place = folder(card)
     index = read_index(place)
     cut_bytes = 0
@@ -66,13 +71,13 @@ def progress(card: Card) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Held:
-    """What this machine has of a card.
+    """How much of a hub card's data is on this machine.
 
     Attributes:
-        state: there, partly there, or missing.
-        bytes: What is here, in bytes of text (streamed rows) or of files.
-        wanted: What there will be in all, 0 where nobody knows yet.
-        revision: The commit, empty where the hub was not asked yet.
+        state: `there`, `partly there` or `missing`.
+        bytes: Size of what is here, in bytes of text (streamed rows) or of files.
+        wanted: Size of all that the card needs, in bytes; 0 if not known yet.
+        revision: The commit; empty if the hub was not asked yet.
     """
 
     state: str
@@ -82,11 +87,7 @@ class Held:
 
 
 def held(card: Card) -> Held:
-    """Return what is here of a hub card.
-
-    Args:
-        card: The card.
-    """
+    """Return how much of a hub card's data is on this machine."""
     index = read_index(folder(card))
     size = sum(part["bytes"] for part in index["parts"])
     size += sum(file["bytes"] for file in index["files"].values())

@@ -1,4 +1,4 @@
-"""Readers of JSON and of JSON lines, in the forms in which people have them."""
+"""Read JSON files and JSON lines, in the forms that people use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pyarrow
 from finlab.data import file_text
 from finlab.data.file_text import Options, Rows, decode
 
-MAX_LINE = 64 << 20  # bytes: a longer line of JSON is set aside
+MAX_LINE = 64 << 20  # bytes; a longer line of JSON is set aside
 
 
 def parse(text: str) -> Any:
-    """Return the value of JSON text.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, or nested deeper than Python can follow.
+        ValueError: The text is not JSON, or it is nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -29,20 +29,20 @@ def parse(text: str) -> Any:
 
 
 def read_lines(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read one JSON value a line; values that run over several lines are read too.
+    """Read JSON lines, with one JSON value on each line; values on several lines are read too.
 
     Args:
         path: The file.
-        quarantine: Lines that are no JSON are added here, with their place and reason.
-        options: Of the card.
+        quarantine: Lines that are not JSON are added here, {where, reason, row}.
+        options: The card's settings for reading; `encoding` is used.
 
     Yields:
-        (place, value).
+        (line number, value).
     """
     start = file_text.first_bytes(path)
     encoding = file_text.encoding_of(start, options.encoding)
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
-        # A newline is more than one byte there.
+        # In these encodings a newline is more than one byte, so the file is decoded first.
         text = decode(path, options.encoding)
         lines = enumerate((line.encode() for line in file_text.lines_of(text)), 1)
         yield from _json_lines(path, quarantine, "utf-8", lines)
@@ -54,11 +54,11 @@ def read_lines(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def _lines(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, line) of a file; where it is damaged, what comes before is yielded.
+    """Yield (line number, line) of a file; of a damaged file, the lines before the damage.
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
+        quarantine: A damaged file is added here, {where, reason, row}.
     """
     number = 0
     try:
@@ -77,10 +77,10 @@ def _json_lines(
     """Yield the values of lines of JSON.
 
     Args:
-        path: The file.
-        quarantine: What cannot be read is added here.
-        encoding: Of the file.
-        lines: (number, bytes).
+        path: The file, for the quarantine.
+        quarantine: Lines that are not JSON are added here, {where, reason, row}.
+        encoding: Encoding of the lines.
+        lines: (line number, bytes) of each line.
     """
     for number, line in lines:
         if not line.strip():
@@ -100,11 +100,11 @@ def _json_lines(
 
 
 def _is_pretty_printed(path: Path, encoding: str) -> bool:
-    """Tell whether a file begins with a JSON object that runs over several lines.
+    """Tell whether a file begins with a JSON object that is written over several lines.
 
     Args:
         path: The file.
-        encoding: Of the file.
+        encoding: Encoding of the file.
     """
     with file_text.open_bytes(path) as file:
         first = file.readline(MAX_LINE).decode(encoding, "replace").strip().lstrip("\ufeff")
@@ -112,12 +112,12 @@ def _is_pretty_printed(path: Path, encoding: str) -> bool:
 
 
 def _json_values(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Yield the values of a file in which JSON values follow each other, whatever their lines.
+    """Yield (line number, value) of the JSON values in a file; a value may take several lines.
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: The rest of the file from an invalid value on is added here.
+        options: The card's settings for reading; `encoding` is used.
     """
     text = decode(path, options.encoding)
     decoder = json.JSONDecoder()
@@ -141,20 +141,20 @@ def _json_values(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
 
 def read(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read the rows of a JSON file, found by `options.rows`.
+    """Read the rows of a JSON file, at the route `options.rows`.
 
-    Many files named .json hold JSON lines; they are read as such.
+    Many files named .json hold JSON lines; such a file is read with `read_lines`.
 
     Args:
         path: The file.
-        quarantine: Lines of such a file that are no JSON are added here.
-        options: `rows` is the route to the rows.
+        quarantine: Lines of a file of JSON lines that are not JSON are added here.
+        options: The card's settings for reading; `rows` is the route to the rows.
 
     Yields:
-        (place, value).
+        (place, value); the place is text such as `row 3`, or the line number for JSON lines.
 
     Raises:
-        ValueError: It is an array that is broken, or has nothing at the end of the route.
+        ValueError: The JSON array is not valid, or there is nothing at the end of the route.
     """
     text = decode(path, options.encoding)
     try:
@@ -184,17 +184,20 @@ def _is_json(text: str) -> bool:
 
 
 def _rows_of_object(path: Path, content: dict) -> tuple[Any, list[str]]:
-    """Return what of a JSON object holds its rows, and the route from there to each.
+    """Find the rows in a JSON object, if the card gives no route to them.
 
-    An object of objects holds a row under each key; one with a single list of objects holds them
-    there; one of plain values is itself a row.
+    If all values are objects, each value is a row. If there is exactly one list of objects, its
+    elements are the rows. If there is none, or the object is a dialogue, the object is a row.
 
     Args:
-        path: The file.
+        path: The file, for the error.
         content: The parsed object.
 
+    Returns:
+        (the value that holds the rows, the route from it to each row).
+
     Raises:
-        ValueError: It has several lists, so it cannot be told which are the rows.
+        ValueError: The object has several lists of objects, so it is not clear where the rows are.
     """
     values = list(content.values())
     if values and all(isinstance(value, dict) for value in values):
@@ -215,11 +218,14 @@ def _rows_of_object(path: Path, content: dict) -> tuple[Any, list[str]]:
 
 
 def _descend(value: Any, route: list[str]) -> Iterator[Any]:
-    """Yield what lies at the end of a route such as ["data", "*", "context"].
+    """Yield the values at the end of a route such as ["data", "*", "context"].
 
     Args:
-        value: What was read.
-        route: Keys, places in a list, and `*` for every element of a list or mapping.
+        value: The parsed JSON at which the route begins.
+        route: Keys, indices of list elements, and `*` for every element of a list or mapping.
+
+    Raises:
+        ValueError: The JSON has no such route.
     """
     if not route:
         yield value

@@ -1,4 +1,4 @@
-"""Names of people in Latin letters: Dear Michael, Kevin Zhou说."""
+"""Find names of people in Latin letters, as in: Dear Michael, Kevin Zhou说."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-# Of people.yaml: given names, and surnames as they are spelt in Latin letters.
+# The lists of given names and of surnames in Latin letters, from people.yaml.
 _LISTS = yaml.safe_load((Path(__file__).parent / "people.yaml").read_text(encoding="utf-8"))
 GIVEN = set(_LISTS["latin_given_names"].split())
 SURNAMES = set(_LISTS["latin_surnames"].split())
@@ -68,7 +68,7 @@ PUBLIC = {
     "Philip Morris",
 }
 WORDS = re.compile(r"(?<![A-Za-z@._-])[A-Z][a-z]+(?: [A-Z][a-z]*){0,2}(?![A-Za-z@_])")
-# Behind a name these make it a company's: Charles Schwab Corp, Wang Capital.
+# A name with one of these words after it is a company's name: Charles Schwab Corp, Wang Capital.
 COMPANY_BEHIND = re.compile(
     r"\s?(?:[A-Z]{2,}|Inc|Ltd|LLC|Corp|Capital|Bank|Fund|Group|Co\b|Partners|Securities|Holdings"
     r"|Trust|Index|Street|Road|Avenue|基金|证券|银行|公司|集团|资本|指数|理论|模型|曲线|比率|效应|定律)"
@@ -81,10 +81,13 @@ NOT_A_NAME = re.compile(
 
 
 def find(text: str) -> list[tuple[int, int]]:
-    """Return where names in Latin letters stand: first character, one past the last.
+    """Find the names in Latin letters in a text.
 
     Args:
         text: A turn of a dialogue.
+
+    Returns:
+        (index of the first character, index after the last) of each name.
     """
     spans = []
     for pattern in PATTERNS:
@@ -95,10 +98,15 @@ def find(text: str) -> list[tuple[int, int]]:
 
 
 def _listed(text: str) -> list[tuple[int, int]]:
-    """Return where a listed given name stands, alone or beside a surname: Peter那单, Zhao Lei.
+    """Find names with a listed given name or surname, such as Peter那单 or Zhao Lei.
+
+    A single word must be a listed given name.
 
     Args:
         text: A turn of a dialogue.
+
+    Returns:
+        (index of the first character, index after the last) of each name.
     """
     spans = []
     for match in WORDS.finditer(text):

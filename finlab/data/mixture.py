@@ -1,7 +1,7 @@
-"""Mixtures: token targets on two axes, and the documents that meet them.
+"""Mixtures: targets in tokens on two axes, and the documents that are drawn to meet them.
 
-The axes are general to finance and Chinese to English, so there are four cells. Targets are set
-phase by phase.
+The axes are general or finance, and Chinese or English, so there are four cells. Each phase has its
+own targets.
 
     phases = mixture.phases(tokens=300_000, general_shares=[0.9, 0.8], zh_shares=[0.75], ramp=4)
     order, realised = mixture.draw(documents, phases, seed=17)
@@ -39,11 +39,12 @@ def plan_phases(
     weights: dict[str, float],
     cells: dict[str, str],
 ) -> list[dict]:
-    """Return the phases of a mixture, by shares if they are given, else by weights of sources.
+    """Return the phases of a mixture, by shares if they are given, else by source weights.
 
     Args:
-        tokens: Of the whole mixture.
-        general_shares, zh_shares, ramp: As for `phases`; no general share leaves it to the weights.
+        tokens: Number of tokens of the whole mixture.
+        general_shares, zh_shares, ramp: As for `phases`. If `general_shares` is empty, the weights
+            are used.
         weights, cells: As for `by_weight`.
 
     Returns:
@@ -59,14 +60,17 @@ def phases(
 ) -> list[dict]:
     """Return equal phases of a mixture.
 
-    XuanYuan-70B goes from 9:1 to 4:1 general to finance at 3:1 Chinese to English: general_shares
-    0.9 to 0.8, zh_shares 0.75. ZhiLu-13B stays at 2/3 and 2/3.
+    XuanYuan-70B changes the ratio of general to finance from 9:1 to 4:1, with 3:1 for Chinese to
+    English: general_shares 0.9 to 0.8, zh_shares 0.75. ZhiLu-13B uses 2/3 and 2/3 throughout.
 
     Args:
-        tokens: Of the whole mixture.
-        general_shares: The general share in each phase; the rest is finance.
-        zh_shares: The Chinese share in each phase; the rest is English. One share holds for all.
-        ramp: Above 0, straight lines join the shares, and are cut into this many phases.
+        tokens: Number of tokens of the whole mixture.
+        general_shares: Share of general text in each phase; the rest is finance. A single value is
+            used for all phases.
+        zh_shares: Share of Chinese text in each phase; the rest is English. A single value is used
+            for all phases.
+        ramp: If above 0, the number of phases; their shares change linearly from one listed share
+            to the next. If 0, each listed share is one phase.
 
     Returns:
         {tokens, shares: {cell name: share}} for each phase.
@@ -100,9 +104,10 @@ def _share_at(shares: list[float], phase: int, count: int, ramp: bool) -> float:
 
     Args:
         shares: The shares that a recipe lists.
-        phase: The phase's number, from 0 on.
-        count: The number of phases.
-        ramp: Whether shares change evenly from one to the next, read at each phase's middle.
+        phase: Number of the phase, from 0.
+        count: Number of phases.
+        ramp: Whether shares change linearly from one to the next; the share at the middle of the
+            phase is returned.
     """
     if len(shares) == 1 or not ramp:
         return shares[min(phase, len(shares) - 1)]
@@ -112,20 +117,23 @@ def _share_at(shares: list[float], phase: int, count: int, ramp: bool) -> float:
 
 
 def sizes(documents: Documents) -> dict[str, float]:
-    """Return {source: tokens} of documents."""
+    """Return {source: number of tokens} of documents."""
     held = numpy.bincount(documents.codes, documents.tokens, len(documents.sources))
     return dict(zip(documents.sources, held.tolist(), strict=True))
 
 
 def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> list[dict]:
-    """Return one phase whose cells follow from the weights of sources.
+    """Return one phase whose cell shares are the sums of the weights of their sources.
 
-    Golden-GPT gives such a table, of 27 sources in billions of tokens.
+    Golden-GPT publishes such weights: a table of 27 sources, in billions of tokens.
 
     Args:
-        tokens: Of the phase.
-        weights: {source: weight}.
-        cells: {source: name of the cell where it belongs}.
+        tokens: Number of tokens of the phase.
+        weights: {source: weight}; the weights need not sum to one.
+        cells: {source: name of its cell}.
+
+    Returns:
+        A list with one phase {tokens, shares: {cell name: share}}.
 
     Raises:
         ValueError: A weighted source is not in the corpus.
@@ -140,13 +148,13 @@ def by_weight(tokens: int, weights: dict[str, float], cells: dict[str, str]) -> 
 
 # --- replay against forgetting -------------------------------------------------------------------
 def add_source(tokens: Dataset, source: str, cell: Cell, documents: list[list[int]]) -> Dataset:
-    """Return encoded documents with those of one more source behind them.
+    """Return encoded documents with the documents of one more source after them.
 
     Args:
         tokens: Documents {source, domain, language, tokens, input_ids}.
-        source: The new source's name.
-        cell: Its (domain, language); it may be a cell of its own.
-        documents: Its token ids.
+        source: Name of the new source.
+        cell: Its (domain, language), which may be a new cell.
+        documents: Token ids of each new document.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -160,12 +168,12 @@ def add_source(tokens: Dataset, source: str, cell: Cell, documents: list[list[in
 
 
 def make_room(plan: list[dict], cell: Cell, share: float) -> list[dict]:
-    """Return a plan in which one more cell has a share, and the others shrink in proportion.
+    """Return a plan with one more cell; the shares of the other cells shrink in proportion.
 
     Args:
-        plan: From `phases`.
+        plan: The phases from `phases`.
         cell: The new cell, (domain, language).
-        share: Its share of every phase.
+        share: Share of the new cell in every phase, from 0 to 1.
     """
     phases = []
     for phase in plan:
@@ -187,26 +195,27 @@ def draw(
 ) -> tuple[list[numpy.ndarray], list[dict]]:
     """Draw documents for each phase of a plan.
 
-    Each source is read in its own shuffled order. It goes on where the last phase stopped and is
-    shuffled anew when it is used up, so the seed alone fixes the order.
+    Each source is read in its own shuffled order. A phase continues where the last phase stopped.
+    When all documents of a source are used, it is shuffled again. Only the seed decides the order.
 
     Args:
-        documents: From `columns`.
-        plan: From `phases` or `by_weight`.
-        seed: Fixes the order.
-        max_epochs: How often a source may be read; 0 for no limit.
-        weights: {source: weight} within its cell; by default a source weighs its tokens.
-        source_epochs: {source: epochs} in place of max_epochs.
-        knowledge: Sources to read before the others of their cell.
-        tolerance: How far a cell may miss its share.
+        documents: Sizes and sources of all documents, see `columns`.
+        plan: The phases from `phases` or `by_weight`.
+        seed: Seed of the shuffling.
+        max_epochs: How many times a source may be read; 0 for no limit.
+        weights: {source: weight in its cell}; None weights sources by their tokens.
+        source_epochs: {source: how many times it may be read}, instead of `max_epochs`.
+        knowledge: Names of sources to read before the others of their cell.
+        tolerance: By how much the share of a cell may differ from its target.
 
     Returns:
-        Document numbers in order, int32, by phase; and a record a phase, {tokens, requested,
-        realised, epochs, sources}: shares of tokens by cell, and by source the tokens of the phase
-        and how often the source has been read so far.
+        (document numbers of each phase in order, int32; a record {tokens, requested, realised,
+        epochs, sources} of each phase). `requested` and `realised` are shares of tokens by cell.
+        `epochs` says how many times each cell was read so far. `sources` has for each source the
+        tokens of the phase, and how many times the source was read so far.
 
     Raises:
-        ValueError: The supply is too small, or whole documents cannot meet a share.
+        ValueError: The supply is too small, or a share cannot be met with whole documents.
     """
     drawer = Drawer(documents, numpy.random.default_rng(seed))
     supply = drawer.supply(max_epochs, weights, source_epochs, knowledge)
@@ -223,13 +232,13 @@ def draw(
 def _phase_record(
     phase: dict[str, Any], spent: Counter, used: Counter, supply: Supply
 ) -> dict[str, Any]:
-    """Return what a phase came to, beside what was asked.
+    """Return the record of a phase for `draw`: what was requested and what was drawn.
 
     Args:
-        phase: Of the plan.
+        phase: The phase of the plan.
         spent: {source: tokens drawn in this phase}.
         used: {source: tokens drawn so far}.
-        supply: What the sources can give.
+        supply: The sources and their limits.
     """
     total = sum(spent.values()) or 1
     drawn, read = supply.by_cell(spent), supply.by_cell(used)
@@ -255,15 +264,17 @@ def _check_shares(
     supply: Supply,
     tolerance: float,
 ) -> None:
-    """Refuse a phase whose shares are off, and say which documents are too large for it.
+    """Raise ValueError if a cell of a phase misses its share by more than the tolerance.
+
+    The error says how long the longest document of the cell is.
 
     Args:
-        number: The phase's number, from 1.
-        record: From `_phase_record`.
-        phase: Of the plan.
+        number: Number of the phase, from 1.
+        record: The record from `_phase_record`.
+        phase: The phase of the plan.
         documents: All documents.
-        supply: What the sources can give.
-        tolerance: How far a share may be off.
+        supply: The sources and their limits.
+        tolerance: By how much a share may differ from its target.
     """
     requested, realised = record["requested"], record["realised"]
     worst = max(realised, key=lambda cell: abs(realised[cell] - requested[cell]))
@@ -279,13 +290,14 @@ def _check_shares(
 
 
 def phase_table(realised: list[dict]) -> list[dict]:
-    """Return the records of `draw` as rows.
+    """Return the records of `draw` as rows of a table.
 
     Args:
-        realised: From `draw`.
+        realised: The records from `draw`.
 
     Returns:
-        One row for each phase and cell: the requested and realised share, and the epochs so far.
+        One row for each phase and cell: the requested and realised share, and how many times the
+        cell was read so far.
     """
     rows = []
     for number, phase in enumerate(realised, 1):
@@ -302,14 +314,17 @@ def phase_table(realised: list[dict]) -> list[dict]:
 
 
 def account(documents: Documents, orders: list[numpy.ndarray]) -> list[dict]:
-    """Return the ledger of a mixture: `read`, less `not drawn`, plus `read again`, is `drawn`.
+    """Return the ledger of a mixture, with the tokens that were read, not drawn and drawn.
+
+    The tokens of `read again` are negative, as a loss that is negative in other ledgers. For each
+    source, the tokens of `drawn` are `read` less `not drawn` less `read again`.
 
     Args:
-        documents: From `columns`.
-        orders: Document numbers by phase, from `draw`.
+        documents: Sizes and sources of all documents, see `columns`.
+        orders: Document numbers of each phase, from `draw`.
 
     Returns:
-        Rows {source, reason, documents, tokens}; `read again` is negative.
+        Rows {source, reason, documents, tokens}.
     """
     times = numpy.zeros(len(documents), numpy.int32)
     for order in orders:

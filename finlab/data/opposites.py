@@ -1,10 +1,10 @@
-"""Words and terms of which a text about one thing says one: 涨 and 跌, 买入 and 持有."""
+"""Words and terms that exclude each other in texts about one thing: 涨 and 跌, 买入 and 持有."""
 
 from __future__ import annotations
 
 UP = set("涨升增扩高强多好盈赚入买热快宽优胜赢攀")
 DOWN = set("跌降减缩低弱空坏亏损出卖冷慢紧劣败输滑落")
-# Of each row a text says one: ratings, how far a plan is, who judges.
+# A text says only one term of each row: ratings, the progress of a plan, the result of a vote.
 ONE_OF = [
     set(row.split())
     for row in (
@@ -33,7 +33,7 @@ OPPOSITES = (
     " 申赎 认弃 主从 父子 母子 左右 春秋 夏冬 会不 可不 能不 将未 涨降 升跌 增降 增跌 增亏 盈损 赚亏 赚赔 董监 参众 逊好 逊优 逊强 沪深 陆港 今去 今明 昨今 去明"
 ).split()
 OPPOSITE = {frozenset(pair) for pair in OPPOSITES}
-# Of each group a text says one at one place: 周一 and 周五, March and April, $ and €.
+# A text says only one member of each group at one place: 周一 or 周五, March or April, $ or €.
 GROUPS = [
     set("一二三四五六七八九十"),
     set("$€£¥"),
@@ -69,11 +69,11 @@ OPPOSITE_TERMS = [
 
 
 def words(ours: list[str], theirs: list[str]) -> bool:
-    """Tell whether one word or character is the opposite of one on the other side.
+    """Tell whether a word or character of one text is the opposite of one of the other text.
 
     Args:
-        ours: What only the first text says.
-        theirs: What only the second says.
+        ours: Words or characters that only the first text has.
+        theirs: Words or characters that only the second text has.
     """
     rises, falls = UP.intersection(ours), DOWN.intersection(ours)
     they_rise, they_fall = UP.intersection(theirs), DOWN.intersection(theirs)
@@ -92,11 +92,11 @@ def words(ours: list[str], theirs: list[str]) -> bool:
 
 
 def terms(one: str, other: str) -> bool:
-    """Tell whether two sides say different terms of which a text says one.
+    """Tell whether two texts say terms that exclude each other.
 
     Args:
-        one: What one text says.
-        other: What the other says.
+        one: The part of the first text that differs.
+        other: The part of the second text that differs.
     """
     for row in ONE_OF:
         ours = {term for term in row if term in one}
@@ -110,12 +110,12 @@ def terms(one: str, other: str) -> bool:
 
 
 def _says(first: str, second: str, one: str, other: str) -> bool:
-    """Tell whether one side says the first of two opposite terms and the other the second.
+    """Tell whether `one` says only the first of two opposite terms, and `other` only the second.
 
     Args:
         first: A term.
         second: Its opposite.
-        one: What one text says.
-        other: What the other says.
+        one: The part of the first text that differs.
+        other: The part of the second text that differs.
     """
     return first in one and second in other and second not in one and first not in other

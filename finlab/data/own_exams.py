@@ -1,4 +1,4 @@
-"""Exams of one's own: a question, options and an answer under common names.
+"""Read the user's own exams: a question, options and an answer under common names.
 
 {"question": "1+1?", "A": "1", "B": "2", "C": "3", "answer": "B"}
 {"题目": "1+1?", "选项A": "1", "选项B": "2", "答案": "B"}
@@ -31,16 +31,18 @@ def read_items(
 ) -> Iterator[dict]:
     """Yield the items of a file, in the schema of `exam_layouts.read_exam`.
 
-    The subject is that of the row, or else the file's name. The split is that of the folder, or of
-    the file's first word (test-00000.parquet), where that is dev, val, test or train; else val.
+    The subject is the one that the row names, or else the name of the file. The split is the name
+    of the folder, or the first word of the file's name (test-00000.parquet), if this is dev, val,
+    test or train; else it is val.
 
     Args:
         path: The file.
-        rows: (place, row), from a reader.
-        prefix: What the items' ids begin with: the card's name.
-        quarantine: Rows that are no item are added here.
-        published: It is a benchmark's own file, where the number of an answer is its place from 0
-            on; elsewhere a number that is also an option's text is refused.
+        rows: (place, row) of each row, from a reader.
+        prefix: First part of the items' ids: the card's name.
+        quarantine: Rows that are not valid items are added here, {where, reason, row}.
+        published: Whether the file belongs to a published benchmark. Then an answer that is a
+            number is the option's index, from 0. In other files, a number that could mean two
+            options is refused.
     """
     split = _split(path)
     file_subject = path.name.split(".")[0].removesuffix(f"_{split}")
@@ -64,7 +66,7 @@ def read_items(
 
 
 def _split(path: Path) -> str:
-    """Return the split that a file's folder or name tells, val where neither does."""
+    """Return the split that a file's folder or name gives; val if neither gives one."""
     first_word = path.name.split("-")[0]
     for word in (path.parent.name, first_word):
         if word == "validation":
@@ -75,15 +77,16 @@ def _split(path: Path) -> str:
 
 
 def _subject(row: Any) -> str:
-    """Return the subject that a row names, as the name of a file; empty where it names none."""
+    """Return the subject of a row as a valid file name; empty if the row names none."""
     named = _first(_fields(row), SUBJECTS)
     return re.sub(r"[^\w-]+", "_", named.strip()) if isinstance(named, str) else ""
 
 
 def _first_number(rows: list[Any]) -> int | None:
-    """Return what the numbers of answers count from in a file: 0 or 1; None where none tells.
+    """Return whether the answer numbers of a file start at 0 or 1; None if this is not clear.
 
-    A 0 tells it, and so does a number that is as large as there are options.
+    An answer 0 shows that they start at 0. An answer equal to the number of options shows that
+    they start at 1.
     """
     first = None
     for row in rows:
@@ -100,7 +103,7 @@ def _first_number(rows: list[Any]) -> int | None:
 
 
 def _number(given: Any) -> int | None:
-    """Return an answer that is a number, or None."""
+    """Return an answer as a whole number; None if it is not one."""
     if isinstance(given, bool):
         return None
     if isinstance(given, float) and given.is_integer():
@@ -116,7 +119,7 @@ def _fields(row: Any) -> dict[str, Any]:
     """Return a row's fields with their names in lower case.
 
     Raises:
-        ValueError: It has no named fields.
+        ValueError: The row has no named fields.
     """
     if not isinstance(row, dict):
         raise ValueError("an exam's row needs named fields: a question, options and an answer")
@@ -127,13 +130,13 @@ def read_item(row: Any, first: int | None = None, published: bool = False) -> di
     """Return {question, choices, letters, answer} of a row.
 
     Args:
-        row: As read.
-        first: What numbers of answers count from in its file; None where that is not known.
-        published: A number is a place from 0 on, whatever else it might be.
+        row: The row as read.
+        first: Whether the answer numbers of the file start at 0 or 1; None if not known.
+        published: Whether a number is always the option's index, from 0.
 
     Raises:
-        ValueError: It has no question, fewer than two or more than ten options, or no single answer
-            among them.
+        ValueError: The row has no question, fewer than two or more than ten options, or not
+            exactly one right option.
     """
     fields = _fields(row)
     question = _first(fields, QUESTIONS)
@@ -152,11 +155,11 @@ def read_item(row: Any, first: int | None = None, published: bool = False) -> di
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the value of the first of some names that a row has.
+    """Return the value of the first of `names` that a row has; None if it has none of them.
 
     Args:
-        fields: The row, names in lower case.
-        names: Names in the order of choice.
+        fields: The row, with names in lower case.
+        names: Names of fields, in order of preference.
     """
     for name in names:
         if name in fields:
@@ -165,7 +168,7 @@ def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _choices(fields: dict[str, Any]) -> list[str]:
-    """Return the options of an item: from a list, a mapping of letters, or columns of their own."""
+    """Return the options of an item, from a list, a mapping of letters, or separate columns."""
     listed = _first(fields, LISTS)
     if isinstance(listed, str) and listed.strip().startswith(("[", "{")):
         try:
@@ -195,7 +198,7 @@ def _lettered(options: list[dict]) -> dict[str, Any]:
     """Return {letter: text} of options such as {"key": "A", "value": "国债"}.
 
     Raises:
-        ValueError: They do not each hold a letter and a text.
+        ValueError: An option does not hold one letter and one text.
     """
     found = {}
     for option in options:
@@ -211,7 +214,7 @@ def _text(value: Any) -> str:
     """Return an option as text.
 
     Raises:
-        ValueError: It is missing, or a list or an object.
+        ValueError: The option is None, a list or a dict.
     """
     if value is None or isinstance(value, list | dict):
         raise ValueError(f"one of its options is {value!r}, and a text is wanted")
@@ -219,13 +222,13 @@ def _text(value: Any) -> str:
 
 
 def _place(given: Any, choices: list[str], first: int | None, published: bool) -> int:
-    """Return the place of the right option.
+    """Return the index of the right option.
 
     Args:
-        given: The answer, as written.
+        given: The answer as written.
         choices: The options.
-        first: What numbers count from.
-        published: A number is a place from 0 on.
+        first: Whether answer numbers start at 0 or 1; None if not known.
+        published: Whether a number is always the option's index, from 0.
     """
     number = _number(given)
     if published and number is not None and 0 <= number < len(choices):
@@ -234,12 +237,12 @@ def _place(given: Any, choices: list[str], first: int | None, published: bool) -
 
 
 def _answer(given: Any, choices: list[str], first: int | None) -> int:
-    """Return the place of the right option, which is given as a letter, a number or its words.
+    """Return the index of the right option, given as a letter, a number or the option's text.
 
     Args:
-        given: As written.
+        given: The answer as written.
         choices: The options.
-        first: What numbers count from.
+        first: Whether answer numbers start at 0 or 1; None if not known.
     """
     letters = LETTERS[: len(choices)]
     if isinstance(given, list) and len(given) == 1:
@@ -248,7 +251,7 @@ def _answer(given: Any, choices: list[str], first: int | None) -> int:
     if len(text) == 1 and text.upper() in letters:
         return letters.index(text.upper())
     number = _number(given)
-    # A number that is an option's text as well: 2 of the options 1, 2, 3.
+    # A number may also be an option's text, such as 2 with the options 1, 2, 3: see `_numbered`.
     if text in choices and number is None:
         return choices.index(text)
     if number is not None:
@@ -259,15 +262,15 @@ def _answer(given: Any, choices: list[str], first: int | None) -> int:
 
 
 def _numbered(number: int, choices: list[str], first: int | None) -> int:
-    """Return the place that a number stands for.
+    """Return the index of the option that a number means.
 
     Args:
         number: The answer.
         choices: The options.
-        first: What numbers count from.
+        first: Whether answer numbers start at 0 or 1; None if not known.
 
     Raises:
-        ValueError: It is none of them, or could be read in two ways.
+        ValueError: The number is not one of the options, or could mean two of them.
     """
     said = str(number)
     place = None if first is None else number - first

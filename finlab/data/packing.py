@@ -1,9 +1,9 @@
-"""Packing: documents into rows of equal length, cut nowhere but where they must be.
+"""Packing: put documents into rows of equal length, and cut only those that do not fit.
 
-    plan = packing.pack(sizes, length=512)                    # sizes only, so it is quick
+    plan = packing.pack(sizes, length=512)                    # needs only sizes, so it is quick
     rows = packing.write_rows(folder / "rows.arrow", plan, tokens)  # a datasets.Dataset on disk
 
-Documents are told apart by `seq_lengths`. A row of three documents of 4, 2 and 2 tokens:
+`seq_lengths` gives the lengths of the documents in a row. For documents of 4, 2 and 2 tokens:
 
     input_ids      a1 a2 a3 a4 | b1 b2 | c1 c2
     seq_lengths    4             2       2
@@ -24,21 +24,22 @@ from finlab.data import arrow_files, bins
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Piece = tuple[int, int, int]  # a document's number, where the piece begins in it, its tokens
-Tokens = Sequence[Sequence[int]]  # token ids by document; a datasets column will do
-WRITE_ROWS = 1000  # rows that are written at once
+Piece = tuple[int, int, int]  # (document number, start in the document, number of tokens)
+Tokens = Sequence[Sequence[int]]  # token ids of each document; may be a column of a dataset
+WRITE_ROWS = 1000  # how many rows are written at a time
 
 
 # --- the plan ------------------------------------------------------------------------------------
 @dataclass
 class Plan:
-    """Which piece of which document stands in which row.
+    """A packing plan: which piece of which document is in which row.
 
     Attributes:
-        documents: The document of each piece, int32, row by row, the longest piece first.
-        starts: Where each piece begins in its document, int32.
-        sizes: The tokens of each piece, int32.
-        bounds: Where the pieces of each row begin, int64; one more at the end.
+        documents: Document number of each piece, int32 [pieces], row by row; in each row the
+            longest piece is first.
+        starts: Index of the first token of each piece in its document, int32 [pieces].
+        sizes: Number of tokens of each piece, int32 [pieces].
+        bounds: Index of the first piece of each row, then the number of pieces, int64 [rows + 1].
     """
 
     documents: numpy.ndarray
@@ -50,10 +51,10 @@ class Plan:
         return len(self.bounds) - 1
 
     def row(self, number: int) -> list[Piece]:
-        """Return the pieces of a row: (document, start, tokens).
+        """Return the pieces of a row, each (document, start, number of tokens).
 
         Args:
-            number: The row's.
+            number: Number of the row.
         """
         span = slice(self.bounds[number], self.bounds[number + 1])
         columns = (self.documents, self.starts, self.sizes)
@@ -63,19 +64,19 @@ class Plan:
         return (self.row(number) for number in range(len(self)))
 
     def chosen(self, rows: numpy.ndarray) -> Plan:
-        """Return some rows, in a given order.
+        """Return a plan with some of the rows, in a given order.
 
         Args:
-            rows: Their numbers.
+            rows: Numbers of the rows, in the new order.
         """
         counts = numpy.diff(self.bounds)[rows]
         bounds = numpy.concatenate([[0], counts.cumsum()])
-        # The place of each piece: where its row began, and on from there.
+        # Index of each piece in this plan: the first piece of its row, then the ones after it.
         places = numpy.repeat(self.bounds[rows] - bounds[:-1], counts) + numpy.arange(bounds[-1])
         return Plan(self.documents[places], self.starts[places], self.sizes[places], bounds)
 
     def save(self, folder: Path) -> None:
-        """Write the plan, a file for each column."""
+        """Write the plan to a folder, one .npy file for each column."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, column in vars(self).items():
             numpy.save(folder / f"{name}.npy", column)
@@ -97,31 +98,31 @@ def pack(
 ) -> Plan:
     """Plan which document goes into which row.
 
-    Documents stay whole where they fit; longer ones are cut into pieces of `length`, every token
-    kept. Rows are shuffled. Pack each phase of a schedule by itself.
+    A document that fits into a row is not cut. A longer one is cut into pieces of `length`; no
+    token is dropped. The rows are shuffled. Pack each phase of a schedule separately.
 
     Args:
-        sizes: The tokens of each document.
-        length: The tokens of a row.
-        seed: Shuffles the rows.
-        buckets: Lengths such as XuanYuan2's 2048, 4096, 8192, 16384. The rows of a step then
-            belong to one bucket, so that all devices do equal work; a row's bucket is the smallest
-            that holds its longest document.
-        step_rows: The rows of a step, with buckets.
-        begin: The rows that came before, with buckets.
+        sizes: Number of tokens of each document.
+        length: Number of tokens of a row.
+        seed: Seed of the shuffling.
+        buckets: Lengths, such as 2048, 4096, 8192 and 16384 in XuanYuan2. With buckets, all rows of
+            a step belong to one bucket, so that all devices do equal work. The bucket of a row is
+            the smallest length that its longest document fits into. Empty for no buckets.
+        step_rows: Number of rows of an optimiser step; used only with buckets.
+        begin: Number of rows before these; used only with buckets.
 
     Returns:
-        The pieces of each row. Rows that fill no whole step of their bucket stand at the ends.
+        The plan. With buckets, rows that do not fill a whole step of their bucket are at the
+        beginning and the end.
     """
     documents, starts, pieces = _cut_to(numpy.asarray(sizes, numpy.int32), length)
     order, bin_of, count = bins.assign(pieces, length)
     rng = numpy.random.default_rng(seed)
-    # Bins get their places among the rows before the pieces are sorted by them, which is one sort
-    # for both.
+    # Bins are shuffled into rows first. Then one sort puts the pieces into the order of the rows.
     row_of = rng.permutation(count).astype(numpy.int32)[bin_of]
     bounds = numpy.concatenate([[0], numpy.bincount(row_of, minlength=count).cumsum()])
     digits = bins.digits(row_of)
-    del bin_of, row_of  # of hundreds of millions of pieces each
+    del bin_of, row_of  # each may have hundreds of millions of elements
     order = order[bins.sort_by(digits)]
     plan = Plan(documents[order], starts[order], pieces[order], bounds)
     if not buckets:
@@ -135,11 +136,12 @@ def _cut_to(
     """Cut documents into pieces of at most `length` tokens.
 
     Args:
-        sizes: The tokens of each document, int32.
-        length: Of a row.
+        sizes: Number of tokens of each document, int32.
+        length: Number of tokens of a row.
 
     Returns:
-        (document, start, tokens) of each piece, all int32; empty documents have none.
+        (document number, start, number of tokens) of each piece, three int32 arrays. An empty
+        document has no piece.
     """
     counts = -(-sizes // length)
     documents = numpy.repeat(numpy.arange(len(sizes), dtype=numpy.int32), counts)
@@ -162,15 +164,15 @@ def pack_phases(
     """Plan the rows of a schedule, phase by phase.
 
     Args:
-        sizes: The tokens of each document.
-        phases: The numbers of the documents of each phase, in order.
+        sizes: Number of tokens of each document.
+        phases: Document numbers of each phase, in order.
         length, seed, buckets, step_rows: As for `pack`.
     """
     plans: list[Plan] = []
     begin = 0
     for number, phase in enumerate(phases):
         plan = pack(sizes[phase], length, seed + number, buckets, step_rows, begin)
-        # The rows of a phase count its own documents.
+        # `pack` numbers the documents within the phase. Change to the numbers among all.
         plan.documents = phase[plan.documents]
         plans.append(plan)
         begin += len(plan)
@@ -178,7 +180,7 @@ def pack_phases(
 
 
 def _joined(plans: list[Plan]) -> Plan:
-    """Return plans one after another."""
+    """Return one plan with the rows of several plans, one plan after another."""
     bounds = [numpy.zeros(1, numpy.int64)]
     for plan in plans:
         bounds.append(plan.bounds[1:] + bounds[-1][-1])
@@ -197,17 +199,17 @@ def _order_by_bucket(
     begin: int,
     rng: numpy.random.Generator,
 ) -> numpy.ndarray:
-    """Order rows so that the rows of a step fold to one length.
+    """Order rows so that all rows of a step belong to one bucket.
 
     Args:
-        plan: The rows.
+        plan: The plan of the rows.
         buckets: Lengths in tokens.
-        step_rows: Rows of an optimiser step.
-        begin: The number of rows before these; the step that they leave open is completed first.
+        step_rows: Number of rows of an optimiser step.
+        begin: Number of rows before these. If they end within a step, this step is filled first.
         rng: Draws the order of the steps.
 
     Returns:
-        Their numbers, in order.
+        Numbers of the rows, in the new order.
     """
     bucket_of = row_buckets(plan, buckets)
     steps, rest = [], []
@@ -218,7 +220,7 @@ def _order_by_bucket(
         rest.append(same[whole:])
     ordered = rng.permutation(numpy.concatenate(steps)).reshape(-1)
     left = numpy.concatenate(rest)
-    # The rows that complete the step which an earlier phase began.
+    # How many rows fill the step that an earlier phase began.
     head = min(-begin % step_rows, len(plan))
     if len(left) < head:
         missing = head - len(left)
@@ -228,11 +230,14 @@ def _order_by_bucket(
 
 
 def row_buckets(plan: Plan, buckets: Sequence[int]) -> numpy.ndarray:
-    """Return the bucket of each row: the smallest that holds its longest document, 0 for none.
+    """Return the bucket of each row: the smallest length that its longest document fits into.
 
     Args:
-        plan: The rows.
+        plan: The plan of the rows.
         buckets: Lengths in tokens.
+
+    Returns:
+        The length of each row's bucket; 0 if the document is longer than all buckets.
     """
     limits = numpy.array([*sorted(buckets), 0])
     longest = plan.sizes[plan.bounds[:-1]]  # the first piece of a row is its longest
@@ -240,11 +245,11 @@ def row_buckets(plan: Plan, buckets: Sequence[int]) -> numpy.ndarray:
 
 
 def packing_efficiency(plan: Plan, length: int) -> float:
-    """Return the share of row places that hold tokens.
+    """Return the share of token positions in all rows that hold a token, from 0 to 1.
 
     Args:
-        plan: The rows.
-        length: Of a row, in tokens.
+        plan: The plan of the rows.
+        length: Number of tokens of a row.
     """
     return int(plan.sizes.sum(dtype=numpy.int64)) / max(len(plan) * length, 1)
 
@@ -262,17 +267,18 @@ def write_rows(
     """Write packed rows to an Arrow file, a thousand at a time.
 
     Args:
-        path: The file.
-        plan: From `pack`.
-        tokens: The token ids of each document.
-        labels: The labels of each document; by default its tokens.
-        sources: The source of each document; training then reports the loss of each.
-        buckets: Those given to `pack`; a row then carries the length of its bucket.
-        names: All names of sources, in order; by default those that occur.
+        path: The file to write.
+        plan: The plan from `pack`.
+        tokens: Token ids of each document.
+        labels: Labels of each document; None uses its tokens.
+        sources: Source of each document; training then reports the loss of each source. None
+            writes no sources.
+        buckets: The same buckets as for `pack`; each row then has the length of its bucket.
+        names: Names of all sources, in order; empty uses the names in `sources`, sorted.
 
     Returns:
-        A memory-mapped data set of rows {input_ids, labels, seq_lengths} int32, with `sources`
-        (class labels, one a piece) and `bucket` where they were given.
+        A memory-mapped dataset of rows {input_ids, labels, seq_lengths}, int32. If given, there are
+        also the columns `sources` (class labels, one for each piece) and `bucket`.
     """
     from datasets import ClassLabel, Features, List, Value
 
@@ -311,11 +317,11 @@ def write_rows(
 
 
 def _cut(values: Tokens, row: list[Piece]) -> numpy.ndarray:
-    """Return the values of a row's pieces, one after another, int32.
+    """Return the values of a row's pieces, one piece after another, int32.
 
     Args:
-        values: Of every document, one value a token.
-        row: The pieces.
+        values: Values of each document, one for each token.
+        row: The pieces of the row.
     """
     parts = [values[number][start : start + size] for number, start, size in row]
     return numpy.concatenate(parts, dtype=numpy.int32, casting="unsafe")
@@ -327,11 +333,11 @@ def packed(
     """Pack token lists (see `pack`) and write the rows (see `write_rows`), for small sets.
 
     Args:
-        path: The Arrow file.
+        path: The Arrow file to write.
         tokens: Token ids of each document.
-        length: Of a row, in tokens.
-        labels: Labels of each document; else its tokens.
-        seed: Draws the order of the rows.
+        length: Number of tokens of a row.
+        labels: Labels of each document; None uses its tokens.
+        seed: Seed of the shuffling.
     """
     plan = pack([len(ids) for ids in tokens], length, seed)
     return write_rows(path, plan, tokens, labels)

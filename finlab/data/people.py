@@ -1,8 +1,9 @@
-"""Names of people in dialogues.
+"""Find names of people in dialogues.
 
-A recogniser proposes (Baidu's LAC); rules mend its bounds, add what stands behind a cue such as 户名
-or before a title such as 先生, and take out companies and words. The words are in `people.yaml`. Of
-the packages that were tried LAC found most; the figures are in docs/data.md.
+A recogniser (Baidu's LAC) proposes names. Rules correct where they begin and end, add names after a
+word such as 户名 or before a title such as 先生, and remove companies and other words. The word lists
+are in `people.yaml`. Of the packages that were tried, LAC found the most names; the figures are in
+docs/data.md.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Iterable, Sequence
 from finlab.data import latin_names, recogniser
 from finlab.data import name_cues as cues
 
-Span = tuple[int, int]  # first character, one past the last
-MAX_PRIVATE = 300  # characters: longer turns are articles
-SHORT = 120  # characters: shorter turns are talk, unless they speak of public people
+Span = tuple[int, int]  # (index of the first character, index after the last)
+MAX_PRIVATE = 300  # characters; a longer turn is an article
+SHORT = 120  # characters; a turn up to this length is private, unless it is about public persons
 
 
 # --- can it be a name ----------------------------------------------------------------------------
 def surname_length(name: str) -> int:
-    """Return how many characters of a name are its surname: 2, 1, or 0 for none that is listed."""
+    """Return the length of a name's surname: 2, 1, or 0 if it has no listed surname."""
     if name[:2] in cues.LONG_SURNAMES:
         return 2
     return 1 if name[:1] in cues.SURNAMES else 0
@@ -31,20 +32,20 @@ def _is_company(text: str, start: int, end: int) -> bool:
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     company = cues.COMPANIES.match(text[start:])
     return bool(company) and company.end() >= end - start
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
-    """Tell whether a span is a word, a company or an office, and no private person's name.
+    """Tell whether a span is a word, a company or an office, not the name of a private person.
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     name = text[start:end].replace(" ", "")
     if cues.NOT_NAMES.match(name) or _is_company(text, start, end) or name in cues.PUBLIC_PERSONS:
@@ -55,12 +56,12 @@ def _is_word(text: str, start: int, end: int) -> bool:
 
 
 def _is_part_of_a_word(text: str, start: int, end: int) -> bool:
-    """Tell whether a span is a part of a place or an organisation that LAC sees: 墨西(哥).
+    """Tell whether a span is a part of a location or organisation that LAC finds: 墨西(哥).
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     for word, tag, place in recogniser.tagged(text):
         inside = place <= start and end <= place + len(word) and end - start < len(word)
@@ -70,12 +71,12 @@ def _is_part_of_a_word(text: str, start: int, end: int) -> bool:
 
 
 def _is_name(text: str, start: int, end: int) -> bool:
-    """Tell whether a span can be a name: a listed surname and one or two characters more.
+    """Tell whether a span can be a name: a listed surname and one or two more characters.
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     name = text[start:end].replace(" ", "").replace("\u3000", "")
     surname = surname_length(name)
@@ -87,12 +88,12 @@ def _is_name(text: str, start: int, end: int) -> bool:
 
 
 def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
-    """Tell whether LAC sees a person that begins where a span does, or before.
+    """Tell whether LAC finds a person that covers the first character of a span.
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     for word, tag, place in recogniser.tagged(text):
         if tag == "PER" and place <= start < place + len(word):
@@ -101,12 +102,12 @@ def _seen_by_recogniser(text: str, start: int, end: int) -> bool:
 
 
 def _is_rare_name(text: str, start: int, end: int) -> bool:
-    """Tell whether a person that LAC sees has a name without a listed surname: 卓玛拉姆, 巴特尔.
+    """Tell whether a person that LAC finds can have a name without a listed surname: 卓玛拉姆.
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     name = text[start:end]
     if not re.fullmatch(f"[{cues.HAN}]{{3,5}}", name) or (len(name) < 4 and surname_length(name)):
@@ -116,11 +117,11 @@ def _is_rare_name(text: str, start: int, end: int) -> bool:
 
 # --- finding -------------------------------------------------------------------------------------
 def names(text: str, numbers: Sequence[Span] = ()) -> list[Span]:
-    """Return where the names of people stand in a text, in order, none over another.
+    """Return the spans of people's names in a text, in order; they do not overlap.
 
     Args:
         text: A turn of a dialogue.
-        numbers: Where telephones, identity and card numbers stand: a name is often beside one.
+        numbers: Spans of telephone, identity and card numbers. A name is often next to one.
     """
     private = bool(numbers) or _is_private(text)
     spans = _names_by_cue(text, private)
@@ -135,7 +136,7 @@ def names(text: str, numbers: Sequence[Span] = ()) -> list[Span]:
 
 
 def _recognised_names(text: str) -> list[Span]:
-    """Return the persons that LAC finds, with their bounds mended."""
+    """Return the spans of the persons that LAC finds, with corrected start and end."""
     spans = []
     words = recogniser.tagged(text)
     for number, (word, tag, start) in enumerate(words):
@@ -153,7 +154,7 @@ def _recognised_names(text: str) -> list[Span]:
         if title and title.start():
             end = start + title.start()
         before, _, place = words[number - 1] if number else ("", "", 0)
-        # 戴 | 小红: the surname was cut off.
+        # 戴 | 小红: LAC has separated the surname from the name.
         cut_off = before in cues.SURNAMES or before in cues.LONG_SURNAMES
         if cut_off and place + len(before) == start and len(word) <= 2:
             if not surname_length(word) or len(word) == 1:
@@ -168,19 +169,19 @@ def _recognised_names(text: str) -> list[Span]:
 
 
 def _without_verb(word: str) -> str:
-    """Return a person that LAC sees without the verb that it took for a part: 扎西次仁来电."""
+    """Return a person that LAC finds, without a verb at the end, as in 扎西次仁来电."""
     if len(word) < 4:
         return word
     return re.sub(r"(?:来电|致电|反映|表示|来|说)$", "", word)
 
 
 def _is_given_alone(text: str, start: int, end: int) -> bool:
-    """Tell whether a person that LAC sees is one without a surname: 你跟晓敏说.
+    """Tell whether a person that LAC finds is a given name without a surname: 你跟晓敏说.
 
     Args:
         text: The text.
-        start: The first place of a span.
-        end: One past its last.
+        start: Index of the span's first character.
+        end: Index after its last character.
     """
     name = text[start:end]
     if (
@@ -195,25 +196,25 @@ def _is_given_alone(text: str, start: int, end: int) -> bool:
 
 
 def _is_private(text: str) -> bool:
-    """Tell whether a turn speaks of people's own affairs, and not of public persons."""
+    """Tell whether a turn is about private matters, not about public persons."""
     if len(text) <= MAX_PRIVATE and cues.PRIVATE.search(text):
         return True
     return len(text) <= SHORT and not cues.PUBLIC_TALK.search(text)
 
 
 def _names_by_cue(text: str, private: bool) -> list[Span]:
-    """Return the names behind a role, a cue or a field's name.
+    """Return the spans of names after a role, a cue word or the name of a field.
 
     Args:
         text: The text.
-        private: Whether it speaks of people's own affairs.
+        private: Whether the text is about private matters, see `_is_private`.
     """
     spans = []
     for pattern in (cues.BEHIND_STRONG, cues.BEHIND_ROLE):
         for match in pattern.finditer(text):
             if _is_name(text, *match.span(1)):
                 spans.append(_widened(text, match.span(1)))
-    # The recogniser is slow: it is asked only where a cue has been found.
+    # The recogniser is slow, so it is used only if a cue was found.
     for match in cues.BEHIND_OFFICE.finditer(text) if private else ():
         person = (match.start(1), "PER") in _word_starts(text)
         if person and _is_name(text, *match.span(1)):
@@ -228,7 +229,7 @@ def _names_by_cue(text: str, private: bool) -> list[Span]:
 
 
 def _names_before_titles(text: str) -> list[Span]:
-    """Return the names before 先生, 经理 and the like, and behind 姓."""
+    """Return the spans of names before titles such as 先生 and 经理, and after 姓."""
     spans = []
     matches = list(cues.BEFORE_TITLE.finditer(text))
     starts = {place for place, _ in _word_starts(text)} if matches else set()
@@ -246,12 +247,12 @@ def _names_before_titles(text: str) -> list[Span]:
 
 
 def _word_starts(text: str) -> set[tuple[int, str]]:
-    """Return (place, tag) of the words that the recogniser sees."""
+    """Return (index of the first character, tag) of each word that the recogniser finds."""
     return {(place, tag) for _, tag, place in recogniser.tagged(text)}
 
 
 def _familiar_names(text: str) -> list[Span]:
-    """Return where 小王 and 老李 stand as words of their own."""
+    """Return the spans of familiar names such as 小王 and 老李 that are separate words."""
     matches = [*cues.FAMILIAR_ALONE.finditer(text), *cues.ADDRESSED.finditer(text)]
     spans = [match.span(1) for match in matches]
     if cues.FAMILIAR.search(text):
@@ -262,11 +263,11 @@ def _familiar_names(text: str) -> list[Span]:
 
 
 def _names_beside(text: str, numbers: Iterable[Span]) -> list[Span]:
-    """Return the names right before or behind a telephone, an identity or a card number.
+    """Return the spans of names directly before or after a number.
 
     Args:
         text: The text.
-        numbers: Where the numbers stand.
+        numbers: Spans of telephone, identity and card numbers.
     """
     spans = []
     for start, end in numbers:
@@ -281,11 +282,11 @@ def _names_beside(text: str, numbers: Iterable[Span]) -> list[Span]:
 
 
 def _with_lists(text: str, spans: list[Span]) -> list[Span]:
-    """Return spans, and what stands beside them in a list: 潘志刚、杜鹃、葛亮.
+    """Return spans of names, and of more names in the same list: 潘志刚、杜鹃、葛亮.
 
     Args:
         text: The text.
-        spans: Names that are found.
+        spans: Spans of the names found so far.
     """
     found = list(spans)
     waiting = list(spans)
@@ -307,13 +308,16 @@ def _with_lists(text: str, spans: list[Span]) -> list[Span]:
 
 
 def _widened(text: str, span: Span) -> Span:
-    """Return a rule's span with LAC's end, where LAC sees a person that begins there.
+    """Extend a span that a rule found, if LAC finds a longer name that begins there.
 
-    Rules take the shortest name that a stop word can follow: 陈思 of 陈思远.
+    A rule takes the shortest name that a stop word can follow: 陈思 instead of 陈思远.
 
     Args:
         text: The text.
-        span: The name that a rule has found.
+        span: The span that a rule has found.
+
+    Returns:
+        The longer span, or the span itself.
     """
     start, end = span
     for word, tag, place in recogniser.tagged(text):
@@ -324,7 +328,7 @@ def _widened(text: str, span: Span) -> Span:
 
 
 def _apart(spans: Iterable[Span]) -> list[Span]:
-    """Return spans in order; of two that overlap the longer stays."""
+    """Return spans in order without overlaps; of two that overlap, the longer is kept."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
         if all(span[1] <= start or end <= span[0] for start, end in kept):
@@ -333,11 +337,11 @@ def _apart(spans: Iterable[Span]) -> list[Span]:
 
 
 def _everywhere(text: str, spans: list[Span]) -> list[Span]:
-    """Return spans, and every other place where one of these names stands.
+    """Return spans of names, and of all other occurrences of the same names in the text.
 
     Args:
         text: The text.
-        spans: Names that are found.
+        spans: Spans of the names found so far.
     """
     more = list(spans)
     for start, end in spans:

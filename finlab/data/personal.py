@@ -1,10 +1,10 @@
-"""Personal data, found by form, check digit and what stands around it, and put out of sight.
+"""Find personal data by its form, check digit and context, and replace it by placeholders.
 
     deidentify_text("手机13812345678张工", people=True)    # ("手机[手机号][姓名]工", {...})
 
-Numbers with a check digit must pass it, or stand behind a word such as 身份证. Amounts, stock codes,
-order numbers and dates stay. To add a kind of data, write an entry in PERSONAL. Names and addresses
-are in `people`; how well each kind is found stands in docs/data.md.
+A number with a check digit must have the right one, or follow a word such as 身份证. Amounts, stock
+codes, order numbers and dates are kept. To add a kind of data, write an entry in PERSONAL. Names
+are found in `people`, and addresses in `addresses`. docs/data.md says how well each kind is found.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from finlab.data import addresses
 from finlab.data import people as people_names
 from finlab.data import personal_checks as checks
 
-Found = tuple[str, int, int]  # (kind, first character, one past the last)
+Found = tuple[str, int, int]  # (kind, index of the first character, index after the last)
 
-# Not preceded or followed by a letter or digit: a number of its own.
+# No letter or digit stands directly before or after the number.
 _ALONE = r"(?<![0-9A-Za-z])"
 _ENDS = r"(?![0-9A-Za-z])"
 
@@ -34,11 +34,11 @@ class PersonalKind:
     """One kind of personal data.
 
     Attributes:
-        name: The placeholder's text.
-        pattern: Finds it; group 1, where there is one, is what gets replaced.
-        valid: Checks (text, start, end) of what was found; None takes everything.
-        hint: What a text must hold for the pattern to be tried: a key of HINTS, or of
-            HINTS_BESIDE_DIGITS.
+        name: Text of the placeholder, without brackets.
+        pattern: Finds the data. If it has a group 1, only this group is replaced.
+        valid: Checks (text, start, end) of a match; None accepts every match.
+        hint: A key of HINTS or HINTS_BESIDE_DIGITS. The pattern is tried only on a text that has
+            this hint.
     """
 
     name: str
@@ -153,7 +153,7 @@ PERSONAL = (
         re.compile(rf"(?<![A-Za-z0-9_-])({_WECHAT_ID})(?=(?:的|这个|這個)微信)"),
         hint="letters",
     ),
-    # The number stands further on: 我微信改了，现在是nanfang_wangqi.
+    # The id comes later in the sentence: 我微信改了，现在是nanfang_wangqi.
     PersonalKind(
         "微信号",
         re.compile(
@@ -186,7 +186,7 @@ PERSONAL = (
         ),
         checks.is_telephone,
     ),
-    # Mobiles of Hong Kong and Taiwan, and digits as they are spoken.
+    # Mobile numbers of Hong Kong and Taiwan, and digits written as they are spoken.
     PersonalKind(
         "手机号",
         re.compile(rf"(?<![0-9A-Za-z.-])\+?852[ -]?[5-79]\d{{3}}[ -]?\d{{4}}{_ENDS}"),
@@ -243,8 +243,9 @@ PERSONAL = (
         checks.is_telephone,
     ),
 )
-# What a text must hold for a pattern to be tried: most texts hold nothing, and need no search. Each
-# is looked for only in texts with five digits that stand together, or it needs no digits at all.
+# Hints are quick tests: a text without a hint is not searched with the patterns that need it, and
+# most texts have no hint. HINTS_BESIDE_DIGITS are tested only in a text with five digits close
+# together, HINTS in every text.
 FIVE_DIGITS = re.compile(r"\d(?:[ .()（）+—–A-Z-]*\d){4}")
 HINTS_BESIDE_DIGITS = {
     "account": re.compile(r"[账帳帐]|户头|股东[卡代]|A/C|account"),
@@ -260,7 +261,7 @@ HINTS = {
         r"|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z]"
     ),
 }
-# Full-width letters, digits and some signs count as the plain ones; the text keeps its length.
+# Full-width letters, digits and some signs are read as the plain ones. The text keeps its length.
 FULL_WIDTH = re.compile(r"[！-～](?<![，！？；＜＞])")
 
 
@@ -273,11 +274,11 @@ def find(text: str, people: bool = False) -> list[Found]:
 
     Args:
         text: The text.
-        people: Also find names and addresses. Meant for dialogues: in reports and news the names of
-            officers and the seats of companies are public.
+        people: Whether to find names and addresses too. Use it for dialogues. In reports and news,
+            the names of officers and the addresses of companies are public.
 
     Returns:
-        (kind, start, end) in order, none over another.
+        (kind, start, end) of each finding, in order of `start`; they do not overlap.
     """
     plain = FULL_WIDTH.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
     taken: list[tuple[int, int]] = [match.span() for match in URL.finditer(plain)]
@@ -308,7 +309,7 @@ def find(text: str, people: bool = False) -> list[Found]:
 
 
 def _hints(text: str) -> set[str]:
-    """Return the hints that a text holds."""
+    """Return the names of the hints that a text has."""
     hints = {name for name, pattern in HINTS.items() if pattern.search(text)}
     if FIVE_DIGITS.search(text):
         hints |= {name for name, pattern in HINTS_BESIDE_DIGITS.items() if pattern.search(text)}
@@ -320,10 +321,10 @@ def deidentify_text(text: str, people: bool = False) -> tuple[str, Counter]:
 
     Args:
         text: The text.
-        people: Also replace names and addresses, as in `find`.
+        people: Whether to replace names and addresses too, as in `find`.
 
     Returns:
-        The text, and the number of replacements by kind.
+        (the text with placeholders, {kind: number of replacements}).
     """
     counts: Counter = Counter()
     parts = []
@@ -336,7 +337,10 @@ def deidentify_text(text: str, people: bool = False) -> tuple[str, Counter]:
 
 
 def masked(text: str) -> str:
-    """Return a text for a table that shows what was replaced: 13*********, and not the number."""
+    """Return a text with stars after the first two characters of each finding: 13*********.
+
+    Such a text can be shown in a table of what was replaced.
+    """
     parts = []
     end = 0
     for _, start, after in find(text):
@@ -346,12 +350,12 @@ def masked(text: str) -> str:
 
 
 def deidentify_messages(messages: list[dict], counts: Counter, people: bool = True) -> list[dict]:
-    """De-identify the turns of a dialogue.
+    """Replace personal data in the turns of a dialogue by placeholders.
 
     Args:
         messages: The turns, {role, content}.
-        counts: The number of replacements by kind is added here.
-        people: Also replace names and addresses, as in `find`.
+        counts: {kind: number of replacements}; the replacements here are added to it.
+        people: Whether to replace names and addresses too, as in `find`.
 
     Returns:
         The turns with placeholders.

@@ -1,6 +1,6 @@
-"""Whether what looks like personal data is some: check digits, and what stands around it.
+"""Check whether a number that looks like personal data is one, by check digits and context.
 
-Each check of a kind takes (text, start, end) and tells whether that span is what it looks like.
+The check of each kind takes (text, start, end), and tells whether text[start:end] is of this kind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def resident_id_valid(number: str) -> bool:
     """Check the last digit of a resident identity number (GB 11643).
 
     Args:
-        number: 18 signs, the last one a digit or X.
+        number: 18 characters, the last a digit or X; spaces and hyphens are ignored.
     """
     number = re.sub("[ -]", "", number)
     weighted = [int(digit) * weight for digit, weight in zip(number[:17], ID_WEIGHTS, strict=True)]
@@ -25,7 +25,10 @@ def resident_id_valid(number: str) -> bool:
 
 
 def credit_code_valid(code: str) -> bool:
-    """Check the last sign of a unified social credit code (GB 32100: weights 3^i, modulus 31)."""
+    """Check the last character of a unified social credit code.
+
+    GB 32100 defines it, with weights 3^i and modulus 31.
+    """
     code = code.upper()
     total = 0
     for place, sign in enumerate(code[:17]):
@@ -40,14 +43,14 @@ def luhn_valid(number: str) -> bool:
     return (sum(digits[0::2]) + sum(doubled)) % 10 == 0
 
 
-# --- what stands around a number -----------------------------------------------------------------
-# A unit behind a number makes it an amount.
+# --- the context of a number ---------------------------------------------------------------------
+# A number with a unit after it is an amount.
 _UNITS = (
     r"\s*(?:[元股份亿億吨噸角分点點只件台辆輛平亩畝桶手笔筆户戶张張人%‰°]|万(?!女士|先生|小姐|经理|总)|千[元克瓦米伏]|百万|[美欧歐港日韩韓澳加新泰]元|英镑|英鎊"
     r"|卢布|日圆|日圓|盎司|公[里斤顷]|平方|个|個|度|[kK]?[Ww]h?(?![A-Za-z])|kg|USD|CNY|HKD|RMB)"
 )
 AMOUNT_BEHIND = re.compile(_UNITS)
-# The same signs where they begin a word of their own: 张工, 户名, 人事部.
+# Here characters of _UNITS begin another word, so they are not units: 张工, 户名, 人事部.
 WORD_BEHIND = re.compile(
     r"\s*(?:[张張](?!可转|存单|卡|票|发票|保单|图|表)|户名|户主|人事|人员|个人|手机|手机号|点击|分机|分行|件人|元旦|平时|平安)"
 )
@@ -64,23 +67,23 @@ PHONE_CUE = re.compile(
 
 
 def _before(text: str, place: int, width: int = 16) -> str:
-    """Return what stands before a place, in its line.
+    """Return the text before a position, within the same line.
 
     Args:
         text: The text.
-        place: Where to look back from.
-        width: In characters.
+        place: The position, an index into `text`.
+        width: How many characters to return at most.
     """
     return text[max(0, place - width) : place].rsplit("\n", 1)[-1]
 
 
 def is_telephone(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a telephone is no amount, volume or order number.
+    """Tell whether a number is a telephone number, not an amount, volume or order number.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     before = _before(text, start)
     digits = re.sub(r"\D", "", text[start:end])
@@ -89,7 +92,7 @@ def is_telephone(text: str, start: int, end: int) -> bool:
     if AMOUNT_BEFORE.search(before):
         return False
     if AMOUNT_BEHIND.match(behind):
-        # 手机13812345678张工: a person, no sheets; but never 元 or 股.
+        # In 手机13812345678张工, 张 is a surname, not a unit. 元 and 股 are always units.
         person = WORD_BEHIND.match(behind)
         return bool(person) and (
             cue or not behind.lstrip().startswith(("张", "張")) or "工" in behind[:3]
@@ -103,15 +106,15 @@ def is_telephone(text: str, start: int, end: int) -> bool:
 
 
 def is_landline(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a landline's is one.
+    """Tell whether a number in the form of a landline number is a telephone number.
 
-    With an area code and a space, as in `0700 23456789`, it may be a stock and its volume: a word
-    such as 电话 must stand near it.
+    A number with an area code and a space, such as `0700 23456789`, may be a stock code and its
+    volume. So a word such as 电话 must be near it.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     number = text[start:end]
     cue = PHONE_CUE.search(_before(text, start, 24)) or PHONE_CUE.search(text[end : end + 8])
@@ -126,12 +129,12 @@ CARD_CUE = re.compile(
 
 
 def is_card(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a bank card's passes Luhn, or is called a card.
+    """Tell whether a number is a bank card number: it passes Luhn or follows a word for a card.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     return luhn_valid(text[start:end]) or bool(CARD_CUE.search(_before(text, start)))
 
@@ -140,14 +143,14 @@ ID_CUE = re.compile(r"身份证|身分證|证件号|證件號|公民身份|ID ca
 
 
 def is_resident_id(text: str, start: int, end: int) -> bool:
-    """Tell whether a number has the form and check digit of an identity number.
+    """Tell whether a number has the form and check digit of a resident identity number.
 
-    Behind a word such as 身份证 a wrong check digit is a slip of the pen.
+    After a word such as 身份证, a wrong check digit is accepted as a typing error.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     number = re.sub("[ -]", "", text[start:end])
     if not re.fullmatch(
@@ -161,34 +164,38 @@ OLD_ID_CUE = re.compile(r"身份证|证件|證件|一代|15位|旧版")
 
 
 def is_old_id(text: str, start: int, end: int) -> bool:
-    """Tell whether 15 digits are an identity number from before 1999: a word must say so.
+    """Tell whether 15 digits are an identity number from before 1999.
+
+    A word such as 身份证 must be before them.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     return bool(OLD_ID_CUE.search(_before(text, start, 24)))
 
 
 def is_credit_code(text: str, start: int, end: int) -> bool:
-    """Tell whether a code passes GB 32100.
+    """Tell whether a unified social credit code passes the check of GB 32100.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     return credit_code_valid(text[start:end])
 
 
 def is_account(text: str, start: int, end: int) -> bool:
-    """Tell whether a number behind 账号 is no amount and no date.
+    """Tell whether a number after 账号 is an account number.
+
+    It must have at least six digits, and must not be a date or an amount.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     number = re.sub("[ -]", "", text[start:end])
     date = re.fullmatch(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])", number)
@@ -196,12 +203,12 @@ def is_account(text: str, start: int, end: int) -> bool:
 
 
 def is_plate(text: str, start: int, end: int) -> bool:
-    """Tell whether signs are a number plate: two digits at least, and no code such as 沪ETF300.
+    """Tell whether a match is a number plate: at least two digits, not a code such as 沪ETF300.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     body = text[start + 2 : end]
     return sum(map(str.isdigit, body)) >= 2 and not body.startswith("TF")
@@ -211,12 +218,12 @@ PASSPORT_CUE = re.compile(r"护照|護照|passport", re.I)
 
 
 def is_passport(text: str, start: int, end: int) -> bool:
-    """Tell whether a number in the form of a passport's stands near the word.
+    """Tell whether a number in the form of a passport number is near a word such as 护照.
 
     Args:
         text: The text.
-        start: The number's first place.
-        end: One past its last.
+        start: Index of the number's first character.
+        end: Index after its last character.
     """
     if text[start:end].isdigit():
         return bool(

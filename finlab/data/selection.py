@@ -1,6 +1,7 @@
-"""Which dialogues and pairs are learnt, which are held out, and why the rest is left.
+"""Decide which dialogues and pairs are learnt, held out or left out, and why.
 
-What becomes of each row stands in its `accounts.Account`, by its place; the texts may lie on disk.
+The status of each row is kept in an `accounts.Account`, by the row's index. The texts may be on
+disk.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from finlab.data.accounts import HELD_OUT, KINDS, LEARNT, Account
 from finlab.data.cards import Source
 
 Row = dict[str, Any]
-Place = tuple[str, int]  # (group, place in it)
+Place = tuple[str, int]  # (group, index in the group)
 CONTAMINATED = "contaminated by an exam"
 PAIR_PARTS = ("prompt", "chosen", "rejected")
 TEXTS = pyarrow.schema(
@@ -34,17 +35,19 @@ TEXTS = pyarrow.schema(
         "dropped": pyarrow.string(),
     }
 )
-BATCH = 10_000  # texts that are written at once
+BATCH = 10_000  # how many texts are written at a time
 
 
 # --- pairs ---------------------------------------------------------------------------------------
 def pair_rows(source: Source, replaced: Counter) -> list[Row]:
-    """Return the preference pairs of a card, personal data replaced.
+    """Return the preference pairs of a card, with personal data replaced.
 
-    The number of replacements by kind is added to `replaced`.
+    Args:
+        source: The loaded card.
+        replaced: {kind: number of replacements}; the replacements here are added to it.
 
     Returns:
-        Rows {id, prompt, chosen, rejected}, the last three of messages.
+        Rows {id, prompt, chosen, rejected}; the last three are lists of messages.
     """
     rows = []
     for row in source.rows:
@@ -56,7 +59,7 @@ def pair_rows(source: Source, replaced: Counter) -> list[Row]:
 
 
 def pair_text(row: Row) -> str:
-    """Return all that is said in a pair, for `screen`."""
+    """Return the text of all messages of a pair, for `screen`."""
     return "\n".join(turn["content"] for part in PAIR_PARTS for turn in row[part])
 
 
@@ -67,20 +70,23 @@ def screen(
     threshold: float = 0.85,
     folder: Path | None = None,
 ) -> tuple[dict[str, dict[int, str]], list[dict]]:
-    """Look through short texts for copies, near copies and exam items.
+    """Search short texts for copies, near copies and exam items.
 
-    Of copies in several groups the one in the last group stays, since a checked stage comes after a
-    broad one; within a group the longest. Two texts are near copies only when their figures and
-    directions agree, so the same question about two years is two.
+    If copies are in several groups, the copy in the last group is kept, because later stages have
+    better checked data than earlier ones. Within a group, the longest copy is kept. Two texts are
+    near copies only if their figures and directions agree, so the same question about two
+    different years counts as two questions.
 
     Args:
-        groups: Texts of dialogues or pairs by group, such as a stage or a card.
-        items: Exam items, as for `contamination.find_overlaps`.
-        threshold: That of `dedup.duplicates`; 0 finds exact copies only.
-        folder: Where texts and signatures lie meanwhile; None takes the system's folder for such.
+        groups: {group: texts of its dialogues or pairs}; a group is, for example, a stage or a
+            card.
+        items: Exam items, as for `contamination.find_overlaps`; empty skips the search for them.
+        threshold: Jaccard similarity, as for `dedup.duplicates`; 0 finds only exact copies.
+        folder: Where temporary texts and signatures are written; None uses the system's temporary
+            folder.
 
     Returns:
-        {group: {place: reason}} of the texts to leave out, and the overlaps with exams.
+        ({group: {index: reason}} of the texts to leave out, the overlaps with exams).
     """
     with tempfile.TemporaryDirectory(dir=folder) as workspace:
         return _screened(groups, items, threshold, Path(workspace))
@@ -89,8 +95,9 @@ def screen(
 def _screened(
     groups: dict[str, Sequence[str]], items: list[dict], threshold: float, workspace: Path
 ) -> tuple[dict[str, dict[int, str]], list[dict]]:
-    """Do what `screen` does, with a folder for what lies on disk meanwhile."""
-    # The last group is numbered first, so that of exact copies its one is the first and stays.
+    """Do what `screen` does, with `workspace` as the folder for temporary files."""
+    # The last group is numbered first. Of exact copies the first is kept, which is then the copy
+    # in the last group.
     ordered = {group: groups[group] for group in reversed(groups)}
     places = Numbering({group: len(texts) for group, texts in ordered.items()})
     frame = _frame(ordered, workspace / "texts")
@@ -113,10 +120,10 @@ def _screened(
 
 
 class Numbering:
-    """Which text of which group each number means.
+    """Maps the number of a text to (group, index in the group).
 
     Args:
-        sizes: The number of texts of each group, in the order of the numbers.
+        sizes: {group: how many texts it has}, in the order of the numbers.
     """
 
     def __init__(self, sizes: dict[str, int]):
@@ -138,7 +145,7 @@ def _frame(groups: dict[str, Sequence[str]], folder: Path) -> daft.DataFrame:
 
 
 def _documents(groups: dict[str, Sequence[str]]) -> Iterator[list[dict]]:
-    """Yield the texts of groups as rows of TEXTS, some at a time."""
+    """Yield the texts of groups in batches, as rows with the schema TEXTS."""
     number = 0
     for group, texts in groups.items():
         place = 0
@@ -152,7 +159,7 @@ def _documents(groups: dict[str, Sequence[str]]) -> Iterator[list[dict]]:
 
 
 def _exact_copies(groups: dict[str, Sequence[str]]) -> dict[int, str]:
-    """Return {number: reason} of the texts that another one before them equals."""
+    """Return {number: reason} of the texts that are equal to an earlier text."""
     seen: set[int] = set()
     reasons = {}
     texts = (text for group in groups.values() for text in group)
@@ -170,15 +177,16 @@ def _keep_the_last_group(
     places: Numbering,
     groups: dict[str, Sequence[str]],
 ) -> None:
-    """Let the document of the last group stay in each cluster, in place of the longest.
+    """Keep the document of the last group in each cluster, instead of the longest one.
 
-    What agreed with the longest may contradict the one that stays; then it stays too.
+    A member that agreed with the longest document may contradict the document that is kept now.
+    Then this member is kept too.
 
     Args:
-        reasons: {number: why a document goes}, which is changed.
-        clusters: Numbers of copies, the longest of each first.
-        places: Group and place of each number.
-        groups: The texts, in the order of their numbers.
+        reasons: {number: why the document is left out}; changed in place.
+        clusters: Numbers of the copies in each cluster, the longest document first.
+        places: Gives the group and index of each number.
+        groups: {group: texts}, in the order of their numbers: the last group comes first.
     """
 
     def text(number: int) -> str:
@@ -202,12 +210,12 @@ def _keep_the_last_group(
 
 # --- admitting pairs -----------------------------------------------------------------------------
 def admit_pairs(encoded: list[dict], screened: dict[int, str], max_length: int) -> Account:
-    """Return the account of preference pairs. What is too long is left out whole.
+    """Return the account of preference pairs; a pair that is too long is left out, not cut.
 
     Args:
-        encoded: From `templates.encode_pairs`.
-        screened: {place: reason} of those to leave out, from `screen`.
-        max_length: Of prompt and answer, in tokens.
+        encoded: The pairs from `templates.encode_pairs`.
+        screened: {index: reason} of the pairs to leave out, from `screen`.
+        max_length: How many tokens a prompt and one answer may have together.
     """
     prompts = numpy.array([len(pair["prompt_ids"]) for pair in encoded], numpy.int64)
     chosen = numpy.array([len(pair["chosen_ids"]) for pair in encoded], numpy.int64)
@@ -228,18 +236,21 @@ def admit_pairs(encoded: list[dict], screened: dict[int, str], max_length: int) 
 def subsample_by_share(
     kinds: Sequence[str] | numpy.ndarray, shares: dict[str, float], seed: int
 ) -> numpy.ndarray:
-    """Return the places of as many rows as can stand in the given shares, in order.
+    """Choose as many rows as possible so that their kinds have the given shares.
 
-    XuanYuan's second stage is {"general": 0.8, "finance": 0.2}. Rows of a kind without a share are
-    left out.
+    The shares of XuanYuan's second stage are {"general": 0.8, "finance": 0.2}. Rows of a kind
+    without a share are left out.
 
     Args:
-        kinds: The kind of each row.
-        shares: {kind: share}; they need not sum to one.
-        seed: Draws the rows.
+        kinds: Kind of each row.
+        shares: {kind: share}; the shares need not sum to one.
+        seed: Seed of the random choice.
+
+    Returns:
+        Indices of the chosen rows, in order.
 
     Raises:
-        ValueError: A kind that has a share is not there.
+        ValueError: A kind with a share has no rows, or no kind has a share.
     """
     kinds = numpy.asarray(kinds, object)
     supply = Counter(kinds.tolist())
@@ -269,9 +280,13 @@ def stage_shares(
     """Return the shares of a stage's kinds, for `limit_to_shares`.
 
     Args:
-        account: The stage's rows, each with a kind: general, finance or safety.
-        general_share: General among general and finance; 0 takes them as they come.
-        safety_share: Safety among all.
+        account: The rows of the stage, each with a kind: general, finance or safety.
+        general_share: Share of general rows among general and finance rows; 0 uses the shares that
+            the rows have.
+        safety_share: Share of safety rows among all rows; 0 leaves safety rows out.
+
+    Returns:
+        {kind: share}.
     """
     counts = numpy.bincount(account.kinds[account.still_in()], minlength=len(KINDS)).tolist()
     kinds = {kind: count for kind, count in zip(KINDS, counts, strict=True) if count}
@@ -279,7 +294,7 @@ def stage_shares(
     shares = {kind: count / sum(kinds.values()) for kind, count in kinds.items()}
     if general_share:
         shares = {"general": general_share, "finance": 1 - general_share}
-    # What is not safety shares out the rest.
+    # General and finance share what is left after the safety share.
     others = 1 - safety_share
     shares = {kind: share * others for kind, share in shares.items()}
     if safety_share:
@@ -290,12 +305,12 @@ def stage_shares(
 def limit_to_shares(
     account: Account, shares: dict[str, float], seed: int, max_rows: int = 0
 ) -> None:
-    """Mark the rows that go beyond the shares of their kinds.
+    """Mark rows as left out so that the others have the given shares of kinds.
 
     Args:
-        account: Rows with a kind; those that have a status already do not count.
+        account: Rows with a kind; rows that already have a status do not count.
         shares, seed: As for `subsample_by_share`.
-        max_rows: At most so many stay; 0 for no limit.
+        max_rows: How many rows may be kept at most; 0 for no limit.
     """
     places = account.still_in()
     kinds = numpy.array(KINDS, object)[account.kinds[places]]
@@ -304,13 +319,13 @@ def limit_to_shares(
 
 
 def limit_rows(accounts: Sequence[Account], max_rows: int, seed: int, status: str) -> None:
-    """Mark rows beyond a number with a status.
+    """Keep at most `max_rows` rows of several accounts, and mark the others with a status.
 
     Args:
-        accounts: Of all cards, taken together.
-        max_rows: So many stay, drawn by seed; 0 marks none.
-        seed: Draws them.
-        status: What the others get.
+        accounts: Accounts of all cards; their rows are counted together.
+        max_rows: How many rows to keep, chosen at random; 0 keeps all.
+        seed: Seed of the random choice.
+        status: Status of the rows that are not kept.
     """
     places = [account.still_in() for account in accounts]
     firsts = numpy.cumsum([0, *map(len, places)])
@@ -321,22 +336,25 @@ def limit_rows(accounts: Sequence[Account], max_rows: int, seed: int, status: st
 
 
 def _some(candidates: numpy.ndarray, max_rows: int, seed: int) -> numpy.ndarray:
-    """Return at most so many of the candidates, drawn by seed; 0 returns them all."""
+    """Return at most `max_rows` random candidates; with `max_rows` 0, return all of them."""
     if not max_rows or max_rows >= len(candidates):
         return candidates
     return candidates[random.Random(seed).sample(range(len(candidates)), max_rows)]
 
 
 def epochs_of(count: int, epochs: int, seed: int) -> list[int]:
-    """Return the order in which rows are learnt over several epochs, each shuffled by itself.
+    """Return the order in which rows are learnt over several epochs, shuffled in each epoch.
 
-    A trainer that shuffles anew in every epoch does not find its order again when it resumes
-    within a later one (TRL's RepeatSampler), so the whole order is drawn beforehand.
+    The whole order is drawn before training. A trainer that shuffles again in every epoch (TRL's
+    RepeatSampler) cannot restore its order when it resumes within a later epoch.
 
     Args:
-        count: Rows.
-        epochs: So many times each.
-        seed: Draws the order.
+        count: Number of rows.
+        epochs: How many times each row is learnt.
+        seed: Seed of the shuffling.
+
+    Returns:
+        Indices of the rows, `count * epochs` of them.
     """
     order: list[int] = []
     for epoch in range(epochs):
@@ -346,12 +364,13 @@ def epochs_of(count: int, epochs: int, seed: int) -> list[int]:
 
 
 def split(account: Account, share: float, texts: Iterable[str]) -> None:
-    """Mark the rows that are still in as learnt or held out, by the hash of their own text.
+    """Mark the rows without a status as learnt or held out, by the hash of their text.
 
     Args:
-        account: The rows.
-        share: The share to hold out.
-        texts: Of the rows that are still in, in order. Rows with the same text stay on one side.
+        account: The account of the rows.
+        share: The share to hold out, from 0 to 1.
+        texts: Text of each row without a status, in order. Rows with the same text get the same
+            status.
     """
     places = account.still_in()
     out = [dedup.is_held_out(text, share) for text in texts]
@@ -360,5 +379,8 @@ def split(account: Account, share: float, texts: Iterable[str]) -> None:
 
 
 def prompt_text(row: Row) -> str:
-    """Return the text that splits pairs: the question, so that none held out is learnt."""
+    """Return the last question of a pair, the text by which `split` decides.
+
+    So all pairs with the same question are learnt, or all are held out.
+    """
     return row["prompt"][-1]["content"]

@@ -1,11 +1,11 @@
-"""The dialogues of a training stage, once prepared: what is learnt of them, and packing.
+"""The prepared dialogues of a training stage: which ones are learnt, and their packing.
 
     stage = conversations.prepare(frame, tokenizer, folder)     # a Dialogues
     stage.admit(screened, max_length, tokenizer.eos_token_id)
-    stage.account.still_in()   # the places that nothing has ruled out, a NumPy array
-    stage.messages(7)          # the dialogue as it is learnt: personal data replaced
+    stage.account.still_in()   # indices of the dialogues that are not ruled out, a NumPy array
+    stage.messages(7)          # dialogue 7 as it is learnt, with personal data replaced
 
-Text and tokens lie on disk. A dialogue takes some twenty bytes of memory.
+Text and tokens are kept on disk. A dialogue takes about twenty bytes of memory.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Messages = list[dict]
-BATCH = 10_000  # dialogues that are looked at at once
-REPLAYED = "text"  # the kind of pretraining text beside KINDS
+BATCH = 10_000  # how many dialogues are read at a time
+REPLAYED = "text"  # the kind of pretraining text, in addition to KINDS
 
 
 class Dialogues:
     """The dialogues of a stage.
 
     Args:
-        rows: {id, card, kind, messages (JSON), personal, input_ids, learnt, answers, refused}.
+        rows: One row a dialogue, on disk: {id, card, kind, messages (JSON), personal, input_ids,
+            learnt, answers, refused}.
 
     Attributes:
-        rows: The same, on disk.
-        account: What became of each.
-        personal: How many personal data of each kind were replaced.
+        rows: The argument `rows`.
+        account: Sizes and status of each dialogue, see `accounts.Account`.
+        personal: {kind of personal data: how many pieces of it were replaced}.
     """
 
     def __init__(self, rows: Dataset):
@@ -65,11 +66,12 @@ class Dialogues:
     def _tables(
         self, names: list[str], places: numpy.ndarray | None = None
     ) -> Iterator[tuple[int, pyarrow.Table]]:
-        """Yield the columns of rows, some rows at a time, with the place of the first of them.
+        """Yield columns of the rows in batches: (position of the batch's first row, table).
 
         Args:
-            names: Of the columns.
-            places: Of the rows; None for all, in order.
+            names: Names of the columns.
+            places: Indices of the rows to read; None reads all rows in order. The positions that
+                are yielded count within `places`.
         """
         chosen = self.rows.select_columns(names).with_format("arrow")
         wanted = range(len(self.rows)) if places is None else places
@@ -77,11 +79,14 @@ class Dialogues:
             yield first, chosen[wanted[first : first + BATCH]]
 
     def messages(self, place: int) -> Messages:
-        """Return a dialogue as it is learnt."""
+        """Return the messages of a dialogue as they are learnt."""
         return json.loads(self.rows[int(place)]["messages"])
 
     def split_texts(self) -> Iterator[str]:
-        """Yield what splits dialogues into learnt and held out: all messages of those still in."""
+        """Yield the messages of each dialogue without a status, as JSON text.
+
+        The hash of this text decides whether a dialogue is learnt or held out.
+        """
         for _, table in self._tables(["messages"], self.account.still_in()):
             yield from table["messages"].to_pylist()
 
@@ -92,15 +97,15 @@ class Dialogues:
         end_id: int,
         single_turn: bool = False,
     ) -> None:
-        """Rule out what cannot be learnt, and shorten what is too long.
+        """Leave out dialogues that cannot be learnt, and shorten those that are too long.
 
         A dialogue that is too long keeps its first whole exchanges, never half an answer.
 
         Args:
-            screened: {place: reason} of those to leave out, from `selection.screen`.
-            max_length: In tokens.
-            end_id: The token that ends an answer.
-            single_turn: Leave out dialogues of several exchanges.
+            screened: {index: reason} of the dialogues to leave out, from `selection.screen`.
+            max_length: How many tokens a dialogue may have.
+            end_id: Id of the token that ends an answer.
+            single_turn: Whether to leave out dialogues of several exchanges.
         """
         account = self.account
         if single_turn:
@@ -122,10 +127,10 @@ class Dialogues:
                 account.tokens[place] = len(shortened["input_ids"])
 
     def labelled(self, places: numpy.ndarray) -> Iterator[templates.Row]:
-        """Yield dialogues as {input_ids, labels}, as far as they are learnt; int32 [tokens].
+        """Yield dialogues as {input_ids, labels}, each int32 [tokens], cut to the size learnt.
 
         Args:
-            places: Theirs.
+            places: Indices of the dialogues.
         """
         sizes = iter(self.account.tokens[places])
         for _, table in self._tables(["input_ids", "learnt"], places):
@@ -136,12 +141,13 @@ class Dialogues:
                 yield {"input_ids": row_ids, "labels": numpy.where(mask, row_ids, IGNORE)}
 
     def learnt_shares(self) -> dict[str, dict[str, float]]:
-        """Return what is learnt of each kind, and how much of it refuses.
+        """Return how much of each kind is learnt, and how many of these dialogues refuse.
 
         Returns:
-            {kind: {dialogues, by dialogues, by tokens}} for general, finance and safety, the last
-            two being shares; and `refusals` {dialogues, by dialogues}, told by their words in any
-            kind.
+            {kind: {dialogues, by dialogues, by tokens}} for general, finance and safety.
+            `dialogues` is a count; `by dialogues` and `by tokens` are shares from 0 to 1. The key
+            `refusals` has {dialogues, by dialogues}: dialogues of any kind that refuse, recognised
+            by their words.
         """
         places = self.account.of(LEARNT)
         tokens = self.account.tokens[places].astype(numpy.int64)
@@ -163,7 +169,7 @@ class Dialogues:
 
 
 class Texts(Sequence[str]):
-    """All that is said in each dialogue, for `selection.screen`.
+    """The text of all turns of each dialogue, as a sequence for `selection.screen`.
 
     Args:
         stage: The dialogues.
@@ -184,7 +190,7 @@ class Texts(Sequence[str]):
 
 
 def _said(messages: str) -> str:
-    """Return all that is said in a dialogue, from its JSON."""
+    """Return the text of all turns of a dialogue, from its JSON."""
     return "\n".join(turn["content"] for turn in json.loads(messages))
 
 
@@ -192,18 +198,18 @@ def _said(messages: str) -> str:
 def to_pack(
     stage: Dialogues, places: numpy.ndarray, texts: Iterable[list[int]], path: Path
 ) -> tuple[Dataset, Documents, numpy.ndarray]:
-    """Return what `packing.pack_phases` and `planned.rows` need of some dialogues and texts.
+    """Return what `packing.pack_phases` and `planned.rows` need to pack dialogues and texts.
 
     Args:
         stage: The dialogues.
-        places: Those of them to pack.
-        texts: Token ids of pretraining text to learn beside them. Text has no question, so all of
-            it is learnt.
+        places: Indices of the dialogues to pack.
+        texts: Token ids of the pretraining texts to learn together with them. A text has no
+            question, so all of its tokens are learnt.
         path: The Arrow file that the texts are written to.
 
     Returns:
-        The tokens of all dialogues and texts {input_ids, learnt}; their sizes and kinds; and the
-        numbers of those to pack.
+        (rows {input_ids, learnt} of all dialogues, then of all texts; their sizes and kinds; the
+        numbers of the rows to pack, int32).
     """
     from datasets import Features, List, Value, concatenate_datasets
 

@@ -1,4 +1,4 @@
-"""What the sources of a corpus can give, and how much of each a mixture wants."""
+"""The tokens that each source of a corpus can supply, and how many a mixture wants."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Supply:
     """The sources of a corpus, and how they may be used.
 
     Attributes:
-        tokens: {source: tokens it holds}.
-        cells: {source: its cell's name}.
+        tokens: {source: how many tokens it holds}.
+        cells: {source: name of its cell}.
         weights: {source: its weight among the sources of its cell}.
-        caps: {source: tokens that may be read of it, repetition included}.
-        first: Sources that are read before the others of their cell.
+        caps: {source: how many tokens may be read from it, repetitions included}.
+        first: Names of sources that are read before the others of their cell.
     """
 
     tokens: dict[str, int]
@@ -33,11 +33,11 @@ class Supply:
     first: set[str] = field(default_factory=set)
 
     def members(self, cell: str) -> list[str]:
-        """Return the sources of a cell that have a weight."""
+        """Return the sources of a cell whose weight is not 0."""
         return [name for name in self.tokens if self.cells[name] == cell and self.weights[name]]
 
     def by_cell(self, amounts: dict[str, float]) -> Counter:
-        """Return amounts by source as sums by cell.
+        """Return amounts of sources, summed for each cell.
 
         Args:
             amounts: {source: amount}.
@@ -49,17 +49,17 @@ class Supply:
 
 
 def targets(plan: list[dict], supply: Supply) -> list[Counter]:
-    """Return the tokens wanted of each source in each phase.
+    """Return how many tokens are wanted from each source in each phase.
 
     Args:
         plan: The phases {tokens, shares: {cell: share}}, from `mixture.phases`.
-        supply: What the sources can give.
+        supply: The sources and their limits.
 
     Returns:
-        {source: tokens} of each phase.
+        {source: tokens} for each phase.
 
     Raises:
-        ValueError: The supply is too small. The error says what would be feasible.
+        ValueError: The supply is too small. The error says what would be possible.
     """
     wanted: Counter = Counter()
     for phase in plan:
@@ -88,14 +88,14 @@ def targets(plan: list[dict], supply: Supply) -> list[Counter]:
 
 
 def _share_out(amount: float, members: list[str], supply: Supply) -> dict[str, float]:
-    """Share a cell's tokens among its sources by weight.
+    """Divide the tokens of a cell among its sources by weight.
 
-    A source at its cap passes the rest on to the others.
+    If a source reaches its cap, the other sources get the rest.
 
     Args:
-        amount: Tokens to share out.
-        members: The cell's sources.
-        supply: Their weights and caps.
+        amount: How many tokens to divide.
+        members: The sources of the cell.
+        supply: The sources' weights and caps.
 
     Returns:
         {source: tokens}.
@@ -116,7 +116,7 @@ def _share_out(amount: float, members: list[str], supply: Supply) -> dict[str, f
 
 
 def _reading_order(members: list[str], first: set[str]) -> list[list[str]]:
-    """Return the sources of a cell in groups: those to be read first, then the others."""
+    """Return the sources of a cell in groups: the sources in `first`, then the others."""
     early = [source for source in members if source in first]
     if not early:
         return [members]
@@ -126,13 +126,13 @@ def _reading_order(members: list[str], first: set[str]) -> list[list[str]]:
 def _check_supply(
     plan: list[dict], wanted: Counter, members: dict[str, list[str]], supply: Supply
 ) -> None:
-    """Refuse a plan that the supply cannot meet, and say what it could meet.
+    """Raise ValueError if the supply is too small for a plan, and say what would be possible.
 
     Args:
         plan: The phases.
-        wanted: {cell: tokens} over all phases.
+        wanted: {cell: tokens wanted in all phases}.
         members: {cell: its sources with a weight}.
-        supply: What the sources can give.
+        supply: The sources and their limits.
     """
     held = supply.by_cell(supply.tokens)
     most = {}

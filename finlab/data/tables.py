@@ -1,8 +1,8 @@
-"""Tables as people have them: CSV with any separator, exports of pandas, Excel sheets.
+"""Read the tables that people have: CSV with any separator, exports of pandas, Excel sheets.
 
-    rows, header = parse(text, ",")    # [(2, {"title": "a", "text": "..."}), ...]
+    for line, row in read_excel(path, quarantine):    # 2, {"title": "a", "text": "..."}
 
-A row that cannot be read is set aside with its line, and never swallows the next one.
+A row that cannot be read is set aside with its line number. The rows after it are still read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from finlab.data import file_text
 
 SEPARATORS = (",", ";", "\t", "|")
-LONG_CELL = 20  # characters: a header's names are shorter
+LONG_CELL = 20  # characters; a name in a header is not longer
 csv.field_size_limit(2**31 - 1)
 
 
@@ -26,18 +26,20 @@ def records(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of each record of a table.
 
-    A quoted cell may hold newlines. Where a quote is opened and never closed properly, that line
-    alone is set aside, and reading goes on with the next.
+    A quoted cell may hold newlines. If a quote is opened and never closed properly, only this line
+    is set aside, and reading continues with the next line.
 
     Args:
-        text: The table.
-        delimiter: Between cells.
-        name: The file's, for what is set aside.
-        quarantine: Such lines are added here.
+        text: The text of the table.
+        delimiter: The character between cells.
+        name: Name of the file, for the lines that are set aside.
+        quarantine: Lines that are set aside are added here, {where, reason, row}.
+
+    Yields:
+        (line number from 1, cells).
     """
     lines = file_text.lines_of(text)
-    # Where the next line with a quote is: a record without one needs no search.
-    place = 0
+    place = 0  # index of the next line
     while place < len(lines):
         start = place
         record = lines[place]
@@ -63,15 +65,15 @@ def records(
 
 
 def _quoted(lines: list[str], start: int, delimiter: str) -> tuple[list[str] | None, int]:
-    """Return the cells of a record that begins at a line and may run over several.
+    """Return the cells of a record with quotes, which may continue over several lines.
 
     Args:
-        lines: Of the table.
-        start: The record's first line, from 0 on.
-        delimiter: Between cells.
+        lines: All lines of the table.
+        start: Index of the record's first line, from 0.
+        delimiter: The character between cells.
 
     Returns:
-        The cells, None where no such record ends properly; and the first line behind it.
+        (the cells, or None if the record never ends properly; index of the line after it).
     """
     quotes = 0
     for end in range(start, len(lines)):
@@ -93,11 +95,12 @@ def _quoted(lines: list[str], start: int, delimiter: str) -> tuple[list[str] | N
 
 # --- headers -------------------------------------------------------------------------------------
 def find_delimiter(text: str, expected: str) -> str:
-    """Return what separates the cells of a table.
+    """Return the character that separates the cells of a table.
 
     Args:
-        text: The table.
-        expected: What its format says. Another one counts where the header has it and not this.
+        text: The text of the table.
+        expected: The separator of the file's format. If the first line does not have it, the most
+            frequent one of SEPARATORS is returned.
     """
     first = next((line for line in file_text.lines_of(text) if line.strip()), "")
     if expected in first:
@@ -108,17 +111,17 @@ def find_delimiter(text: str, expected: str) -> str:
 
 
 def clean_header(cells: list[str], path: Path) -> list[str]:
-    """Return the names of a header, white space and byte order mark off.
+    """Return the names in a header, without outer white space and byte order mark.
 
-    An empty name is a column of numbers that pandas wrote, or what stands behind a comma at the
-    end; such columns are not read.
+    A name is empty if pandas wrote a column of row numbers, or if the header ends with a comma.
+    Columns without a name are not read.
 
     Args:
-        cells: The first row.
+        cells: Cells of the first row.
         path: The file, for errors.
 
     Raises:
-        ValueError: A name stands there twice.
+        ValueError: A name occurs twice.
     """
     names = [
         str(cell if cell is not None else "").strip().strip("\ufeff").strip() for cell in cells
@@ -137,12 +140,15 @@ def rows_of(
     """Yield the rows of a table below its header.
 
     Args:
-        table: (line, cells), the header first.
-        path: The file.
-        quarantine: Rows with another number of cells are added here.
+        table: (line number, cells) of each row, the header first.
+        path: The file, for errors.
+        quarantine: Rows with another number of cells than the header are added here.
 
     Yields:
-        (line, {name: cell}).
+        (line number, {name of the column: cell}).
+
+    Raises:
+        ValueError: The file is empty or has only a header, or the header names a column twice.
     """
     first = next(table, None)
     if first is None:
@@ -151,7 +157,7 @@ def rows_of(
     read = 0
     for line, cells in table:
         read += 1
-        # A comma at the end of rows, or of the header, alone.
+        # Only the rows end with a comma, or only the header does.
         if len(cells) == len(header) + 1 and not cells[-1]:
             cells = cells[:-1]
         if len(cells) == len(header) - 1 and not header[-1]:
@@ -169,7 +175,17 @@ def rows_of(
 def read_delimited(
     path: Path, encoding: str, expected: str, quarantine: list[dict]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a table with a header; arguments as in `records` and `find_delimiter`."""
+    """Read a text file with a table and a header.
+
+    Args:
+        path: The file.
+        encoding: Encoding of the file, as in the card.
+        expected: The separator of the file's format, see `find_delimiter`.
+        quarantine: Lines that cannot be read are added here.
+
+    Yields:
+        (line number, {name of the column: cell}).
+    """
     text = file_text.decode(path, encoding)
     delimiter = find_delimiter(text, expected)
     yield from rows_of(records(text, delimiter, path.name, quarantine), path, quarantine)
@@ -179,11 +195,14 @@ def read_excel(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, dict[s
     """Read the first sheet of an Excel file; its first row is the header.
 
     Args:
-        path: The file, for errors.
-        quarantine: Rows with another number of cells are added here.
+        path: The .xlsx file.
+        quarantine: Rows with another number of cells than the header are added here.
+
+    Yields:
+        (row number from 1, {name of the column: cell}).
 
     Raises:
-        ValueError: It is no Excel file.
+        ValueError: The file is not an Excel file, or its table is not valid, see `rows_of`.
     """
     import openpyxl
 
@@ -201,13 +220,13 @@ def read_excel(path: Path, quarantine: list[dict]) -> Iterator[tuple[int, dict[s
 
 
 def _sheet(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield (row number, cells) of a sheet; empty rows are passed over, cells become text."""
+    """Yield (row number, cells as text) for each row of a sheet that is not empty."""
     empty = 0
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
         if not any(cell is not None and str(cell).strip() for cell in cells):
             empty += 1
             if empty > MAX_EMPTY_ROWS:
-                return  # a sheet that was formatted to its end has a million of them
+                return  # a sheet that is formatted to its end has a million empty rows
             continue
         empty = 0
         yield number, ["" if cell is None else str(cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""Turns of any format as messages, and what goes into them: tools, and reference passages.
+"""Convert turns of any format to messages, with tools and reference passages.
 
 Messages are {role, content} with the roles system, user and assistant.
 """
@@ -13,7 +13,7 @@ from typing import Any
 Row = dict[str, Any]
 Messages = list[dict[str, str]]  # {role, content}
 
-# Who speaks in any format, and the role that this is.
+# Names of speakers in the known formats, and the role of each. `call` and `tool` are converted.
 ROLES = {
     "human": "user",
     "user": "user",
@@ -26,7 +26,7 @@ ROLES = {
     "tool": "tool",
 }
 
-# The text of Qwen2.5's template, so that a base that knows tools meets what it knows.
+# The text of Qwen2.5's template, so that a base model that knows tools gets the text it knows.
 TOOLS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n"
@@ -35,7 +35,7 @@ TOOLS = (
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
 )
-# DISC-FinLLM's words around reference passages.
+# The words of DISC-FinLLM before reference passages.
 PASSAGES = (
     "作为一名金融领域专家，请回答下面的问题。下面的材料仅供参考。\n"
     "（注意：1、材料可能与问题无关，请忽略无关材料，并基于已有知识回答问题。 "
@@ -47,14 +47,14 @@ PASSAGE_HEAD = re.compile(r"参考材料 ?(\d+)[:：]\n")
 
 # --- turns into messages -------------------------------------------------------------------------
 def require_text(value: Any, what: str) -> str:
-    """Return a value that is text.
+    """Return a value after checking that it is text.
 
     Args:
-        value: What a row holds.
-        what: Its name in the error.
+        value: The value in a row.
+        what: Name of the value, for the error.
 
     Raises:
-        ValueError: It is missing, blank or no text.
+        ValueError: The value is missing, blank or not text.
     """
     if value in (None, "") or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"{what} is empty")
@@ -67,7 +67,8 @@ def _call_text(call: Any) -> str:
     """Return a function call as the text that the assistant writes.
 
     Args:
-        call: OpenAI's {function: {name, arguments}}, or bare {name, arguments}.
+        call: OpenAI's {function: {name, arguments}}, or only {name, arguments}, or either as JSON
+            text.
     """
     if isinstance(call, str):
         call = json.loads(call)
@@ -80,12 +81,12 @@ def _call_text(call: Any) -> str:
 
 
 def _assistant_text(text: str | None, calls: list[Any], where: str) -> str:
-    """Return what the assistant says and calls as one text.
+    """Return the assistant's words and function calls as one text.
 
     Args:
-        text: What it says, None where it only calls.
-        calls: Its function calls.
-        where: The turn, for errors.
+        text: The assistant's words; None or empty if it only calls functions.
+        calls: The function calls.
+        where: Name of the turn, for errors.
     """
     parts = [text] if text or not calls else []
     try:
@@ -100,7 +101,14 @@ def _assistant_text(text: str | None, calls: list[Any], where: str) -> str:
 def to_messages(turns: list[Row]) -> Messages:
     """Return turns of any format as messages.
 
-    Function calls and what the tools returned become text between tags, as in Qwen2.5.
+    Function calls and the results of tools become text between tags, as in Qwen2.5.
+
+    Args:
+        turns: The turns, {from, value} or {role, content}, maybe with `tool_calls`.
+
+    Raises:
+        ValueError: A speaker is unknown, a turn is empty or not text, or a function call or tool
+            result is not valid.
     """
     messages: Messages = []
     for number, turn in enumerate(turns, 1):
@@ -112,7 +120,7 @@ def to_messages(turns: list[Row]) -> Messages:
             raise ValueError(f"turn {number}: unknown role {speaker!r}; known are {known}")
         role, calls = ROLES[speaker], turn.get("tool_calls") or []
         if role == "system" and (text is None or (isinstance(text, str) and not text.strip())):
-            continue  # an empty system message is none
+            continue  # an empty system message is skipped
         goes_on = role == "call" and _ends_with_call(messages)
         if role == "call":
             role, text, calls = "assistant", "", _listed_calls(text)
@@ -129,13 +137,17 @@ def to_messages(turns: list[Row]) -> Messages:
 
 
 def _ends_with_call(messages: Messages) -> bool:
-    """Tell whether the assistant has spoken last, and has called a function."""
+    """Tell whether the last message is the assistant's and ends with a function call."""
     last = messages[-1] if messages else {"role": "", "content": ""}
     return last["role"] == "assistant" and last["content"].rstrip().endswith("</tool_call>")
 
 
 def _listed_calls(call: Any) -> list[Any]:
-    """Return the calls of a turn, which holds one or a list of them, as JSON text or parsed."""
+    """Return the function calls of a turn as a list.
+
+    Args:
+        call: One call or a list of calls, parsed or as JSON text.
+    """
     parsed = call
     if isinstance(call, str):
         try:
@@ -146,12 +158,15 @@ def _listed_calls(call: Any) -> list[Any]:
 
 
 def _add_tool_response(messages: Messages, text: str, where: str) -> None:
-    """Add what a tool returned; several answers to several calls become one message.
+    """Add the result of a tool to a dialogue; several results in a row become one message.
 
     Args:
-        messages: The dialogue so far, which is added to.
-        text: What the tool returned.
-        where: The turn, for errors.
+        messages: The dialogue so far; changed in place.
+        text: The result of the tool.
+        where: Name of the turn, for errors.
+
+    Raises:
+        ValueError: There is no function call before it.
     """
     text = f"<tool_response>\n{text}\n</tool_response>"
     before = messages[-1]["content"] if messages else ""
@@ -164,14 +179,16 @@ def _add_tool_response(messages: Messages, text: str, where: str) -> None:
 
 
 def check_order(messages: Messages, last: str) -> Messages:
-    """Return messages whose roles take turns after at most one system message.
+    """Return messages after checking the order of their roles.
+
+    After at most one system message, user and assistant must alternate, and the user is first.
 
     Args:
-        messages: Of a dialogue.
-        last: Who must speak last.
+        messages: The messages of a dialogue.
+        last: Role of the last message, `user` or `assistant`.
 
     Raises:
-        ValueError: They do not.
+        ValueError: The order is another one.
     """
     roles = [message["role"] for message in messages]
     if roles[:1] == ["system"]:
@@ -189,18 +206,19 @@ def check_order(messages: Messages, last: str) -> Messages:
 
 # --- tools and passages --------------------------------------------------------------------------
 def split_system(messages: Messages) -> tuple[str, Messages]:
-    """Return (the text of the system message or "", the other messages)."""
+    """Return (text of the system message, the other messages); the text is "" without one."""
     if messages and messages[0]["role"] == "system":
         return messages[0]["content"], messages[1:]
     return "", messages
 
 
 def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
-    """Return messages whose system message offers tools; without tools they stay as they are.
+    """Return messages with tools offered in the system message; unchanged without tools.
 
     Args:
         messages: The messages.
-        tools: JSON schemas of functions, OpenAI's or bare, or JSON text of them.
+        tools: JSON schemas of functions, in OpenAI's form or only the function; or JSON text of
+            them; None or empty for no tools.
     """
     tools = _listed_tools(tools)
     if not tools:
@@ -216,10 +234,10 @@ def with_tools(messages: Messages, tools: str | list[dict] | None) -> Messages:
 
 
 def _listed_tools(tools: Any) -> list[dict]:
-    """Return tools as a list of schemas, from a list, a single one, or JSON text of either.
+    """Return tools as a list of schemas, from a list, a single schema, or JSON text of either.
 
     Raises:
-        ValueError: They are something else.
+        ValueError: The tools have another form.
     """
     if isinstance(tools, str):
         try:
@@ -237,10 +255,13 @@ def _listed_tools(tools: Any) -> list[dict]:
 
 
 def earlier(history: Any) -> list[dict]:
-    """Return earlier turns, given as pairs of question and answer or as turns with their roles.
+    """Return the earlier turns of a dialogue as a list of turns.
+
+    Args:
+        history: Pairs of a question and an answer, one such pair, or turns with roles.
 
     Raises:
-        ValueError: They have another shape.
+        ValueError: The history has another form.
     """
     if isinstance(history, list) and all(isinstance(turn, dict) for turn in history):
         return list(history)
@@ -256,10 +277,10 @@ def earlier(history: Any) -> list[dict]:
 
 
 def passage_list(reference: Any) -> list[str]:
-    """Return reference passages: a list of texts, or one text.
+    """Return reference passages as a list, from a list of texts or one text.
 
     Raises:
-        ValueError: They are neither.
+        ValueError: The reference has another form.
     """
     passages = [reference] if isinstance(reference, str) else reference
     if not isinstance(passages, list) or not all(isinstance(each, str) for each in passages):
@@ -271,8 +292,8 @@ def with_passages(question: str, passages: Sequence[str]) -> str:
     """Return a question with reference passages before it, in DISC-FinLLM's words.
 
     Args:
-        question: What is asked.
-        passages: Texts.
+        question: The question.
+        passages: The texts of the passages.
     """
     parts = [f"参考材料 {number}:\n{text}\n\n" for number, text in enumerate(passages, 1)]
     return f"{PASSAGES}{''.join(parts)}问题： {question}"
@@ -281,7 +302,7 @@ def with_passages(question: str, passages: Sequence[str]) -> str:
 def passages(text: str) -> tuple[str, list[str]]:
     """Return (question, reference passages) of an instruction in DISC-FinLLM's words.
 
-    Without passages these are (the text, []).
+    For a text without passages, return (text, []).
     """
     head, mark, question = text.rpartition("问题：")
     parts = PASSAGE_HEAD.split(head)

@@ -1,13 +1,13 @@
-"""Chat templates, and labels that cover the answers only.
+"""Chat templates, and labels that cover only the answers.
 
     tokenizer.chat_template = templates.chat_template("zhilu")
     rows = templates.encode(tokenizer, [messages])   # [{input_ids, labels}]; -100 is not learnt
 
-A template is a Jinja file beside this one, with `{% generation %}` around what the model must
-produce. The same file renders training rows and prompts, and is saved with the tokenizer. Sources
-of the strings: ZhiLu's README, XuanYuan's conversation.py, YAYI's consts.py and
-trainer_multi_rounds.py, Cornucopia's templates/*.json, Qwen2.5's template for tools, and the
-published templates of Qwen3 and of DeepSeek-R1's distilled models for thinking.
+A template is a Jinja file in this folder, with `{% generation %}` around the text that the model
+must produce. The same file renders training rows and prompts, and is saved with the tokenizer. The
+strings are taken from ZhiLu's README, XuanYuan's conversation.py, YAYI's consts.py and
+trainer_multi_rounds.py, Cornucopia's templates/*.json, Qwen2.5's template (for tools), and the
+published templates of Qwen3 and of the distilled DeepSeek-R1 models (for thinking).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATES = Path(__file__).parent
-IGNORE = -100  # the label that torch's cross entropy leaves out
+IGNORE = -100  # the label that PyTorch's cross entropy ignores
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 BATCH = 1000  # dialogues rendered at a time
 Row = dict[str, numpy.ndarray]
@@ -37,11 +37,11 @@ def chat_template(name: str) -> str:
     """Return the Jinja text of a chat template.
 
     Args:
-        name: A template's name, or `name:variant` where two strings are in circulation:
-            `yayi:readme` ends the prompt without a newline; `xuanyuan:readme` has the system
-            message of the model card (one more space) and `xuanyuan:bare` none (the 13B's);
-            `zhilu:demo` joins later turns without end and begin tokens; `cornucopia:base` is its
-            ori_template.
+        name: Name of a template, or `name:variant` if there are several versions of it.
+            `yayi:readme` ends the prompt without a newline. `xuanyuan:readme` has the system
+            message of the model card (with one more space), and `xuanyuan:bare` has no system
+            message (as in the 13B model). `zhilu:demo` joins later turns without end and begin
+            tokens. `cornucopia:base` is the ori_template of Cornucopia.
 
     Raises:
         ValueError: There is no such template. The error lists the known names.
@@ -61,11 +61,11 @@ def chat_template(name: str) -> str:
 
 
 def missing_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
-    """Return the marks of a template, such as <|im_end|>, that a tokenizer spells in pieces.
+    """Return the marks of a template, such as <|im_end|>, that are not single tokens.
 
     Args:
-        tokenizer: With a chat template.
-        template: Its Jinja text.
+        tokenizer: The tokenizer that encodes the marks.
+        template: Jinja text of the template.
     """
     missing = []
     for token in dict.fromkeys(re.findall(r"<\|\w+\|>", template)):
@@ -75,12 +75,15 @@ def missing_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[st
 
 
 def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a prompt in use begins as a dialogue in training does, token by token.
+    """Tell whether a prompt at inference has the same tokens as in training.
 
-    Whatever differs, such as a space or a newline, the model has never seen (LLaMA-Factory #8720).
+    A model has never seen a prompt with another space or newline (LLaMA-Factory #8720).
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
     """
     question = {"role": "user", "content": "什么是A股？"}
-    # Where the prompt opens the thinking, an answer without any is another case.
+    # If the prompt opens the thinking, the answer must have thinking too to be comparable.
     thought = "<think>先想一想。</think>" if thinking_opened(tokenizer) else ""
     answer = {"role": "assistant", "content": f"{thought}人民币普通股票。"}
     trained = _ids(tokenizer, [[question, answer]])[0]
@@ -89,11 +92,11 @@ def same_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
-    """Return the token ids of a dialogue that the assistant goes on from, as in use.
+    """Return the token ids of a prompt: a dialogue up to where the assistant's answer begins.
 
     Args:
-        tokenizer: With a chat template.
-        messages: The dialogue.
+        tokenizer: A tokenizer with a chat template.
+        messages: The messages before the answer.
     """
     return _ids(tokenizer, [messages], add_generation_prompt=True)[0]
 
@@ -101,10 +104,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list
 def thinking_opened(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the thinking that the generation prompt opens, such as DeepSeek-R1's `<think>\\n`.
 
-    A completion then begins inside the thinking, and whoever reads it must put this before it.
+    A completion then begins inside the thinking. To read it, put the returned text before it.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: A tokenizer with a chat template.
+
+    Returns:
+        The end of the prompt from `<think>` on; empty if the prompt does not open the thinking.
     """
     prompt = render(tokenizer, [[{"role": "user", "content": "什么是A股？"}]], True)[0].text
     place = prompt.rfind("<think>")
@@ -114,22 +120,22 @@ def thinking_opened(tokenizer: PreTrainedTokenizerBase) -> str:
 def _ids(
     tokenizer: PreTrainedTokenizerBase, dialogues: list, add_generation_prompt: bool = False
 ) -> list[list[int]]:
-    """Return the token ids of dialogues; special tokens in their words stay text.
+    """Return the token ids of dialogues; special tokens in messages are encoded as text.
 
     Args:
-        tokenizer: With a chat template.
-        dialogues: Each a list of messages.
-        add_generation_prompt: End as a prompt in use.
+        tokenizer: A tokenizer with a chat template.
+        dialogues: The dialogues, each a list of messages.
+        add_generation_prompt: Whether to end with the text that comes before an answer.
     """
     return [row.ids for row in render(tokenizer, dialogues, add_generation_prompt)]
 
 
 def _reason_against(row: Rendered, messages: list[dict]) -> str:
-    """Return what is wrong with a rendered dialogue; empty for nothing.
+    """Return why a rendered dialogue cannot be learnt; empty if it can.
 
     Args:
         row: The rendered dialogue.
-        messages: The dialogue.
+        messages: The messages of the dialogue.
     """
     role = left_out(row.text, messages)
     if role:
@@ -141,23 +147,23 @@ def _reason_against(row: Rendered, messages: list[dict]) -> str:
 
 # --- encoding ------------------------------------------------------------------------------------
 def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) -> list[Row]:
-    """Render and tokenise dialogues, whole (see `shorten`).
+    """Render and tokenise dialogues without cutting them (`shorten` cuts them).
 
-    Labels are the ids where the assistant speaks, its end token included, and -100 elsewhere:
+    A label is the token id where the assistant speaks, including its end token, and -100 elsewhere:
 
         input_ids   <s> 问题 ： 什么 ... 答案 ： 人民币 普通 股票 。 </s>
         labels     -100 -100 -100 -100 ... -100 -100 人民币 普通 股票 。 </s>
 
     Args:
-        tokenizer: With a chat template.
-        dialogues: Each a list of messages.
+        tokenizer: A tokenizer with a chat template.
+        dialogues: The dialogues, each a list of messages.
 
     Returns:
         {input_ids, labels} for each dialogue, int32 [tokens].
 
     Raises:
-        ValueError: The template marks nothing as the assistant's, does not end its answers with
-            the tokenizer's end token, or cannot hold a dialogue.
+        ValueError: The template marks no token as the assistant's, does not end answers with the
+            tokenizer's end token, or cannot render a dialogue completely.
     """
     rows = []
     for number, (row, reason) in enumerate(encode_each(tokenizer, dialogues), 1):
@@ -172,20 +178,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]) 
 def encode_each(
     tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[list[dict]]
 ) -> list[tuple[Row | None, str]]:
-    """Render and tokenise dialogues as `encode` does; one that cannot be learnt has a reason.
+    """Render and tokenise dialogues as `encode` does, with a reason for each refused dialogue.
 
-    A template must render every word that it is given, and an answer must begin with a token of its
-    own, since in use the prompt ends before it.
+    A dialogue is refused if the template leaves out a part of it. It is also refused if an answer
+    does not begin with a new token, because at inference the prompt ends before the answer.
 
     Args:
-        tokenizer: With a chat template.
-        dialogues: Each a list of messages.
+        tokenizer: A tokenizer with a chat template.
+        dialogues: The dialogues, each a list of messages.
 
     Returns:
-        (row, "") for each dialogue, or (None, why not).
+        For each dialogue (row, ""), or (None, reason) if it cannot be learnt.
 
     Raises:
-        ValueError: The template marks nothing as the assistant's, or does not end its answers with
+        ValueError: The template marks no token as the assistant's, or does not end answers with
             the tokenizer's end token.
     """
     if not GENERATION.search(tokenizer.chat_template or ""):
@@ -214,11 +220,11 @@ def encode_each(
 
 
 def _render_each(tokenizer: PreTrainedTokenizerBase, dialogues: list) -> list[Rendered | str]:
-    """Return each dialogue rendered, or why the template refuses it.
+    """Return each dialogue rendered, or as text the reason why the template refuses it.
 
     Args:
-        tokenizer: With a chat template.
-        dialogues: Each a list of messages.
+        tokenizer: A tokenizer with a chat template.
+        dialogues: The dialogues, each a list of messages.
     """
     try:
         return list(render(tokenizer, dialogues))
@@ -229,22 +235,22 @@ def _render_each(tokenizer: PreTrainedTokenizerBase, dialogues: list) -> list[Re
 
 
 def _labelled(ids: numpy.ndarray, mask: numpy.ndarray) -> Row:
-    """Return ids with labels that are set where the mask holds.
+    """Return {input_ids, labels}; a label is the token id where the mask is True, else -100.
 
     Args:
-        ids: int32 [tokens].
-        mask: bool [tokens].
+        ids: Token ids, int32 [tokens].
+        mask: Whether each token is learnt, bool [tokens].
     """
     return {"input_ids": ids, "labels": numpy.where(mask, ids, numpy.int32(IGNORE))}
 
 
 def _check_row(tokenizer: PreTrainedTokenizerBase, row: Row, number: int) -> None:
-    """Refuse a dialogue whose answers the template does not mark.
+    """Raise ValueError if the template marks no answer, or does not end it with the end token.
 
     Args:
-        tokenizer: The tokenizer, for the error.
-        row: {input_ids, labels}.
-        number: The dialogue's place.
+        tokenizer: The tokenizer, which has the end token.
+        row: The dialogue as {input_ids, labels}.
+        number: Number of the dialogue, from 1, for the error.
     """
     if (row["labels"] == IGNORE).all():
         raise ValueError(
@@ -264,15 +270,15 @@ def encode_pairs(
 ) -> list[dict[str, list[int]]]:
     """Render and tokenise preference pairs as TRL does.
 
-    An answer begins where the two texts part.
+    The prompt is the common beginning of the prompt's tokens and the tokens of both dialogues.
 
     Args:
-        tokenizer: With a chat template.
-        pairs: {prompt, chosen, rejected}, each a list of messages.
+        tokenizer: A tokenizer with a chat template.
+        pairs: The pairs {prompt, chosen, rejected}, each value a list of messages.
 
     Returns:
-        {prompt_ids, chosen_ids, rejected_ids} for each pair, and as `refused` why it cannot be
-        learnt, empty where it can.
+        {prompt_ids, chosen_ids, rejected_ids, refused} for each pair. `refused` says why the pair
+        cannot be learnt; it is empty if the pair can be learnt.
     """
     rows = []
     for pair in pairs:
@@ -293,15 +299,15 @@ def encode_pairs(
 
 
 def _pair_refusal(tokenizer: PreTrainedTokenizerBase, pair: dict) -> str:
-    """Return why a preference pair cannot be learnt; empty where it can.
+    """Return why a preference pair cannot be learnt; empty if it can.
 
     Args:
-        tokenizer: With a chat template.
-        pair: {prompt, chosen, rejected}.
+        tokenizer: A tokenizer with a chat template.
+        pair: The pair {prompt, chosen, rejected}, each value a list of messages.
     """
     messages = [*pair["prompt"], *pair["chosen"], *pair["rejected"]]
     if control_tokens.found_in(tokenizer, messages):
-        # TRL renders pairs itself, and would read it as a token.
+        # TRL renders pairs itself, and would encode these words as a special token.
         return "a special token of the tokenizer stands in its words"
     for side in ("chosen", "rejected"):
         whole = [*pair["prompt"], *pair[side]]
@@ -315,7 +321,7 @@ def _pair_refusal(tokenizer: PreTrainedTokenizerBase, pair: dict) -> str:
 
 
 def _common_beginning(*sequences: list[int]) -> int:
-    """Return how many tokens all sequences begin with alike."""
+    """Return the number of tokens at the beginning that all sequences share."""
     for place, tokens in enumerate(zip(*sequences)):
         if len(set(tokens)) > 1:
             return place
@@ -323,15 +329,15 @@ def _common_beginning(*sequences: list[int]) -> int:
 
 
 def shorten(row: Row, max_length: int, end_id: int) -> Row | None:
-    """Return the whole exchanges of a row that fit, up to the end token of an answer.
+    """Return the first whole exchanges of a row that fit, up to the end token of an answer.
 
     Args:
-        row: A row of `encode`.
-        max_length: In tokens.
-        end_id: The token that ends an answer.
+        row: A row {input_ids, labels} from `encode`.
+        max_length: How many tokens the row may have.
+        end_id: Id of the token that ends an answer.
 
     Returns:
-        The row itself if it fits; None where not even its first exchange does.
+        The shortened row; the row itself if it fits; None if its first exchange does not fit.
     """
     if len(row["input_ids"]) <= max_length:
         return row
@@ -345,15 +351,15 @@ def shorten(row: Row, max_length: int, end_id: int) -> Row | None:
 
 
 def shares(rows: Iterable[Row], end_id: int) -> dict[str, float]:
-    """Return how much of rows is learnt.
+    """Return the share of tokens that are learnt, and of answers whose end token is learnt.
 
     Args:
         rows: Rows with labels.
-        end_id: The token that ends an answer.
+        end_id: Id of the token that ends an answer.
 
     Returns:
-        supervised_token_share, and eos_supervised_share: the share of answers (runs of supervised
-        labels) whose end token is supervised. It must be 1.
+        {supervised_token_share, eos_supervised_share}. The second is the share of answers (runs of
+        supervised labels) whose end token is supervised; it must be 1.
     """
     supervised = total = answers = ended = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Dialogues as text and tokens, and which of them the assistant says.
+"""Render dialogues as text and tokens, and mark the tokens that the assistant says.
 
 rendered = render(tokenizer, [messages])[0]
 rendered.text     # <s>问题：什么是A股？\n答案：人民币普通股票。</s>
@@ -28,12 +28,12 @@ class Rendered:
     """A dialogue as a chat template writes it.
 
     Attributes:
-        text: The text; special tokens in the words of the dialogue are marked in it.
-        ids: Its tokens.
-        said: Of each token, whether the assistant says it.
-        joined: A piece of the text that the tokenizer cut across the beginning of an answer, such
-            as two newlines; empty where every answer begins with a token of its own. In use the
-            prompt ends before the answer, so the model would meet other tokens.
+        text: The rendered text. Special tokens that occur in the messages are marked in it.
+        ids: Token ids of the text.
+        said: For each token, whether the assistant says it; empty for a generation prompt.
+        joined: Text of a token that lies across the beginning of an answer, such as two newlines;
+            empty if every answer begins with a new token. At inference the prompt ends before the
+            answer, so there the model would get other tokens than in training.
     """
 
     text: str
@@ -51,11 +51,12 @@ def render(
 
     Args:
         tokenizer: A fast tokenizer with a chat template.
-        dialogues: Each a list of messages {role, content}.
-        add_generation_prompt: End with what stands before an answer, as in use.
+        dialogues: The dialogues, each a list of messages {role, content}.
+        add_generation_prompt: Whether to end with the text that comes before an answer, as at
+            inference.
 
     Raises:
-        ValueError: The template refuses a dialogue, for a role that it does not know.
+        ValueError: The template refuses a dialogue, for example because of an unknown role.
     """
     marked = []
     for messages in dialogues:
@@ -74,8 +75,8 @@ def render(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    # A call with split_special_tokens, as of exams in letters, leaves this on; the template's own
-    # <s> would then be spelt in pieces.
+    # An earlier call with split_special_tokens, as in exams that are answered by letters, leaves
+    # this setting on. Then the template's own <s> would be split into pieces.
     backend.encode_special_tokens = False
     rendered = []
     for number, encoding in enumerate(backend.encode_batch(texts, add_special_tokens=False)):
@@ -95,9 +96,9 @@ def _mark_answers(
     """Mark the tokens that the assistant says.
 
     Args:
-        row: The dialogue.
-        places: The first and last place of each token in the text.
-        spans: Where the answers are, from the template's `{% generation %}`.
+        row: The rendered dialogue; its `said` and `joined` are set.
+        places: (start, end) of each token in the text, as character indices.
+        spans: (start, end) of each answer in the text, from the template's `{% generation %}`.
     """
     row.said = [False] * len(row.ids)
     token = 0
@@ -112,17 +113,17 @@ def _mark_answers(
 
 
 def left_out(text: str, messages: Messages) -> str:
-    """Return the role of the first message whose words a rendered text does not hold.
+    """Return the role of the first message whose content is missing from a rendered text.
 
-    Thinking is looked for in the last answer alone, and without the line breaks around it:
-    templates drop that of earlier turns, and set it in their own way.
+    Thinking is searched only in the last answer, without the line breaks around it. Templates
+    drop the thinking of earlier turns, and use their own line breaks.
 
     Args:
-        text: From `Rendered.text`.
-        messages: What went in.
+        text: The rendered text, from `Rendered.text`.
+        messages: The messages that were rendered.
 
     Returns:
-        The role; empty where every word came out.
+        The role; an empty string if all content is in the text.
     """
     place = 0
     for mark in control_tokens.MARKS:
@@ -139,11 +140,11 @@ def left_out(text: str, messages: Messages) -> str:
 
 
 def _words_of(message: dict, last: bool) -> list[str]:
-    """Return what must stand in a rendered text of a message.
+    """Return the parts of a message that its rendered text must contain.
 
     Args:
-        message: {role, content}.
-        last: Whether it is the last one.
+        message: The message {role, content}.
+        last: Whether it is the last message of the dialogue.
     """
     content = (message.get("content") or "").strip()
     thought, end, said = content.rpartition(THINKING_ENDS)
