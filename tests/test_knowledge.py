@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -486,6 +487,14 @@ def test_many_versions_leave_room_for_the_one_in_force(index):
         date = f"{2000 + number}-01-01"
         index.add([Document(f"v{number}", "授信总额不得超过限额。", "办法", date, work="办法")])
     assert [passage.document for passage, _ in index.search("授信总额的限额", 2)] == ["v19"]
+    next_year = str(datetime.date.today().year + 1)
+    index.add(
+        [Document("next", "授信总额不得超过限额。", "办法", f"{next_year}-01-01", work="办法")]
+    )
+    found = index.search("授信总额的限额", 2)
+    assert [passage.document for passage, _ in found] == ["v19"], "it is not in force today"
+    found = index.search("授信总额的限额", 2, f"{next_year}-06-30")
+    assert [passage.document for passage, _ in found] == ["next"]
 
 
 def test_what_is_no_broken_file_is_left_where_it_is(tmp_path):

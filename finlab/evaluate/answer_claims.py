@@ -1,8 +1,9 @@
-"""Claims in a written answer: `答案是B`, `选B`, `B正确`, with how strongly each is made.
+"""Find the claims in a written answer, such as `答案是B`, `选B`, `B正确`, and their strength.
 
     find("有人选A，但答案是B")    # [(ANSWER, 9, {"B"})]
 
-Claims that are denied, supposed or somebody else's are left out. `answers` chooses among the rest.
+Claims that are denied, only supposed, or made by somebody else are left out. The module `answers`
+chooses among the others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 
 # One letter or several: B, BD, B、D, B or D. Not A股, A类, Plan B's, "a company".
-# White space has one place in it each, else the search would try them all.
+# Each part may match white space at one place only; otherwise the search would try every split.
 _JOIN = (
     r"(?:\s*[)）])?\s*(?:[、/&和与與及或]|and|or|[,，](?=\s*[A-J]\s*(?:[,，.。}]|\Z)))"
     r"\s*(?:and\s+|or\s+)?(?:[(（]\s*)?"
@@ -20,14 +21,14 @@ _NO_OPTION = (
     r"(?!\s?(?:股|轮|輪|类|類|级|級|型|座|公司|银行|方(?![法面])|栋|区|座|组|組|班|企业|的(?!可能|理由|原因|依据)))"
     r"(?!-[A-Za-z])"
 )
-# In English, an A that begins a phrase is an article: "a company", "A bond".
+# In English, an A that begins a phrase is the article: "a company", "A bond".
 _NO_ARTICLE = (
     r"(?!(?<=[Aa])[ \t]+(?!(?:because|since|as|is|and|or|for|but|here|not|with|which|due|given|if"
     r"|would|should|was|seems|must|has|to|in|on|by|based|that|it|fits|holds|stands|makes|survives"
     r"|alone|wins|captures|describes|says|does|follows|can|could|remains|applies|works|instead"
     r"|then)\b)[a-z])"
 )
-# Before a letter: 维生素A, Class A and the like name no option.
+# What must not stand before a letter: 维生素A, Class A and similar words name no option.
 _NAMED = (
     r"(?<!维生素)(?<![A-Za-z0-9])(?<!(?i:class) )(?<!(?i:vitamin) )(?<!(?i:plan) )(?<!(?i:type) )"
 )
@@ -64,7 +65,7 @@ CLAIMS = [
         rf"{_IS}{LETTER}",
     ),
     (ANSWER, rf"(?i:\banswer is not) [A-J],? but (?:rather )?{LETTER}"),
-    # The last line is a letter alone, or ends with one behind a colon: "so: C", "Gas: A) Oxygen".
+    # The last line is a letter alone, or ends with one after a colon: "so: C", "Gas: A) Oxygen".
     (ANSWER, rf"(?m:^)(?:[^\w\n]|(?i:option)|选项|選項)*{CAPITAL}[{CLOSE}.。]*\s*\Z"),
     (
         ANSWER,
@@ -96,7 +97,7 @@ CLAIMS = [
         rf"|wrong"
         r"|untrue|true) statement|exception|better\b)",
     ),
-    # Of "which of these is wrong?" the answer is the wrong one.
+    # For the question "which of these is wrong?", the answer is the wrong option.
     (
         CHOICE,
         r"(?:故|所以|因此|综上|綜上|可见|可見|从而|由此)[，,]?(?:本题|本題|该题|此题)?(?:中|里)?"
@@ -167,7 +168,7 @@ CLAIMS = [
 ]
 CLAIM_PATTERNS = [(strength, re.compile(pattern)) for strength, pattern in CLAIMS]
 
-# Before a claim, in its clause: it is denied, supposed, or somebody else's.
+# Words before a claim, in its clause: the claim is denied, supposed, or somebody else's.
 DENIED_BEFORE = re.compile(
     r"(?:不|非|没|沒|未|勿|别|別|莫|无法|無法|不应|不能|不该|不可|不会|不要|并非|而不|排除"
     r"|(?i:\b(?:not|never|don['’]t|can['’]t|cannot|isn['’]t|neither|nor|wouldn['’]t"
@@ -183,19 +184,19 @@ SUPPOSED = re.compile(
 FIRST_GLANCE = re.compile(
     r"乍看|乍一看|初看|粗看|一眼看去|(?i:\bat first\b|\binitially\b|\bon the surface\b|\bfirst guess\b)"
 )
-# The whole sentence supposes something: each of its claims holds only then.
+# The whole sentence supposes something: its claims hold only under that condition.
 CONDITION = re.compile(
     r"如果(?!一定要|必须|必須|非要|硬要|只能)|假如|假设|假設|若(?!干)|要是|倘若|即使|(?i:\b(?:if(?! I ha(?:d|ve) to)|suppose"
     r"|assuming"
     r"|unless)\b)"
 )
-# Behind a claim: it is judged wrong, or it names those who chose.
+# Words after a claim: the claim is judged wrong, or it names people who chose the option.
 DENIED_BEHIND = re.compile(
     r"^\s*(?:项|項|选项|選項)?(?:也|都|均|皆|就|是|则|的)*\s*"
     r"(?:[与與和][^，。,;；\n]{0,14}(?:不符|矛盾|不一致|无关)|不对|不對|错|錯|不正确|不行|有误|不合|吗|嗎|么|呢|[?？]|的(?!理由|原因|依据)"
     r"|作废|还是|還是|(?i:is (?:wrong|incorrect|false|not)))"
 )
-# A claim that goes on as a list of all options names none of them.
+# A claim that continues as a list of all options names no option.
 OPTIONS_LISTED = re.compile(r"A[).、．:：][^\n]{1,40}\bB[).、．:：][^\n]{1,40}\bC[).、．:：]")
 CHANGED_MIND = re.compile(
     r"(?:^|[。！!？?，,…．.\s])(?:不对|不對|不，|等等|等一下|且慢|更正|修正|重新(?:计算|考虑|审题|看)|再想想|改为|改選|改选)"
@@ -210,7 +211,8 @@ def find(text: str) -> list[tuple[int, int, set[str]]]:
     """Return the claims of a text that are neither denied nor supposed.
 
     Returns:
-        (strength, place, letters) of each.
+        (strength, place, letters) of each claim: MARKED, ANSWER, CHOICE or VERDICT, the index in
+        `text` of the first letter, and the set of letters.
     """
     found = []
     for strength, pattern in CLAIM_PATTERNS:

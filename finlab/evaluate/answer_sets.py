@@ -1,11 +1,11 @@
-"""Published sets of finance questions whose answers code can check, as their files are.
+"""Load published sets of finance questions whose answers code can check.
 
     items = answer_sets.load("finova_tools", folder)
     verify.check(text, items[0].gold)          # ours
     official_scores.SCORERS["finova_tools"](text, items[0].raw)
 
 Sources and commits: Finova d30d4b2, CFLUE ff28c38, BizFinBench 6d2a4a6, FinReasoning bb6d019,
-FinEval-KR 66a09cd. All are for evaluation only. Golds move between commits, so a score is quoted
+FinEval-KR 66a09cd. All are for evaluation only. Golds change between commits, so a score is quoted
 with its commit.
 """
 
@@ -44,10 +44,10 @@ def load(name: str, folder: Path) -> tuple[list[Item], list[Item]]:
 
     Args:
         name: A key of SETS.
-        folder: Where the sets lie, each in its own folder.
+        folder: Folder of the sets, each in its own subfolder.
 
     Raises:
-        ValueError: There is no such set, or its file is not there.
+        ValueError: There is no such set, or its file is missing.
     """
     if name not in SETS:
         raise ValueError(f"there is no set '{name}': choose one of {', '.join(SETS)}")
@@ -67,13 +67,13 @@ def load(name: str, folder: Path) -> tuple[list[Item], list[Item]]:
 
 # --- Finova --------------------------------------------------------------------------------------
 def _finova(path: Path, make: Callable[[Any], Gold]) -> list[Item]:
-    """Return the items of one of Finova's files: {prompt, ground_truth, from}."""
+    """Return the items of one of Finova's files, with rows {prompt, ground_truth, from}."""
     rows = files.read_json(path)
     return [Item(row["prompt"], make(row["ground_truth"]), row["ground_truth"]) for row in rows]
 
 
 def as_list(value: Any) -> list[str]:
-    """Return a list that is written as one, as JSON, or as Python has it."""
+    """Return a value as a list; a string is read as a list in Python's notation."""
     return value if isinstance(value, list) else ast.literal_eval(value)
 
 
@@ -104,7 +104,7 @@ def _finova_reasoning(path: Path) -> list[Item]:
 
 # --- CFLUE ---------------------------------------------------------------------------------------
 def _cflue(path: Path) -> list[Item]:
-    """Return CFLUE's knowledge questions; the choices are a dict in a string."""
+    """Return CFLUE's knowledge questions, whose choices are a dict written as a string."""
     items = []
     for row in files.read_json(path):
         choices = ast.literal_eval(row["choices"])
@@ -126,7 +126,7 @@ def _bizfin(path: Path, make: Callable[[str], Gold]) -> list[Item]:
 
 
 def _value(text: str) -> Gold:
-    """Return the gold of a number or a date. Numbers are asked for with four places."""
+    """Return the gold of a date, a truth value or a number with four decimals."""
     if verify.date_of(text):
         return Gold("date", text, "json")
     if verify.truth_of(text) is not None:
@@ -135,7 +135,7 @@ def _value(text: str) -> Gold:
 
 
 def grouped_entities(text: str) -> list[dict[str, str]]:
-    """Return the entities of a gold that has them in groups, with their places."""
+    """Return {type, text} of each entity in a gold that has them in groups with places."""
     found = []
     for group in json.loads(text):
         for entities in group.values():
@@ -160,10 +160,10 @@ LAST_LINE = "\n请逐步推理，最后单独一行写出：答案：（一个�
 
 
 def _fineval_kr(folder: Path) -> list[Item]:
-    """Return FinEval-KR's questions; a gold with one number in it is that number.
+    """Return FinEval-KR's questions; if a gold text has one number, the gold is that number.
 
-    Its paper has a judge score the steps, and no scorer is published. What has several numbers, or
-    none, is no gold that code checks.
+    In the paper a judge scores the steps, and no scorer is published. If a gold text has several
+    different numbers, or none, code cannot check it.
     """
     items = []
     for path in sorted(folder.glob("*.jsonl")):

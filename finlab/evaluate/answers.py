@@ -2,11 +2,11 @@
 
     letter_of("<think>A？不对。</think>答案是B。选择A的同学混淆了资本市场工具。", list("ABCD"))    # 1
 
-Thinking is cut first. Then claims are collected, in four strengths: a marked answer such as
-\\boxed{B} beats `答案是B`, that beats `选B`, that beats `B正确`. Among claims of the greatest strength
-there must be one letter only. What stands before a change of mind (不对, wait) does not count where
-a claim follows it. A text without a claim may begin with its letter, or end with a sentence that
-speaks well of one option alone.
+Thinking is removed first. Then claims of four strengths are collected. From strong to weak, they
+are: a marked answer such as \\boxed{B}, then `答案是B`, then `选B`, then `B正确`. The claims of the
+greatest strength must name one letter only. Text before a change of mind (不对, wait) does not
+count if a claim follows. A text without a claim may begin with its letter, or end with a sentence
+that approves of only one option.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import unicodedata
 from finlab.evaluate import answer_claims
 
 LETTERS = "ABCDEFGHIJ"
-MOST_CHANGES = 20  # of mind; a model that runs in circles makes hundreds
+MOST_CHANGES = 20  # changes of mind that are read; a model that repeats itself makes hundreds
 
 # --- what is cut or unwrapped first --------------------------------------------------------------
 THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.I)
@@ -25,13 +25,13 @@ LONE_END = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>", re.S | re.I
 LONE_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
 LATEX = re.compile(r"\\(?:text|textbf|mathbf|mathrm|rm|bf)\s*\{([^{}]*)\}")
 HTML_TAG = re.compile(r"</?(?:b|i|u|strong|em|span|p|font|mark|code|br)\b[^<>]*>", re.I)
-# What a model's own template or a runaway generation leaves: <|assistant|>, [/INST], </s>.
+# Marks of a template that a model writes as text: <|assistant|>, [/INST], </s>.
 TEMPLATE_MARK = re.compile(r"<\|[\w ]{1,30}\|>|\[/?INST\]|</?s>")
 NEXT_QUESTION = re.compile(
     r"\n\s*(?:(?:(?i:question|q)\s*\d*|题目|題目|問題|问题|下一题|下一題)\s*[:：]|第\s*\d+\s*[题題]"
     r"|\d{1,3}\s*[.、．][^\n]{4,}\n\s*[(（]?A[.、．)）:：])"
 )
-# A question that says its own answer: 这不就是A么.
+# A question that contains its own answer: 这不就是A么.
 RHETORICAL = re.compile(r"不(就是|正是)(\W*[A-J](?:项|選項|选项)?)\W*[么吗嘛嗎麼]")
 MARKDOWN = re.compile(r"[*$`#]|^>|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])", re.M)
 
@@ -44,7 +44,7 @@ NONE_RIGHT = re.compile(
     r"|难以|难说|不(?:太)?确定|以上(?:皆|都|均)"
     r"|(?i:none of|all of the above|cannot|can['’]t|unable|not sure which|depends)"
 )
-# A lower-case letter counts where it opens a text of one line: c. 信用风险.
+# A lower-case letter counts where it begins a text of one line: c. 信用风险.
 LOWER_BEGINS = re.compile(r"[(（]?([a-j])[)）.．、]\s*\S[^\n]{0,80}")
 BARE = re.compile(r"\W*(?:(?i:option|choice)|选项|選項|选择|第)?\W*([A-Ja-j])\W*(?:项|选项)?\W*")
 LETTER_LIST = re.compile(
@@ -59,15 +59,15 @@ NONE_LEFT = re.compile(
     r"(?:难以|難以|无法|無法)(?:取舍|取捨|抉择|判断|确定)|没有(?:一个|任何)(?:正确)?(?:的)?选项|(?i:none of the (?:options"
     r"|choices) (?:is|are))"
 )
-# An option that is walked through: B选项：市场风险是指……
+# A sentence that discusses one option after another: B选项：市场风险是指……
 OPTION_WALK = re.compile(
     r"\W*(?:(?i:option) [A-J]\b|(?:选项|選項)?[A-J](?:选项|選項|项|項|\s*[:：]))"
 )
-# All are refused: None of the options A, B, C, or D is correct.
+# All options are refused: None of the options A, B, C, or D is correct.
 ALL_REFUSED = re.compile(
     r"(?i:\bnone of (?:the |these )?(?:options|choices|answers)\b)[^.;\n]{0,30}"
 )
-# A long text without a mark at its end, or one that ends in the middle of a phrase, was cut off.
+# A long text without punctuation at its end, or one that ends inside a phrase, was cut off.
 CUT_OFF = re.compile(r"(?:[，,：:为是]|(?i:\b(?:the|which|is|are|because|of|and|that|to|a)))\s*$")
 ENDED = re.compile(rf"[。.!！?？;；…}}{answer_claims.CLOSE}]\s*$|[A-J]\s*$")
 LONG = 80  # characters
@@ -85,7 +85,7 @@ SPEAKS_WELL = re.compile(
     r"|mark|support\w*|holds?|stands?|lean\w*|left|leaves|survives|makes sense|true|response|settle"
     r"|go|says?|states?|listed|match\w*|describes?|captures?|it)\b)"
 )
-# What ends a sentence that weighs several options.
+# Words of a conclusion, in a sentence that compares several options.
 CONCLUDES = re.compile(
     r"所以|因此|故|可见|可見|最后|最终|还是|就(?:是|选|写|填)|才是|胜出|相符|得到|答案|为准|选它|当选|只能|只有"
     r"|(?i:\b(?:so|hence|thus|therefore|survives|left|leaves|remains|answer|choose|pick|mark"
@@ -100,7 +100,7 @@ OPTION_VERDICT = re.compile(
 SIGN_BEFORE = re.compile(r"(?m:^)\W*?([✅✓✔√❌✗✘×])\W*([A-J])\b")
 RIGHT = re.compile(r"(?i:correct|right|true|yes)|正[确確]|[对對]|符合|[√✓✔✅]")
 
-# A letter at the beginning of a line, with a mark behind it or nothing.
+# A letter at the beginning of a line, followed by punctuation, by nothing or by Chinese text.
 LINE_BEGINS = re.compile(
     r"[^\w\\{|]*([A-J])(?![)）]\s*[、,，和与與及或])(?=[\"'”’」』]?\s*(?:[!！.．。:：(（)）】\]—–]|-\s"
     r"|[、,，](?!\s*(?:[A-J]|and|or))|$)|[ \t]+(?![和与與或及跟皆均都])[\u4e00-\u9fff])"
@@ -110,15 +110,15 @@ LINE_BEGINS = re.compile(
 def letter_of(text: str | None, letters: list[str]) -> int | None:
     """Return the option that a written answer names.
 
-    Where the options are words, such as 是 and 否, the text has to begin with one of them, or say it
-    behind `答案：`.
+    Where the options are words, such as 是 and 否, the text has to begin with one of them, or have
+    it after `答案：`.
 
     Args:
-        text: The answer; None for none.
+        text: The answer; None if no answer came.
         letters: The options as they were offered: A, B, ... or words.
 
     Returns:
-        The option's index; None when the text names none, several, or one that was not there.
+        The index of the option; None if the text names none, several, or one that was not offered.
     """
     text = _conclusion(unicodedata.normalize("NFKC", text or ""))
     if letters[0] not in LETTERS:
@@ -131,7 +131,7 @@ def letter_of(text: str | None, letters: list[str]) -> int | None:
 
 
 def without_thinking(text: str) -> str:
-    """Return a text without its thinking; an empty one where the thinking never ends."""
+    """Return a text without its thinking; thinking that never ends is cut to the end."""
     text = THOUGHT.sub("", text)
     text = LONE_END.sub("", text)
     start = LONE_START.search(text)
@@ -139,10 +139,10 @@ def without_thinking(text: str) -> str:
 
 
 def _conclusion(text: str) -> str:
-    """Return what a text says after its thinking, without the marks of Markdown, LaTeX and HTML."""
+    """Return a text without its thinking, and without marks of Markdown, LaTeX and HTML."""
     text = TEMPLATE_MARK.sub("", without_thinking(text)).strip()
     following = NEXT_QUESTION.search(text)
-    if following:  # the model goes on with a question of its own
+    if following:  # the model continues with a question of its own
         text = text[: following.start()]
     text = MARKDOWN.sub("", text)
     text = RHETORICAL.sub(r"\1\2", text)
@@ -168,7 +168,7 @@ def _word_of(text: str, words: list[str]) -> int | None:
 def _named_letters(text: str) -> set[str]:
     """Return the letters that a text names as its answer.
 
-    What stands before a change counts only where nothing behind it names a letter.
+    Text before a change of mind counts only if the text after it names no letter.
     """
     changes = [match.end() for match in answer_claims.CHANGED_MIND.finditer(text)]
     for change in reversed(changes[-MOST_CHANGES:]):
@@ -193,7 +193,7 @@ def _letters_of(text: str) -> set[str]:
     lines = text.splitlines() or [""]
     beginnings = [LINE_BEGINS.match(line) for line in lines]
     begun = [match[1] for match in beginnings if match]
-    # A letter alone on the first line, and below it why the others are wrong.
+    # A letter alone on the first line; the lines below it say why the others are wrong.
     first = BARE.fullmatch(lines[0])
     if first and begun.count(first[1].upper()) <= 1:
         return {first[1].upper()}
@@ -203,7 +203,7 @@ def _letters_of(text: str) -> set[str]:
 
 
 def _letter_alone(text: str) -> set[str] | None:
-    """Return the letters of a text that consists of little else; None for any other text."""
+    """Return the letters of a text that is hardly more than letters; None for any other."""
     bare = BARE.fullmatch(text)
     if bare:
         return {bare[1].upper()}
@@ -244,7 +244,7 @@ def _claimed_letters(text: str) -> set[str] | None:
 
 
 def _last_mention(text: str) -> set[str]:
-    """Return the option that the last sentence with any speaks well of, if it is one alone."""
+    """Return the one option that the last sentence with options approves of; else none."""
     sentences = SENTENCE.split(text)
     if CUT_OFF.search(text) or (len(text) > LONG and not ENDED.search(text)):
         sentences.pop()
@@ -271,7 +271,7 @@ def _last_mention(text: str) -> set[str]:
 
 
 def _only_line_called_right(text: str) -> set[str]:
-    """Return the letter of the one option that a walk through all of them calls right."""
+    """Return the letter of the only option called right, in a text that judges several."""
     judged: set[str] = set()
     right: set[str] = set()
     verdicts = OPTION_VERDICT.findall(text)
@@ -284,5 +284,5 @@ def _only_line_called_right(text: str) -> set[str]:
 
 
 def _mentions(text: str) -> set[str]:
-    """Return the option letters that stand in a text."""
+    """Return the option letters that a text mentions."""
     return set(re.findall("[A-J]", "".join(match["letters"] for match in MENTION.finditer(text))))

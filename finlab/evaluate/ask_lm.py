@@ -1,4 +1,4 @@
-"""An endpoint under lm-evaluation-harness: it writes, and has no log-probabilities."""
+"""A model class of lm-evaluation-harness for endpoints, which give no log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class AskLM(LM):
-    """Whatever answers a list of messages, as a model of the harness.
+    """A model of the harness that passes each question to a function, such as an endpoint.
 
     Args:
-        ask: Returns the answer to messages, None for a failure, such as an Endpoint.
-        workers: How many questions are asked at once.
+        ask: Function from messages to the answer, or to None for a failure, such as an `Endpoint`.
+        workers: How many questions are asked at the same time.
     """
 
     tokenizer_name = ""
@@ -32,13 +32,13 @@ class AskLM(LM):
         self.workers = workers
 
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
-        """Return messages as JSON, which `generate_until` reads again."""
+        """Return the messages as JSON text, which `generate_until` turns back into messages."""
         return json.dumps(without_system(messages), ensure_ascii=False)
 
     def generate_until(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[str | None]:
-        """Return the answer to each request."""
+        """Return the answer to each request; None where no answer came."""
 
         def answer(request: Instance) -> str | None:
             return self.ask(json.loads(request.args[0]))
@@ -47,7 +47,7 @@ class AskLM(LM):
             return list(pool.map(answer, requests))
 
     def loglikelihood(self, requests: list[Instance]) -> list:
-        """Refuse: an endpoint cannot say how likely a given answer is."""
+        """Raise ValueError: an endpoint cannot say how likely a given answer is."""
         raise ValueError(
             "an endpoint gives no log-probabilities of a given answer: "
             "score it with the prompt generate"

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types.chat import ChatCompletion
 
-MAX_WAIT = 60.0  # seconds between two tries
-PASSING = (408, 409, 429)  # status codes that may pass, besides 5xx
-# What a malformed answer raises when it is read.
+MAX_WAIT = 60.0  # maximum number of seconds between two tries
+PASSING = (408, 409, 429)  # status codes of temporary failures, besides 5xx
+# The errors that a malformed answer raises when it is read.
 NO_ANSWER = (ValueError, TypeError, AttributeError, IndexError, KeyError, RecursionError)
 SPEC = re.compile(r"(?:(.+)@)?(https?://[^#]+)(?:#(\w+))?")  # model@url#VARIABLE
 NO_ENDPOINT = (
@@ -29,16 +29,16 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
-CHARACTERS_A_TOKEN = 1.5  # of Chinese, for the estimate of costs
+CHARACTERS_A_TOKEN = 1.5  # characters of Chinese in one token, for the estimate of costs
 
 
 def cost(prompt_tokens: float, answer_tokens: float, price: tuple[float, float]) -> float:
     """Return what requests cost, in the currency of the price.
 
     Args:
-        prompt_tokens: Of all prompts.
-        answer_tokens: Of all answers.
-        price: Of a million tokens in a prompt and in an answer.
+        prompt_tokens: Tokens in all prompts.
+        answer_tokens: Tokens in all answers.
+        price: Price of a million tokens in a prompt and in an answer.
     """
     return (prompt_tokens * price[0] + answer_tokens * price[1]) / 1e6
 
@@ -61,12 +61,13 @@ def text_of(completion: Any, thinking: bool = False) -> str:
     """Return the text of a completion.
 
     Args:
-        completion: In OpenAI's form.
-        thinking: Put the thinking, which servers return apart from the answer (`reasoning_content`
-            of DeepSeek, `reasoning` of vLLM), before it between `<think>` and `</think>`.
+        completion: A completion in OpenAI's form.
+        thinking: Whether to put the thinking before the answer, between `<think>` and `</think>`.
+            Servers return it in a field of its own (`reasoning_content` of DeepSeek, `reasoning`
+            of vLLM).
 
     Raises:
-        NoAnswer: It has another form, no text, or half a character in it.
+        NoAnswer: The completion has another form, no text, or half a character in its text.
     """
     try:
         message = completion.choices[0].message
@@ -84,7 +85,7 @@ def text_of(completion: Any, thinking: bool = False) -> str:
 
 
 def _with_thinking(message: Any, text: str | None) -> str | None:
-    """Return an answer with the thinking before it; thinking alone stays open."""
+    """Return an answer with the thinking before it; thinking alone gets no `</think>`."""
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     if not isinstance(thought, str) or not thought.strip():
         return text
@@ -96,16 +97,16 @@ def _with_thinking(message: Any, text: str | None) -> str | None:
 def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str = "") -> OpenAI:
     """Return OpenAI's client for an endpoint.
 
-    It sends no key but the one that was named, follows no redirect, and does not retry by itself.
+    It sends only the key that was named, follows no redirect, and does not retry by itself.
 
     Args:
-        base_url: The endpoint.
-        key_variable: The environment variable that holds the key; empty sends none.
-        timeout: Seconds.
-        who: The model, for the error.
+        base_url: The URL of the endpoint.
+        key_variable: The environment variable that holds the key; empty sends no key.
+        timeout: Time limit in seconds.
+        who: Name of the model for the error message.
 
     Raises:
-        ValueError: The key is not set.
+        ValueError: The environment variable of the key is not set.
     """
     from openai import DefaultHttpxClient, OpenAI
 
@@ -120,8 +121,8 @@ def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str 
         base_url=base_url,
         timeout=timeout,
         max_retries=0,
-        # A redirect would carry the request, and what stands in its headers, elsewhere.
-        # A server on this machine is behind no proxy.
+        # A redirect would send the request and its headers to another server.
+        # A server on this machine needs no proxy.
         http_client=DefaultHttpxClient(
             follow_redirects=False, timeout=timeout, trust_env=not is_here(base_url)
         ),
@@ -137,25 +138,27 @@ def client(base_url: str, key_variable: str = "", timeout: float = 60, who: str 
 class Endpoint:
     """A model behind an endpoint, called with messages.
 
-    What may pass (429, 5xx, time-outs) is tried again, after the wait that the endpoint asks for or
-    a growing one. OpenAI's client can retry by itself, but not count retries against a bound on
-    requests. A call that fails, or returns no text, gives None and is counted; it is never kept.
+    Temporary failures (429, 5xx, time-outs) are tried again, after the wait that the endpoint asks
+    for, or else after a growing wait. OpenAI's client can retry by itself, but it does not count
+    retries against a limit on requests. A call that fails, or returns no text, gives None. It is
+    counted as an error and never stored.
 
     Args:
-        name: The model's name.
-        base_url: The endpoint.
-        store: A file that keeps what was answered, so that a rerun costs nothing.
-        key_variable: The environment variable that holds the key; empty sends none. A key never
-            stands in a recipe.
-        per_minute: At most so many requests; 0 for no bound.
-        timeout: Seconds.
-        retries: Further tries.
+        name: Name of the model.
+        base_url: The URL of the endpoint.
+        store: A file that keeps the answers, so that a rerun costs nothing; None keeps them in
+            memory only.
+        key_variable: The environment variable that holds the key; empty sends no key. Never write
+            a key into a recipe.
+        per_minute: Maximum number of requests in a minute; 0 for no limit.
+        timeout: Time limit of a request in seconds.
+        retries: How often a failed request is tried again.
         thinking: Whether the answer comes with its thinking, see `text_of`.
-        **settings: For the request: temperature, max_tokens, ...
+        **settings: Settings of the request: temperature, max_tokens, ...
 
     Attributes:
-        calls, errors: Requests sent, and calls that failed.
-        reason: Why the first one failed.
+        calls, errors: Number of requests sent, and of calls that failed.
+        reason: Why the first failed call failed; empty if none failed.
     """
 
     def __init__(
@@ -185,11 +188,11 @@ class Endpoint:
         self._gap = 60 / per_minute if per_minute else 0.0
 
     def __call__(self, messages: list[dict]) -> str | None:
-        """Return the answer to messages, None where none came."""
+        """Return the answer to messages; None if no answer came."""
         from openai import OpenAIError
 
         asked = [self.base_url, self.name, self.settings, messages]
-        # Without the word "thinking" the keys of what older runs have paid for stay as they were.
+        # Without "thinking" the key is as in older runs, so answers already paid for are found.
         key = digest(*asked, "thinking") if self.thinking else digest(*asked)
         kept = self.store.get(key)
         if kept is not None:
@@ -208,12 +211,12 @@ class Endpoint:
         return text
 
     def _send(self, messages: list[dict]) -> ChatCompletion:
-        """Send a request, and send it again where its failure may pass.
+        """Send a request, and send it again after a temporary failure.
 
-        Every attempt counts against the bound on requests; the client's own retries would not.
+        Every attempt counts against the limit on requests; the client's own retries would not.
 
         Args:
-            messages: A chat.
+            messages: The messages of a chat.
         """
         from openai import APIConnectionError, APIStatusError
 
@@ -234,7 +237,7 @@ class Endpoint:
         raise AssertionError("the loop returns or raises")
 
     def _wait_for_turn(self) -> None:
-        """Keep to the bound on requests, over all threads."""
+        """Wait until the limit on requests allows the next one, counted over all threads."""
         with self._lock:
             now = time.monotonic()
             wait = max(0.0, self._next - now)
@@ -244,7 +247,7 @@ class Endpoint:
 
 
 def _wait_asked_for(error: Exception) -> float | None:
-    """Return the seconds that an endpoint asks to wait, or None."""
+    """Return the seconds that an endpoint asks to wait; None if it does not say."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("retry-after", "")
     return float(asked) if SECONDS.fullmatch(asked.strip()) else None
@@ -257,11 +260,11 @@ def open_endpoint(spec: str, **options: Any) -> Endpoint:
         spec: `model@url`, such as `gpt-4o@https://api.openai.com/v1`. `#NAME` after the URL names
             the environment variable of its key, as in
             `qwen-plus@https://dashscope.aliyuncs.com/compatible-mode/v1#DASHSCOPE_API_KEY`. Without
-            one api.openai.com gets OPENAI_API_KEY, and nobody else a key.
-        **options: For `Endpoint`.
+            `#NAME`, api.openai.com gets the key in OPENAI_API_KEY, and other endpoints get no key.
+        **options: Other arguments of `Endpoint`.
 
     Raises:
-        ValueError: It has another form, or the key is not set.
+        ValueError: `spec` has another form, or the key is not set.
     """
     name, url, variable = parts(spec)
     if not name:
@@ -273,10 +276,10 @@ def parts(spec: str) -> tuple[str, str, str]:
     """Return the model's name, the URL and the key's variable of an endpoint's description.
 
     Args:
-        spec: `model@url#VARIABLE`; the name, with its @, and the variable may be missing.
+        spec: `model@url#VARIABLE`, where `model@` and `#VARIABLE` may be missing.
 
     Raises:
-        ValueError: There is no URL in it.
+        ValueError: `spec` has another form.
     """
     found = SPEC.fullmatch(spec)
     if not found:

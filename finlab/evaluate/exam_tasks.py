@@ -1,4 +1,4 @@
-"""The tasks of exams as files: what lm-evaluation-harness reads, over local items."""
+"""Write exams as task files for lm-evaluation-harness, with items from local files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finlab.data import exam_coverage, exam_layouts
 from finlab.data.card_schema import Card
 from finlab.data.cards import Source
 
-GENERATED = ("generate", "reason")  # prompts that are answered in writing
+GENERATED = ("generate", "reason")  # prompts where the model writes its answer
 TASKS = Path(__file__).parent / "tasks"
 Item = dict[str, Any]  # {id, subject, subject_name, split, question, choices, letters, answer}
 
@@ -24,15 +24,15 @@ Item = dict[str, Any]  # {id, subject, subject_name, split, question, choices, l
 def write_exam(
     source: Source, folder: Path, prompt: str, shots: int, max_items: int
 ) -> dict[str, Any]:
-    """Write the tasks of one card; return the fields of its Exam, and the tasks' names."""
+    """Write the tasks of one card; return the fields of its Exam and the names of the tasks."""
     card, rows = source.card, list(source.rows)
     coverage = exam_coverage.coverage(source)
     scored, examples = _scored_and_examples(card, rows)
     if 0 < max_items < len(scored):
         scored = [scored[place * len(scored) // max_items] for place in range(max_items)]
     shots = _check_shots(card, scored, examples, shots)
-    # A subject has its own examples, and in the harness its own instruction. Without either one
-    # task holds all.
+    # Each subject has its own examples, and in the harness its own instruction. Where neither is
+    # used, one task holds all subjects.
     parts: dict[str, list[Item]] = defaultdict(list)
     for item in scored:
         by_subject = shots or prompt == "harness"
@@ -83,10 +83,11 @@ def _scored_and_examples(card: Card, rows: list[Item]) -> tuple[list[Item], dict
 
     Args:
         card: The exam card.
-        rows: All its items.
+        rows: All items of the card.
 
     Returns:
-        (items, {subject: examples}); without another split, `dev` itself is scored.
+        (items, {subject: examples}). If only `dev` has labelled items, they are scored, and there
+        are no examples.
     """
     labelled = [row for row in rows if row["answer"] >= 0]
     scored = [row for row in labelled if row["split"] != "dev"] or labelled
@@ -106,16 +107,16 @@ def _scored_and_examples(card: Card, rows: list[Item]) -> tuple[list[Item], dict
 def _check_shots(
     card: Card, scored: list[Item], examples: dict[str, list[Item]], shots: int
 ) -> int:
-    """Return the shots to ask with; none where the card has no examples at all.
+    """Return how many shots to use; 0 where the card has no examples at all.
 
     Args:
-        card: The exam card, for the error.
+        card: The exam card, named in the error message.
         scored: The items to score.
         examples: {subject: examples}.
-        shots: As many as wanted.
+        shots: How many shots are wanted.
 
     Raises:
-        ValueError: A subject has fewer examples.
+        ValueError: The card has examples, but a subject has fewer than `shots`.
     """
     available = {item["subject"]: len(examples[item["subject"]]) for item in scored}
     fewest = min(available.values(), default=0)
@@ -134,26 +135,26 @@ def _write_items(
     """Write a task's items and examples as JSON lines.
 
     Args:
-        folder: Where to.
-        name: The task's name.
+        folder: Folder of the files.
+        name: Name of the task.
         card: The exam card.
         items: The items to score.
         examples: The few-shot examples.
 
     Returns:
-        {split: file} of the files that hold any.
+        {split: file}; a split without rows is left out.
     """
     paths = {}
     for split, rows in (("test", items), ("dev", examples)):
         path = folder / f"{name}.{split}.jsonl"
         files.write_jsonl(path, [_line(row, card) for row in rows])
         if rows:
-            paths[split] = glob.escape(str(path))  # `datasets` takes brackets for a pattern
+            paths[split] = glob.escape(str(path))  # `datasets` reads brackets as a pattern
     return paths
 
 
 def _line(row: Item, card: Card) -> dict[str, Any]:
-    """Return an item as a task reads it, also under the names that the harness's own tasks use."""
+    """Return an item as a row of a task file, with the field names of the harness's tasks too."""
     return {
         **row,
         "letter": row["letters"][row["answer"]],
@@ -170,7 +171,7 @@ def _write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def content_hash(items: list[Item]) -> str:
-    """Return the SHA-256 of what is asked and answered, whatever file it came from.
+    """Return the SHA-256 of the questions and answers; it does not depend on their file.
 
     Args:
         items: Exam items.
@@ -183,19 +184,20 @@ def content_hash(items: list[Item]) -> str:
 
 
 def _benchmark(card: Card) -> str:
-    """Return the benchmark that an exam card names, or the card's own name."""
+    """Return the benchmark that an exam card names, or its format where it names none."""
     return card.spec.get("benchmark", card.spec["format"])
 
 
 def _included_task(card: Card, subject: str, prompt: str) -> Path:
-    """Return the YAML file that a subject's task stands on.
+    """Return the YAML file that the task of a subject includes.
 
-    It is ours, or the harness's own of that subject; of the benchmark, for another's subject.
+    It is one of our files, or for the prompt `harness` the harness's own file for the subject.
+    Where the harness has no file for the subject, it is the harness's file for the benchmark.
 
     Args:
         card: The exam card.
         subject: The subject.
-        prompt: `official`, `text`, `generate` or `harness`.
+        prompt: One of `exams.PROMPTS`.
     """
     import lm_eval.tasks
 

@@ -1,8 +1,8 @@
-"""Exams under lm-evaluation-harness: tasks over local files, and the answers to them.
+"""Run exams under lm-evaluation-harness: tasks from local files, and the answers to them.
 
     prepared = exams.prepare(cards.load_all(["cmmlu"], "exam"), folder, prompt="official", shots=5)
     scorer = prefix_lm.PrefixLM(model, tokenizer, exams.all_tasks(prepared))
-    answers = exams.answer_exams(scorer, prepared)        # one record an item
+    answers = exams.answer_exams(scorer, prepared)        # one record for each item
 
 The folder holds what the harness's own command line reads, on any of its backends:
 `lm_eval --model vllm --model_args pretrained=MODEL --include_path FOLDER --tasks cmmlu_official`.
@@ -37,16 +37,17 @@ PROMPTS = {
 
 @dataclass
 class Exam:
-    """A benchmark made ready.
+    """An exam that is ready to be asked.
 
     Attributes:
-        name: The card's name.
-        prompt: Such as `cmmlu/official@1`.
-        shots: Few-shot examples of each question.
+        name: Name of the card.
+        prompt: Name and version of the prompt, such as `cmmlu/official@1`.
+        shots: Number of few-shot examples before each question.
         items: The scored items.
-        tasks: The harness's task objects by name.
-        coverage: What a score on it must be reported with.
-        generated: Whether it is answered in writing.
+        tasks: {name: task object of the harness}.
+        coverage: Figures to report with a score: those of `exam_coverage.coverage`, the number of
+            `scored` items, and the `sha256` of all that is asked.
+        generated: Whether the model writes its answers.
     """
 
     name: str
@@ -65,7 +66,7 @@ def parse_setting(text: str) -> tuple[str, int, str]:
         text: `prompt:shots` or `prompt:shots:policy`, such as `text:0` or `official:5:sum`.
 
     Raises:
-        ValueError: It is no setting.
+        ValueError: The text is not a setting.
     """
     prompt, *rest = text.split(":")
     shots = rest[0] if rest else ""
@@ -90,22 +91,22 @@ def prepare(
 ) -> dict[str, Exam]:
     """Write harness tasks over the items of exam cards, and load them.
 
-    Scored are the labelled items of `val` and `test`, where a card has them, else those of `dev`. A
-    card that is left without examples is asked without, and its Exam says so.
+    The labelled items of `val` and `test` are scored; if a card has none, those of `dev` are. A
+    card without examples is asked without examples, and its Exam then has 0 shots.
 
     Args:
         sources: Loaded exam cards by name.
-        folder: Where the tasks are written, a folder a card.
+        folder: Where the tasks are written, in a subfolder for each card.
         prompt: One of PROMPTS.
-        shots: Few-shot examples of each question.
-        max_items: At most so many of each exam, evenly over it; 0 for all.
+        shots: Number of few-shot examples before each question.
+        max_items: Maximum number of items of each exam, spread evenly over it; 0 for all.
 
     Returns:
         {card: Exam}.
 
     Raises:
         ValueError: The prompt is unknown, there are fewer examples than shots, or an exam is not
-            whole.
+            complete.
     """
     from lm_eval.tasks import TaskManager
 
@@ -115,7 +116,7 @@ def prepare(
     written = {}
     for name, source in sources.items():
         written[name] = exam_tasks.write_exam(source, folder / name, prompt, shots, max_items)
-    # The harness logs what is set on purpose: shots over the tasks' defaults.
+    # The harness warns when shots differ from a task's default; here they do on purpose.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     generated = prompt in GENERATED
@@ -140,18 +141,19 @@ def answer_exams(scorer: LM, prepared: dict[str, Exam]) -> list[dict[str, Any]]:
         prepared: From `prepare`.
 
     Returns:
-        One record an item: {benchmark, prompt, id, subject, shots, examples, answer, chosen, right,
-        tie, fault}, with `scores` (log-probabilities, nats) or `text`. `examples` are the shots
-        that fitted. `fault` is "", `too long` for the context, `unparsed` (names no option),
-        `failed` (no answer came) or `options alike` (the right one stands there twice). None of
-        them is ever right; `chosen` is -1 where nothing was chosen.
+        One record for each item: {benchmark, prompt, id, subject, shots, examples, answer, chosen,
+        right, tie, fault}, with `scores` (log-probabilities, nats) or `text`. `examples` is the
+        number of shots that fitted. `fault` is "", `too long` (for the context), `unparsed` (the
+        text names no option), `failed` (no answer came) or `options alike` (two options have the
+        text of the right one). A record with a fault is never right. `chosen` is -1 where nothing
+        was chosen.
     """
     from lm_eval.evaluator import evaluate
 
     chat = getattr(scorer, "chat", False)
     fits = getattr(scorer, "fits", {})
     policy = getattr(scorer, "policy", "joint")
-    # A score under another policy, or in chat, is another score.
+    # A score under another policy, or in chat, is a different score, so the prompt's name says it.
     how = "" if policy == "joint" else f"+{policy}"
     how += "+chat" if chat else ""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -181,8 +183,8 @@ def _record(exam: Exam, item: Item, responses: list[Any], fit: dict[str, Any]) -
     Args:
         exam: The exam it belongs to.
         item: The item.
-        responses: What the model gave for it.
-        fit: How many examples its prompt held, and whether it fitted.
+        responses: The responses of the model: one for each option, or one text.
+        fit: {shots, too_long}: how many examples its prompt had, and whether it was too long.
     """
     if exam.generated:
         result = _written_result(item, responses[0])
@@ -211,7 +213,7 @@ def _record(exam: Exam, item: Item, responses: list[Any], fit: dict[str, Any]) -
 
 
 def _written_result(item: Item, text: str | None) -> dict[str, Any]:
-    """Return what a written answer comes to: the letter read from it, and the text."""
+    """Return the result of a written answer: the option read from it, and the text."""
     chosen = answers.letter_of(text, item["letters"])
     fault = ""
     if text is None:
@@ -222,7 +224,7 @@ def _written_result(item: Item, text: str | None) -> dict[str, Any]:
 
 
 def _scored_result(responses: list[Any]) -> dict[str, Any]:
-    """Return what scored options come to: the likeliest one, the earlier of two that tie."""
+    """Return the result of scored options: the likeliest one, or the first one of a tie."""
     scores = [float(response[0]) for response in responses]
     best = max(scores)
     tie = scores.count(best) > 1

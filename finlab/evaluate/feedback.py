@@ -1,4 +1,4 @@
-"""What people judged, as candidates for the next round of SFT and preference data."""
+"""Turn people's judgements into candidates for the next SFT and preference data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from finlab.evaluate import raters
 def feedback(
     judgements: list[raters.Judgement], rows: list[dict], good: float = 8.0
 ) -> tuple[list[dict], list[dict]]:
-    """Return candidates for SFT and preference data, as Golden-GPT feeds scores back.
+    """Return candidates for SFT and preference data, as Golden-GPT uses its scores again.
 
-    A better answer that a rater wrote is an SFT candidate, and preferred to both answers. So is an
-    answer of at least `good` points on average. A pair is preferred as the majority says.
-    Candidates are to be read before they are learnt; cards of kind dialogue and preference read
-    them.
+    A better answer that a rater wrote is an SFT candidate, and it is preferred to both answers. An
+    answer with at least `good` points on average is an SFT candidate too. Of the two answers, the
+    one that the majority prefers is the chosen one. People should read the candidates before
+    training. Cards of kind dialogue and preference can load them.
 
     Args:
         judgements: From `read_sheets`.
-        rows: {id, question, first, second} that the sheets were written from.
-        good: Points.
+        rows: The rows {id, question, first, second} from which the sheets were written.
+        good: Minimum mean points of an SFT candidate, from 0 to 10.
 
     Returns:
         SFT rows in Alpaca's format, and preference rows.
@@ -50,12 +50,12 @@ def feedback(
 
 
 def _preference(question: str, chosen: str, rejected: str) -> list[dict]:
-    """Return a preference row in a list; none where the answers are alike or empty.
+    """Return a list with one preference row; empty if the answers are equal or one is empty.
 
     Args:
-        question: What was asked.
+        question: The question.
         chosen: The better answer.
-        rejected: The other one.
+        rejected: The other answer.
     """
     texts = chosen.strip(), rejected.strip()
     if texts[0] == texts[1] or not all(texts):

@@ -1,9 +1,9 @@
-"""Which quantised model may be used: a gate for what loses too much, and a choice.
+"""Refuse quantised models that lose too much accuracy, and choose one of the others.
 
-A format is refused where even the lower end of its loss's 95% interval is above what the recipe
-allows, and the loss is proven by McNemar's exact test, corrected for the number of formats. A loss
-that the exams cannot tell from nothing is no reason to refuse. The interval is Tango's, which stays
-honest on few questions, and where no answer flips.
+A format is refused if two things are true. The lower end of the 95% interval of its loss is above
+what the recipe allows, and the loss is significant in McNemar's exact test, corrected for the
+number of formats. If the exams cannot tell a loss from 0, the format is not refused. The interval
+is Tango's, which also holds for few questions and where no answer flips.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from finlab.evaluate import statistics
 from finlab.evaluate.score_interval import score_interval
 
 FULL = "full"
-LEVEL = 0.05  # of the test
+LEVEL = 0.05  # significance level of the test
 Figures = dict[str, float]
 
 
@@ -20,7 +20,10 @@ def loss(difference: Figures) -> Figures:
     """Return the accuracy that a format loses, with its interval, from a paired comparison.
 
     Args:
-        difference: Of `statistics.paired(full, format)`: format minus full.
+        difference: From `statistics.paired(full, format)`: format minus full.
+
+    Returns:
+        {value, ci_low, ci_high, n}; a positive value is a loss.
     """
     if not difference["n"]:
         return {"value": 0.0, "ci_low": -1.0, "ci_high": 1.0, "n": 0}
@@ -30,11 +33,11 @@ def loss(difference: Figures) -> Figures:
 
 
 def refusals(compared: dict[str, Figures], max_drop: float) -> list[str]:
-    """Return a sentence for each format that loses more than it may, for certain.
+    """Return a sentence for each format that certainly loses more than is allowed.
 
     Args:
         compared: {format: paired comparison with the full model}.
-        max_drop: Accuracy that a format may lose.
+        max_drop: Accuracy that a format may lose, from 0 to 1.
     """
     found = []
     proven = statistics.holm([difference["p"] for difference in compared.values()])
@@ -50,14 +53,14 @@ def refusals(compared: dict[str, Figures], max_drop: float) -> list[str]:
 
 
 def require(compared: dict[str, Figures], max_drop: float) -> None:
-    """Stop a step whose formats lose too much.
+    """Stop the step if a format loses too much.
 
     Args:
         compared: {format: paired comparison with the full model}.
-        max_drop: Accuracy that a format may lose.
+        max_drop: Accuracy that a format may lose, from 0 to 1.
 
     Raises:
-        ValueError: One does.
+        ValueError: A format loses too much, see `refusals`.
     """
     found = refusals(compared, max_drop)
     if found:
@@ -72,13 +75,13 @@ def choose(
 ) -> dict[str, str]:
     """Return which format to take, and why.
 
-    It is the smallest on disk among those whose loss, at the upper end of its interval, stays
-    within what is allowed. Where no format is that certain, the full model is kept.
+    It is the smallest format on disk whose loss is at most `max_drop`, even at the upper end of its
+    interval. If there is no such format, the full model is kept.
 
     Args:
-        measured: {format: figures with bytes}, the full model's among them.
+        measured: {format: figures with bytes}, including the full model.
         compared: {format: paired comparison with the full model}.
-        max_drop: Accuracy that a format may lose.
+        max_drop: Accuracy that a format may lose, from 0 to 1.
 
     Returns:
         {format, why}.
@@ -87,7 +90,7 @@ def choose(
         return {"format": FULL, "why": "no other format was made"}
     safe = [name for name in compared if loss(compared[name])["ci_high"] <= max_drop]
     if not safe:
-        # The least that any of them might lose says how far the exams are from telling.
+        # The lowest upper end of a loss shows how close the exams are to a decision.
         nearest = min(compared, key=lambda name: loss(compared[name])["ci_high"])
         lost = loss(compared[nearest])
         return {

@@ -1,7 +1,7 @@
-"""lm-evaluation-harness's model class, in whose prompts a literal `</s>` stays text.
+"""lm-evaluation-harness's model class, where a literal `</s>` in a prompt stays text.
 
-Exam items and few-shot examples come from others' files. A special token in one of them must not
-end the prompt, or speak as another role.
+Exam items and few-shot examples come from files that others wrote. A special token written in one
+of them must not end the prompt or start a message of another role.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from lm_eval.models.huggingface import HFLM
 
 from finlab.data import control_tokens
 
-ENCODED_TEXTS = 8  # the latest ones are kept: an item's answers follow the same prompt
+ENCODED_TEXTS = 8  # how many recent texts are kept: all answers of an item follow the same prompt
 
 
 def without_system(messages: list[dict]) -> list[dict]:
-    """Return messages with the exam's instruction at the head of the first question."""
+    """Return the messages with the system message moved to the start of the first question."""
     if len(messages) < 2 or messages[0]["role"] != "system":
         return messages
     question = messages[1] | {"content": messages[0]["content"] + messages[1]["content"]}
@@ -25,7 +25,7 @@ def without_system(messages: list[dict]) -> list[dict]:
 
 
 class GuardedLM(HFLM):
-    """The harness's HFLM, whose prompts hold no special tokens but the template's own.
+    """The harness's HFLM, where only the chat template can put special tokens into a prompt.
 
     Attributes:
         chat: Whether prompts are rendered by the chat template.
@@ -39,11 +39,11 @@ class GuardedLM(HFLM):
     def apply_chat_template(
         self, chat_history: list[dict], add_generation_prompt: bool = True
     ) -> str:
-        """Return the text of messages, the exam's instruction in the first question.
+        """Return messages as one text, with the exam's instruction in the first question.
 
         Args:
-            chat_history: {role, content}.
-            add_generation_prompt: End as a prompt in use.
+            chat_history: Messages {role, content}.
+            add_generation_prompt: Whether the text ends where the model's answer begins.
         """
         messages = without_system(chat_history)
         if control_tokens.found_in(self.tokenizer, messages):
@@ -53,11 +53,11 @@ class GuardedLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **more: Any
     ) -> list[int]:
-        """Return the tokens of a text; the latest texts are not encoded again.
+        """Return the token ids of a text; recent texts are kept and not encoded again.
 
         Args:
             string: The text.
-            add_special_tokens: Whether a begin token stands first; None for the model's setting.
+            add_special_tokens: Whether a begin token comes first; None uses the model's setting.
         """
         asked = string, add_special_tokens, *sorted(more.items())
         if asked not in self._encoded:
@@ -67,7 +67,7 @@ class GuardedLM(HFLM):
         return self._encoded[asked]
 
     def _encode(self, string: str, add_special_tokens: bool | None, **more: Any) -> list[int]:
-        """Return the tokens of a text; arguments as in `tok_encode`."""
+        """Return the token ids of a text; the arguments are those of `tok_encode`."""
         if control_tokens.is_marked(string):
             return control_tokens.encode_rendered(self.tokenizer, string)[0]
         if self.chat:
@@ -84,13 +84,13 @@ class GuardedLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the tokens of texts and their attention mask, int64 [texts, longest].
+        """Return the token ids of texts and their attention mask, both int64 [texts, longest].
 
         Args:
             strings: The texts.
-            padding_side: Where shorter ones are filled up.
-            left_truncate_len: Keep so many of the last tokens.
-            truncation: Not used here: prompts that do not fit are never asked.
+            padding_side: Side on which shorter texts are padded, `left` or `right`.
+            left_truncate_len: How many of the last tokens of each text are kept; None keeps all.
+            truncation: Not used: a prompt that does not fit is never asked.
         """
         rows = [self.tok_encode(string) for string in strings]
         if left_truncate_len:

@@ -1,8 +1,8 @@
-"""Judges of written answers: a model behind one prompt, or the closed world's facts.
+"""Judge written answers, by a model with a fixed prompt or by the closed world's facts.
 
-Golden-GPT lets GPT-4 score a pair, ChatGPT's answer and the candidate's, out of ten. A judge here
-is a function (question, first, second, reference) -> text that ends in `[[points, points]]`, or
-None where no verdict came. Both orders are always judged, since judges favour a place.
+Golden-GPT lets GPT-4 score a pair of answers, ChatGPT's and the candidate's, from 0 to 10. Here a
+judge is a function (question, first, second, reference) -> text that ends in `[[points, points]]`,
+or None where no verdict came. Both orders are always judged, since judges prefer one position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finlab.files import digest
 Judge = Callable[[str, str, str, str], str | None]
 Record = dict[str, Any]
 
-# A prompt is not changed but followed by another: scores under two prompts cannot be compared.
+# Do not change a prompt; add a new one. Scores under two prompts cannot be compared.
 PROMPTS = {
     "golden@1": (
         "你是金融领域的评审员。下面是一个问题和两个回答。请从四个方面评判：内容是否正确，是否回答了问题，"
@@ -33,7 +33,7 @@ PROMPTS = {
     ),
 }
 POINTS = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*[,，/]\s*(\d+(?:\.\d+)?)\s*\]\]")
-# What a verdict is worth, seen from the second answer, the candidate.
+# The value of a verdict for the second answer, the candidate.
 WORTH = {"second": 1.0, "tie": 0.5, "first": 0.0}
 
 
@@ -59,16 +59,16 @@ def by_model(ask: Callable[[list[dict]], str | None], prompt: str = "golden@1") 
 
 
 def by_facts(question: str, first: str, second: str, reference: str) -> str | None:
-    """Judge by the closed world's facts: ten points for an answer that holds the reference.
+    """Judge by the closed world's facts: ten points for an answer that has the reference.
 
-    It asks no model, and has no taste. Its form is that of a judge's answer, so that what reads
-    verdicts is tried without an endpoint.
+    It asks no model, and it does not judge style. It returns text in the form of a model judge, so
+    that code that reads verdicts can be tried without an endpoint.
 
     Args:
-        question: Not looked at.
-        first: An answer.
-        second: Another.
-        reference: What a right answer holds.
+        question: Not used.
+        first: The first answer.
+        second: The second answer.
+        reference: Text that a right answer contains; empty gives no verdict (None).
     """
     if not reference:
         return None
@@ -86,10 +86,11 @@ def points(text: str | None) -> tuple[float, float] | None:
     """Return the two scores of a verdict.
 
     Args:
-        text: What a judge wrote, None where it was not reached.
+        text: What a judge wrote; None if the judge gave no answer.
 
     Returns:
-        None unless there is exactly one pair in it (it may be repeated), each from 0 to 10.
+        (first, second). None unless the text has exactly one pair of scores (it may be repeated),
+        each from 0 to 10.
     """
     pairs = {(float(first), float(second)) for first, second in POINTS.findall(text or "")}
     if len(pairs) != 1:
@@ -105,13 +106,13 @@ def compare(judge: Judge, rows: list[dict], workers: int = 4) -> list[Record]:
     Args:
         judge: The judge.
         rows: {id, question, first, second, reference}.
-        workers: How many verdicts are asked for at once.
+        workers: How many verdicts are asked for at the same time.
 
     Returns:
-        One record a row: {id, question, verdict, consistent, points, texts, lengths}. The verdict
-        is first, second, tie or error: an error where either order gave no strict verdict, never a
-        guess. `consistent` says whether both orders agree; a disagreement is a tie. `points` are
-        [first, second] of each order.
+        One record for each row: {id, question, verdict, consistent, points, texts, lengths}. The
+        verdict is first, second, tie or error. It is error if one of the orders gave no readable
+        scores; nothing is guessed. `consistent` says whether both orders agree; if they do not, the
+        verdict is tie. `points` are [first, second] in each order. `lengths` are characters.
     """
 
     def ask(call: tuple[dict, bool]) -> str | None:
@@ -130,7 +131,7 @@ def compare(judge: Judge, rows: list[dict], workers: int = 4) -> list[Record]:
 
 
 def _judged(row: dict, texts: list[str | None]) -> Record:
-    """Return a row's record before its verdict.
+    """Return the part of a row's record that does not depend on the verdict.
 
     Args:
         row: {id, question, first, second}.
@@ -141,9 +142,7 @@ def _judged(row: dict, texts: list[str | None]) -> Record:
 
 
 def _verdict(plain_text: str | None, turned_text: str | None) -> Record:
-    """Return the verdict of two texts.
-
-    Where the two orders disagree, it is a tie.
+    """Return the verdict of two texts; it is a tie if the two orders disagree.
 
     Args:
         plain_text: The judgement of (first, second).
@@ -169,17 +168,18 @@ def _verdict(plain_text: str | None, turned_text: str | None) -> Record:
 
 
 def report(records: list[Record], judge: str = "") -> dict[str, Any]:
-    """Return what a judgement must be reported with, seen from the second answer, the candidate.
+    """Return the figures of a judgement for the second answer, the candidate.
 
     Args:
         records: From `compare`.
         judge: The judge's name.
 
     Returns:
-        n, wins, ties, losses, errors; win_rate (ties half) with a 95% bootstrap over questions;
-        sign_p, of the sign test; swap_consistency; position_bias, the share of decided orders that
-        the answer shown first wins (0.5 is none); mean_points of both; the win rate where the
-        candidate is the longer and the shorter one. Rates are None where nothing was judged.
+        judge, n, wins, ties, losses, errors; win_rate (a tie counts half) with a 95% bootstrap
+        interval over questions; sign_p, the p value of the sign test; swap_consistency, the share
+        of questions where both orders agree; position_bias, the share of decided orders that the
+        answer shown first wins (0.5 is no bias); mean_points of both answers; the win rates where
+        the candidate is longer and where it is shorter. Rates are None where nothing was judged.
     """
     judged = [record for record in records if record["verdict"] != "error"]
     counts = Counter(record["verdict"] for record in records)
@@ -210,7 +210,7 @@ def report(records: list[Record], judge: str = "") -> dict[str, Any]:
 
 
 def _win_rate(records: list[Record]) -> dict[str, Any]:
-    """Return how often the second answer won, a tie as half, with its bootstrap interval.
+    """Return how often the second answer won (a tie is half), with a bootstrap interval.
 
     Args:
         records: Judged questions.
@@ -220,9 +220,9 @@ def _win_rate(records: list[Record]) -> dict[str, Any]:
 
 
 def _first_shown_wins(records: list[Record]) -> list[bool]:
-    """Return, of each order that decided, whether the answer shown first won.
+    """Return for each order with a winner whether the answer shown first won.
 
-    A judge without position bias has as many of one as of the other.
+    With a judge that has no position bias, the answer shown first wins half of them.
     """
     wins = []
     for record in records:
@@ -244,7 +244,7 @@ def _mean_points(records: list[Record]) -> dict[str, float | None]:
 
 
 def report_rows(judgement: dict[str, Any], label: str) -> list[dict[str, Any]]:
-    """Return a report as rows, its parts each on a line.
+    """Return a report as rows, one for each figure.
 
     Args:
         judgement: From `report`.

@@ -1,4 +1,4 @@
-"""How likely a model finds given text: bits per character, answers of pairs, held-out rows."""
+"""Measure how likely a model finds text: bits per character, pairs, and held-out rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Pair = dict[str, list[int]]  # {prompt_ids, chosen_ids, rejected_ids}, of templates.encode_pairs
+Pair = dict[str, list[int]]  # {prompt_ids, chosen_ids, rejected_ids}, from templates.encode_pairs
 
 
 # --- texts ---------------------------------------------------------------------------------------
 def _pieces(documents: list[list[int]], max_length: int) -> list[list[int]]:
-    """Cut documents into pieces that fit.
+    """Cut documents into pieces that fit into the context.
 
     Args:
-        documents: Token ids.
-        max_length: Of a piece, in tokens.
+        documents: Token ids of each document.
+        max_length: Maximum number of tokens in a piece.
 
     Returns:
-        The pieces. One of a single token predicts nothing and is left out.
+        The pieces. A piece of a single token predicts nothing and is left out.
     """
     pieces = []
     for ids in documents:
@@ -40,11 +40,11 @@ def _pieces(documents: list[list[int]], max_length: int) -> list[list[int]]:
 
 
 def _batches(pieces: list[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Yield pieces in batches, sorted by length so that padding is rare.
+    """Yield pieces in batches.
 
     Args:
-        pieces: Token ids.
-        batch_tokens: Of a batch, padding included.
+        pieces: Token ids of each piece, sorted by length so that there is little padding.
+        batch_tokens: Maximum number of tokens in a batch, padding included.
     """
     batch: list[list[int]] = []
     for piece in pieces:
@@ -65,16 +65,16 @@ def bits_per_character(
 ) -> float:
     """Return the bits a model needs per character of texts.
 
-    Comparable across tokenizers, which perplexity per token is not. Each text is read as a document
-    with BOS and EOS, and in pieces where it is longer than the context. Log-probabilities are
-    summed in float32.
+    The value can be compared across tokenizers; perplexity per token cannot. Each text is read as a
+    document with BOS and EOS. A text that is longer than `max_length` is read in pieces.
+    Log-probabilities are summed in float32.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of `model`.
         texts: The texts.
-        max_length: Of a piece, in tokens; 0 for the model's context.
-        batch_tokens: Tokens in a batch, padding included.
+        max_length: Maximum number of tokens in a piece; 0 for the model's context.
+        batch_tokens: Maximum number of tokens in a batch, padding included.
     """
     max_length = max_length or model.config.max_position_embeddings
     pieces = _pieces(tokenization.documents(tokenizer, texts), max_length)
@@ -102,7 +102,7 @@ def bits_by_group(
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of `model`.
         texts: {group: texts}.
     """
     bits = {}
@@ -117,12 +117,13 @@ def answer_log_probs(
 ) -> list[dict[str, float]]:
     """Return the log-probability of each pair's answers after their prompt.
 
-    It is a plain forward pass and a float32 softmax: nothing of a trainer's, so it can prove one.
+    It is a plain forward pass and a float32 softmax. It uses no code of a trainer, so it can check
+    a trainer's values.
 
     Args:
         model: The model.
-        pairs: Pairs of `templates.encode_pairs`.
-        batch_tokens: Tokens in a batch, padding included.
+        pairs: Pairs from `templates.encode_pairs`.
+        batch_tokens: Maximum number of tokens in a batch, padding included.
 
     Returns:
         {chosen, rejected} for each pair, in nats, summed over tokens.
@@ -135,7 +136,7 @@ def answer_log_probs(
     rows.sort(key=lambda row: len(row[2]) + len(row[3]))
     found: list[dict[str, float]] = [{} for _ in pairs]
     while rows:
-        # The longest first: if memory does not suffice, it shows at once.
+        # The longest rows come first, so that too little memory shows at once.
         longest = len(rows[-1][2]) + len(rows[-1][3])
         batch = rows[-max(1, batch_tokens // longest) :]
         del rows[-len(batch) :]
@@ -171,7 +172,7 @@ def _answer_sums(
     sums = []
     for row, (prompt, answer) in enumerate(batch):
         begin, end = len(prompt), len(prompt) + len(answer)
-        # The logits at a place are those of the next token.
+        # The logits at a place predict the next token.
         log_probs = logits[row, begin - 1 : end - 1].float().log_softmax(-1)
         sums.append(log_probs.gather(1, ids[row, begin:end, None]).sum().item())
     return sums
@@ -186,24 +187,24 @@ def held_out_rows(
     parts: int = 8,
     max_sequences: int = 32,
 ) -> Dataset:
-    """Return held-out texts as packed rows, whose loss training reports by corner and position.
+    """Return held-out texts as packed rows; training reports their loss by corner and position.
 
-    Each corner's documents are packed under its name. For the positions all texts are joined, each
-    with its BOS and EOS, and cut into sequences that attend to all that stands before. Their tokens
-    belong to equal parts of the sequence:
+    The documents of each corner are packed under its name. For the positions, all texts are joined,
+    each with its BOS and EOS, and cut into sequences. In a sequence, each token attends to all
+    earlier ones. The tokens of a sequence belong to equal parts of it:
 
         position 64 | position 128 | ... | position 512
 
-    A model that uses its context reads later parts at least as well as early ones, and one beyond
-    its trained context worse.
+    A model that uses its context reads later parts at least as well as early ones. Beyond the
+    context that it was trained with, a model reads them worse.
 
     Args:
         tokenizer: The tokenizer.
         corners: {corner: texts}.
-        length: Of a row and of a sequence, in tokens.
+        length: Tokens in a row and in a sequence.
         path: The Arrow file of the rows.
-        parts: The number of parts.
-        max_sequences: At most so many sequences, evenly over the whole.
+        parts: The number of parts in a sequence.
+        max_sequences: Maximum number of sequences, spread evenly over all of them.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -235,7 +236,7 @@ def _position_names(size: int, parts: int) -> list[str]:
     """Return the name of the part that each place of a sequence belongs to.
 
     Args:
-        size: Of the sequence, in tokens.
+        size: Tokens in the sequence.
         parts: How many equal parts it has.
 
     Returns:

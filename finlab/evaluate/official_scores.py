@@ -1,7 +1,7 @@
-"""The scores of finance sets as their authors compute them, flaws included.
+"""Compute the scores of finance sets as their authors compute them, flaws included.
 
-They stand beside ours, so that a figure can be compared with a published one, and so that everyone
-sees what a trivial answer earns: naming all tools is right under Finova's rule.
+They are shown next to our scores, so that a figure can be compared with a published one. They also
+show what a trivial answer earns: under Finova's rule, naming all tools is right.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ TRUTH = re.compile("[是对否错]")
 
 
 def _last_box(text: str) -> str:
-    """Return the last box of a whole text, thinking included; the text itself without one."""
+    """Return the last box of a whole text, thinking included; the text itself if it has none."""
     found = reading.boxes(text)
     return found[-1] if found else text
 
 
 def _finova_ner(text: str, gold: str) -> float:
-    """Return 1 where every entity that is named has a gold in it; missing ones cost nothing."""
+    """Return 1 if each named entity contains a gold of its type; missing ones cost nothing."""
     found, right = reading.json_value(text), json.loads(gold)
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         return 0.0
@@ -40,7 +40,7 @@ def _finova_ner(text: str, gold: str) -> float:
 
 
 def _finova_tools(text: str, gold: Any) -> float:
-    """Return 1 where the tools that are named hold the right ones."""
+    """Return 1 if all the right tools are among the named ones."""
     found = reading.json_value(text)
     if not isinstance(found, list):
         return 0.0
@@ -48,7 +48,7 @@ def _finova_tools(text: str, gold: Any) -> float:
 
 
 def _finova_intent(text: str, gold: Any) -> float:
-    """Return 1 where the sorted lists are equal."""
+    """Return 1 if the sorted lists are equal."""
     try:
         found = answer_sets.as_list(_last_box(text))
         return float(sorted(found) == sorted(answer_sets.as_list(gold)))
@@ -57,7 +57,7 @@ def _finova_intent(text: str, gold: Any) -> float:
 
 
 def _finova_compliance(text: str, gold: str) -> float:
-    """Return 1 for the right word in the box, else for the first 是, 对, 否 or 错 of the text."""
+    """Return 1 for the right word in the box; without one, for the first 是, 对, 否 or 错."""
     boxed = reading.boxes(text)
     if boxed and boxed[-1] in ("是", "否"):
         return float(boxed[-1] == gold)
@@ -67,7 +67,10 @@ def _finova_compliance(text: str, gold: str) -> float:
 
 
 def _finova_number(text: str) -> float | None:
-    """Return a number as Finova's normaliser does: commas go, and so does a lone minus."""
+    """Return a number as Finova's normaliser does; None if the text is not a number.
+
+    Commas and a final percent sign are removed, and so is the minus of a whole number.
+    """
     cleaned = re.sub(r"[,，\s]", "", text)
     if re.fullmatch(r"-\d+", cleaned):
         cleaned = cleaned[1:]
@@ -78,7 +81,7 @@ def _finova_number(text: str) -> float | None:
 
 
 def _finova_reasoning(text: str, gold: str) -> float:
-    """Return 1 where each part is equal, within 1e-4, or when one is 100 times the other."""
+    """Return 1 if each part is equal within 1e-4, or is 100 times or 0.01 times the gold."""
     said = _last_box(text).strip()
     if len(gold) == 1:
         return float(said == gold)
@@ -108,12 +111,12 @@ def _cflue(text: str, gold: str) -> float:
 
 
 def _bizfin_value(text: str) -> str:
-    """Return what stands in the JSON key `answer`."""
+    """Return the value of the JSON key `answer`; empty where there is none."""
     return reading.final(text, "json") or ""
 
 
 def _bizfin_numerical(text: str, gold: str) -> float:
-    """Return 1 within 1e-6 of a gold of four places; other values as strings."""
+    """Return 1 within 1e-6 of the gold, which has four decimals; else compare as strings."""
     said = _bizfin_value(text)
     try:
         return float(abs(float(said) - float(gold)) < 1e-6)
@@ -131,14 +134,14 @@ def _bizfin_time(text: str, gold: str) -> float:
 
 
 def _bizfin_ner(text: str, gold: str) -> float:
-    """Return the recall: what is named too much costs nothing."""
+    """Return the recall of the entities; entities that are not in the gold cost nothing."""
     right = answer_sets.grouped_entities(gold)
     verdict = verify.check(text, verify.Gold("entities", right, "whole"))
     return verdict.recall
 
 
 def _truth(text: str, gold: str) -> float:
-    """Return 1 for the right word; the authors' agent is not at hand."""
+    """Return 1 for the right word; the agent that the authors use is not available."""
     return float(_last_box(text).strip() == gold)
 
 

@@ -2,8 +2,8 @@
 
     scorer = PrefixLM(model, tokenizer, tasks, store=score_cache.open_score_cache(folder, model))
 
-It gives the scores of the harness's own class (HFLM) for a fraction of the tokens. How many fewer,
-and how close the scores are, stands in benchmarks/README.md.
+It gives the scores of the harness's own class (HFLM) for a fraction of the tokens.
+benchmarks/README.md says how many tokens it saves, and how close the scores are.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ POLICIES = {
     "sum": "the sum of the log-probabilities of `A` alone and of the last token of `：A` "
     "(Chinese-LLaMA-Alpaca-2, FinEval, ZhiLu)",
 }
-Score = tuple[float, bool]  # (log-probability, is it the likeliest)
-NO_ANSWER: Score = (-1.0e9, False)  # finite, since the harness takes a softmax of what it gets
-MIN_PREFIX = 8  # tokens; below it a forward pass for a shared prefix is not worth it
+Score = tuple[float, bool]  # (log-probability in nats, whether it is the likeliest)
+NO_ANSWER: Score = (-1.0e9, False)  # finite, since the harness takes a softmax of the scores
+MIN_PREFIX = 8  # tokens; a shorter shared prefix is not worth a forward pass of its own
 LETTER = re.compile("[A-J]")
 
 
-# --- the scorer ----------------------------------------------------------------------------------
 class PrefixLM(GuardedLM):
     """The harness's HFLM with the same scores for a fraction of the tokens.
 
@@ -49,30 +48,33 @@ class PrefixLM(GuardedLM):
                                  | question 2 + A
                                  | ...
 
-    Only the logits of the last positions are computed, their softmax in float32. A prompt that does
-    not fit into the context loses whole examples, the last first, as CMMLU's own script does; one
-    that does not fit without examples is not answered. Both are counted, and nothing is cut.
+    Only the logits of the last positions are computed, and their softmax is in float32. If a prompt
+    does not fit into the context, whole examples are removed, the last one first, as CMMLU's own
+    script does. If it does not fit without any example, the item is not answered. Both cases are
+    counted, and no text is cut.
 
-    Answers are kept by the tokens of prompt and answer, so a rerun after a kill scores nothing
-    twice, and no model gets another's answers.
+    The store keeps answers under the tokens of prompt and answer, so a rerun after a kill scores
+    nothing twice. Each model has a store of its own, so it never gets the answers of another model.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
-        tasks: The harness's task objects by name.
-        policy: One of POLICIES: by which token a letter is scored.
-        batch_tokens: Tokens in a batch, prefix and padding included.
+        tokenizer: The tokenizer of `model`.
+        tasks: {name: task object of the harness}.
+        policy: One of POLICIES, which says by which token a letter is scored.
+        batch_tokens: Maximum number of tokens in a batch, prefix and padding included.
         store: From `score_cache.open_score_cache`; None keeps answers in memory.
-        chat: Ask through the tokenizer's chat template.
-        batch_size: Of written answers.
-        thinking: Tokens that a written answer may have for its thinking, beside those that the task
-            gives it. The task's stop words and its penalty on repetition, made for short answers,
-            are off then: a chain of thought is full of blank lines and comes back to its words.
+        chat: Whether to ask through the tokenizer's chat template.
+        batch_size: Number of prompts in a batch when the model writes its answers.
+        thinking: Tokens that a written answer may use for thinking, in addition to the tokens that
+            the task allows; 0 for none. If it is not 0, the task's stop words and its repetition
+            penalty are off. They are made for short answers, but a chain of thought has many blank
+            lines and repeats its words.
 
     Attributes:
-        counts: Tokens sent and encoded, requests kept from the store, items whose letters have
-            unequal numbers of tokens.
-        fits: {(task, number of the item): {shots, too_long}}, of the last run.
+        counts: Number of tokens sent and encoded, of requests answered from the store (`kept`),
+            and of items whose letters have unequal numbers of tokens.
+        fits: {(task, number of the item): {shots, too_long}} of the last run: how many examples
+            fitted, and whether the item did not fit even without examples.
     """
 
     def __init__(
@@ -135,7 +137,10 @@ class PrefixLM(GuardedLM):
         return [alone[0], after_colon[-1]]
 
     def _pair(self, context: str, answer: str) -> tuple[list[int], list[int], bool]:
-        """Return the tokens of prompt and answer, and whether each of these is an answer itself."""
+        """Return the tokens of prompt and answer, and whether each answer token stands alone.
+
+        Answer tokens that stand alone are scored at the same position, right after the prompt.
+        """
         letter = answer.strip()
         if self.policy != "joint" and LETTER.fullmatch(letter):
             return self.tok_encode(context), self._letter_tokens(letter), True
@@ -147,15 +152,15 @@ class PrefixLM(GuardedLM):
     def _fit(
         self, requests: list[Instance], answers: list[str], new_tokens: int = 0
     ) -> tuple[str, list] | None:
-        """Find the prompt of an item with as many examples as fit.
+        """Return the prompt of an item with as many examples as fit into the context.
 
         Args:
-            requests: The item's requests: one for each option, or one to write.
-            answers: Its options; none to write.
-            new_tokens: Room to leave for writing.
+            requests: The item's requests: one for each option, or a single one if the model writes.
+            answers: The options of the item; empty if the model writes.
+            new_tokens: How many tokens to leave free for the written answer.
 
         Returns:
-            The prompt, and its pairs with the answers from `_pair`; None when none fits.
+            The prompt, and what `_pair` returns for it and each answer; None if no prompt fits.
         """
         first = requests[0]
         task = self.tasks.get(first.task_name)
@@ -178,7 +183,10 @@ class PrefixLM(GuardedLM):
         return found
 
     def _tokens_needed(self, context: str, pairs: list) -> int:
-        """Return the tokens that a prompt and its longest answer need; the last one is not read."""
+        """Return how many tokens the model reads of a prompt and its longest answer.
+
+        The last token of an answer is never read, since nothing follows it.
+        """
         if not pairs:
             return len(self.tok_encode(context))
         sizes = []
@@ -212,7 +220,7 @@ class PrefixLM(GuardedLM):
         return [NO_ANSWER if row is None else tuple(row["score"]) for row in rows]
 
     def _rows(self, requests: list[Instance]) -> list[dict | None]:
-        """Return what is to be scored for the requests of one item, None where it does not fit."""
+        """Return a row to score for each request of one item; None where it does not fit."""
         options = [request.args[1] for request in requests]
         found = self._fit(requests, options)
         if found is None:
@@ -233,7 +241,7 @@ class PrefixLM(GuardedLM):
                 "ids": ids,
                 "tail": tail,
                 "either": either,
-                # Rows of a group begin alike.
+                # The prompts of a group have a common beginning.
                 "group": (first.task_name, subject, shots),
                 "key": key,
                 "score": self.store.get(key),
@@ -242,9 +250,9 @@ class PrefixLM(GuardedLM):
         return rows
 
     def _score(self, rows: list[dict]) -> None:
-        """Score rows that begin alike: what they share once, the rest in batches.
+        """Score rows with a common beginning: read it once, and the rest in batches.
 
-        What a batch gave is stored before the next is read.
+        The scores of a batch are stored before the next batch is read.
         """
         lines: dict[tuple[int, ...], list[dict]] = defaultdict(list)
         for row in rows:
@@ -268,9 +276,9 @@ class PrefixLM(GuardedLM):
                 self.store.put({row["key"]: row["score"] for row in answered})
 
     def _shared_size(self, lines: dict[tuple[int, ...], list[dict]], rows: list[dict]) -> int:
-        """Return how many tokens of the lines are worth reading once for all."""
+        """Return how many common tokens of the lines to read only once; 0 if not worth it."""
         shared = len(os.path.commonprefix(list(lines)))
-        # At least one token of each prompt is left, since its logits are needed.
+        # At least one token of each prompt stays outside, since its logits are needed.
         shortest = min(len(row["ids"]) for row in rows)
         shared = min(shared, shortest - 1)
         return shared if shared >= MIN_PREFIX and len(lines) > 1 else 0
@@ -283,12 +291,12 @@ class PrefixLM(GuardedLM):
     def _read(self, lines: list[tuple[int, ...]], prefix: Cache | None, keep: int) -> torch.Tensor:
         """Return log-probabilities at the last positions of lines that follow a prefix.
 
-        Lines are padded on the right, where no real token sees the padding (under a sliding window
-        neither), and only each line's own last positions go through the head.
+        Lines are padded on the right, so that no real token sees the padding, not even with a
+        sliding window. Only the last positions of each line go through the output layer.
 
         Args:
-            lines: Token ids.
-            prefix: The prefix's keys and values, or None.
+            lines: Token ids of each line, without the prefix.
+            prefix: Keys and values of the prefix; None for no prefix.
             keep: The number of last positions.
 
         Returns:
@@ -319,7 +327,7 @@ class PrefixLM(GuardedLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes after each prompt.
 
-        It is "" where the prompt leaves no room for what may be written.
+        The text is "" where the prompt leaves no room for the tokens that may be written.
         """
         texts = [""] * len(requests)
         asked = []
@@ -339,7 +347,7 @@ class PrefixLM(GuardedLM):
             fitted.arguments = prompt, settings
             asked.append((number, key, fitted))
         asked.sort(key=lambda each: len(each[2].args[0]), reverse=True)
-        # What a few batches wrote is stored before the next are asked.
+        # The texts of a few batches are stored before the next batches are asked.
         step = 4 * int(self.batch_size)
         for start in range(0, len(asked), step):
             part = asked[start : start + step]
@@ -350,10 +358,10 @@ class PrefixLM(GuardedLM):
         return texts
 
     def _writing_settings(self, of_task: dict) -> dict:
-        """Return how an answer is written: as the task says, with the tokens for thinking.
+        """Return the generation settings of a task, with the tokens for thinking added.
 
         Args:
-            of_task: The task's generation_kwargs.
+            of_task: The `generation_kwargs` of the task.
         """
         tokens = of_task.get("max_gen_toks", self.max_gen_toks)
         if not self.thinking:
@@ -379,8 +387,9 @@ def _read_off(log_probs: torch.Tensor, row: dict) -> Score:
     """Return the score of an answer from the log-probabilities of a line's last positions.
 
     Args:
-        log_probs: [positions, vocabulary].
-        row: The answer's tokens are `tail`; with `either` each of them is an answer itself.
+        log_probs: float32 [positions, vocabulary].
+        row: A row from `_rows`. `tail` has the tokens of the answer; `either` says that all of them
+            are scored at the last position.
     """
     tail = row["tail"]
     if row["either"]:

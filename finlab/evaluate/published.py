@@ -1,4 +1,4 @@
-"""Published scores of the five systems and others, to set ours beside."""
+"""Published scores of the five systems and others, to compare ours with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def published_scores(benchmarks: set[str]) -> list[dict[str, Any]]:
     """Return the published scores on benchmarks, from `published.yaml`.
 
     Returns:
-        {system, benchmark, split, shots, score (percent), source, compare}, and `contaminated`
+        Rows {system, benchmark, split, shots, score (percent), source, compare}, and `contaminated`
         where a system was trained on the benchmark.
     """
     path = Path(__file__).parent / "published.yaml"

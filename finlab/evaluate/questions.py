@@ -1,4 +1,4 @@
-"""Open questions: asked without options, answered in writing, judged."""
+"""Open questions, which are asked without options, answered in writing and then judged."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from finlab.data.cards import Source
 from finlab.evaluate.exams import Exam
 
 Question = dict[str, Any]  # {id, question, domain, reference, from}
-Answer = tuple[str | None, bool]  # (text, or None where none came; whether it ended by itself)
+Answer = tuple[str | None, bool]  # (text, or None if no answer came; whether it ended by itself)
 
 
 def from_exams(prepared: dict[str, Exam], sources: dict[str, Source], count: int) -> list[Question]:
-    """Return Chinese exam items as open questions, evenly over the exams.
+    """Return Chinese exam items as open questions, spread evenly over the exams.
 
-    The right option is the reference. A single character would stand in any answer, so such items
-    are left out.
+    The right option is the reference. An option of one character could occur in any answer, so
+    such items are left out.
 
     Args:
-        prepared: The exams.
-        sources: Their cards.
-        count: At most so many questions.
+        prepared: {name: Exam}, from `exams.prepare`.
+        sources: {name: card with its rows} of the same exams.
+        count: Maximum number of questions to return.
     """
     pool = []
     for name, exam in prepared.items():
@@ -70,11 +70,12 @@ def side_by_side(
 def count_right(
     questions: list[Question], answers: dict[str, list[Answer]]
 ) -> dict[str, dict[str, float]]:
-    """Return what each model's answers come to.
+    """Count for each model how many answers ended, and how many hold the reference.
 
     Returns:
-        {model: {ended: the share that ended by itself, with reference: answered questions that
-        have one, hold the reference: answers that hold it}}.
+        {model: {ended: share of the answers that ended by themselves, with reference: number of
+        answered questions that have a reference, hold the reference: number of answers that
+        contain it}}.
     """
     counts = {}
     for name, of_model in answers.items():
@@ -99,8 +100,8 @@ def pairs(
 
     Args:
         questions: The questions.
-        first: One model's answers.
-        second: The other's.
+        first: The answers of one model.
+        second: The answers of the other model.
 
     Returns:
         Rows {id, question, reference, first, second}.

@@ -1,4 +1,4 @@
-"""People as judges: blind sheets out, judgements in, agreement."""
+"""Let people judge answers: write blind sheets, read them back, and measure agreement."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ BETTER = ("甲", "一样", "乙")
 NUMBER = re.compile(r"\d+(\.\d+)?")
 MAX_EMPTY_ROWS = 100
 MAX_CELL = 32_000  # characters; a cell holds 32,767
-# What a majority is worth, seen from the second answer.
+# The value of a majority verdict for the second answer.
 WORTH = {"second": 1.0, "same": 0.5, "first": 0.0}
 
 
 # --- sheets out ----------------------------------------------------------------------------------
 def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0) -> list[Path]:
-    """Write one blind spreadsheet for each rater, in an order and with sides of its own.
+    """Write one blind spreadsheet for each rater, each with its own order and sides.
 
-    The sheets go to a folder below `folder` that is named by the answers, with `key.json`, which
-    the raters must not see. They are never written over: what people filled in stays. To fill in
-    are 哪个更好 (甲, 一样 or 乙), 甲分 and 乙分 (0 to 10, optional), 更好的写法 (a better answer,
-    optional) and 备注. Text that begins like a formula stays text.
+    The sheets go to a subfolder of `folder` whose name is a hash of the rows. It also holds
+    `key.json`, which the raters must not see. Existing sheets are never overwritten, so what people
+    filled in stays. Raters fill in 哪个更好 (甲, 一样 or 乙), 甲分 and 乙分 (0 to 10, optional),
+    更好的写法 (a better answer, optional) and 备注. Text that begins like a formula stays text.
 
     Args:
-        rows: {id, question, first, second}.
+        rows: Rows {id, question, first, second}.
         folder: The folder of all sheets.
         raters: The number of raters.
-        seed: Draws orders and sides.
+        seed: Seed for drawing the orders and sides.
 
     Returns:
-        The sheets' paths; none without rows.
+        The paths of the sheets; empty without rows.
     """
     if not rows:
         return []
@@ -57,14 +57,14 @@ def write_sheets(rows: list[dict], folder: Path, raters: int = 3, seed: int = 0)
 
 
 def _write_sheet(path: Path, rows: list[dict], rater: int, seed: int, key: dict[str, dict]) -> None:
-    """Write the sheet of one rater, and add to the key what its numbers stand for.
+    """Write the sheet of one rater, and add to the key what its row numbers mean.
 
     Args:
-        path: The .xlsx to write.
-        rows: {id, question, first, second}.
-        rater: The rater's number, from 1 on.
-        seed: Draws the order and the sides.
-        key: {number on a sheet: {id, turned, rater}}, which is added to.
+        path: The .xlsx file to write.
+        rows: Rows {id, question, first, second}.
+        rater: The rater's number, from 1.
+        seed: Seed for drawing the order and the sides.
+        key: {number on a sheet: {id, turned, rater}}; the rows of this sheet are added to it.
     """
     from openpyxl import Workbook
     from openpyxl.styles import Alignment, Font
@@ -91,14 +91,14 @@ def _write_sheet(path: Path, rows: list[dict], rater: int, seed: int, key: dict[
 
 
 def _cell_text(text: str) -> str:
-    """Return a text as a cell can hold it: without control characters, cut to MAX_CELL."""
+    """Return a text that fits into a cell: without control characters, cut to MAX_CELL."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     return ILLEGAL_CHARACTERS_RE.sub(" ", text)[:MAX_CELL]
 
 
 def _add_validation(sheet: Any, last_row: int) -> None:
-    """Let the spreadsheet offer the verdicts, and take points from 0 to 10 only.
+    """Make the spreadsheet offer the verdicts, and accept only points from 0 to 10.
 
     Args:
         sheet: The openpyxl worksheet.
@@ -121,13 +121,13 @@ def open_sheets(paths: list[Path]) -> dict[str, Table]:
     """Return the cells of filled sheets.
 
     Args:
-        paths: The .xlsx files that came back.
+        paths: The .xlsx files that the raters sent back.
 
     Returns:
         {folder/name: rows of cells}.
 
     Raises:
-        ValueError: A sheet is missing, no spreadsheet, or not one of ours.
+        ValueError: A sheet is missing, is not a spreadsheet, or is not one of ours.
     """
     from openpyxl import load_workbook
 
@@ -136,7 +136,7 @@ def open_sheets(paths: list[Path]) -> dict[str, Table]:
         try:
             sheet = load_workbook(path, data_only=True, read_only=True).active
             table = _filled_rows(sheet)
-        except Exception as error:  # openpyxl raises what its parts raise
+        except Exception as error:  # openpyxl raises errors of many kinds
             raise ValueError(
                 f"{path} cannot be read as a spreadsheet ({type(error).__name__}): "
                 "give the .xlsx that the rater filled in"
@@ -153,7 +153,8 @@ def open_sheets(paths: list[Path]) -> dict[str, Table]:
 def _filled_rows(sheet: Any) -> Table:
     """Return the rows of a sheet up to the last filled one.
 
-    A sheet that was formatted to its end has a million rows; a hundred empty ones end it.
+    A sheet that is formatted to its end has a million rows. So reading stops when more than
+    MAX_EMPTY_ROWS empty rows follow one another.
     """
     rows: Table = []
     empty = 0
@@ -169,7 +170,7 @@ def _read_key(path: Path) -> dict[str, dict]:
     """Return the key that was written with the sheets.
 
     Raises:
-        ValueError: It is missing, or no key.
+        ValueError: The file is missing, or is not a key.
     """
     try:
         key = files.read_json(path)
@@ -191,14 +192,14 @@ def _read_key(path: Path) -> dict[str, dict]:
 def read_sheets(
     tables: dict[str, Table], key_file: Path
 ) -> tuple[list[Judgement], list[dict[str, str]]]:
-    """Return the judgements of opened sheets, with their blindness undone.
+    """Return the judgements of opened sheets, with 甲 and 乙 translated back by the key.
 
     Args:
         tables: From `open_sheets`.
         key_file: The key that was written with the sheets.
 
     Returns:
-        Judgements {id, rater, verdict, points, rewrite, note}, a verdict being first, same or
+        Judgements {id, rater, verdict, points, rewrite, note}, where a verdict is first, same or
         second; and faults {where, reason}: rows that cannot be read, or are judged twice.
     """
     key = _read_key(key_file)
@@ -223,7 +224,7 @@ def _judgement(row: dict[str, str], entry: dict) -> Judgement:
 
     Args:
         row: {column: cell text}.
-        entry: What the key says of it.
+        entry: The key's entry for the row, {id, turned, rater}.
     """
     sides, columns = ("first", "same", "second"), ("甲分", "乙分")
     if entry["turned"]:
@@ -244,7 +245,7 @@ def _fault(row: dict[str, str], key: dict[str, dict], seen: set[str]) -> str:
     Args:
         row: {column: cell text}.
         key: {number on a sheet: {id, turned, rater}}.
-        seen: The numbers of the rows before it.
+        seen: The numbers of the rows that were read before.
     """
     code, verdict = row["编号"], row["哪个更好"]
     if code not in key:
@@ -274,13 +275,14 @@ def _contradiction(row: dict[str, str]) -> str:
 
 # --- agreement -----------------------------------------------------------------------------------
 def fleiss(ratings: list[list[str]]) -> float | None:
-    """Return Fleiss' kappa (1971): how far raters agree beyond chance.
+    """Return Fleiss' kappa (1971), which says how far raters agree beyond chance.
 
     Args:
-        ratings: The verdicts on each item, equally many for each.
+        ratings: The verdicts on each item; every item has the same number of them.
 
     Returns:
-        None where it is not defined: one rater, or one category throughout.
+        Kappa: 1 is full agreement, 0 is chance. None where it is not defined: with fewer than two
+        raters, or if all verdicts are the same.
     """
     n = len(ratings[0]) if ratings else 0
     if n < 2:
@@ -296,18 +298,18 @@ def fleiss(ratings: list[list[str]]) -> float | None:
 
 
 def _majority(verdicts: list[str]) -> str:
-    """Return the most frequent verdict; no majority is `same`."""
+    """Return the most frequent verdict; `same` if two are equally frequent."""
     (best, count), *rest = Counter(verdicts).most_common(2)
     return "same" if rest and rest[0][1] == count else best
 
 
 def people(judgements: list[Judgement]) -> dict[str, Any]:
-    """Return good, same and bad by majority, seen from the second answer (XuanYuan's GSB).
+    """Count good, same and bad by majority, for the second answer (XuanYuan's GSB).
 
     Returns:
-        n, raters, good, same, bad; win_rate (same half) with a 95% bootstrap over questions; kappa
-        over the kappa_n questions that all raters judged; mean_points; and the majority of each
-        question.
+        n, raters, good, same, bad; win_rate (same counts half) with a 95% bootstrap interval over
+        questions; kappa over the kappa_n questions that all raters judged; mean_points of each
+        side; and majority, {question id: majority verdict}.
     """
     by_question: dict[str, dict[int, str]] = defaultdict(dict)
     for one in judgements:
@@ -338,7 +340,7 @@ def people(judgements: list[Judgement]) -> dict[str, Any]:
 
 
 def mean_points(judgements: list[Judgement], place: int) -> float | None:
-    """Return the mean of the points of one side, None where nobody gave any.
+    """Return the mean points of one side; None where nobody gave points.
 
     Args:
         judgements: The judgements.

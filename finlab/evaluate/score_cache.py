@@ -1,4 +1,4 @@
-"""The answers of a model, kept in a file that is named by the model itself."""
+"""Keep the answers of a model in a file whose name is a hash of the model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finlab.models import folders
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-VERSION = 2  # of evaluate.prefix_lm: raise it whenever a score could change
+VERSION = 2  # version of evaluate.prefix_lm: raise it whenever a score could change
 
 
 def open_score_cache(folder: Path, model: PreTrainedModel) -> JsonlStore:
-    """Open the cache of a model's answers, a file in a folder named by `identity`.
+    """Open the cache of a model's answers: the file `<identity(model)>.jsonl` in `folder`.
 
-    Open it once for all settings, since it reads every weight.
+    Open it once for all settings, since computing the hash reads every weight.
     """
     return JsonlStore(folder / f"{identity(model)}.jsonl")
 
@@ -29,8 +29,8 @@ def open_score_cache(folder: Path, model: PreTrainedModel) -> JsonlStore:
 def identity(model: PreTrainedModel) -> str:
     """Return the SHA-256 of what decides a model's answers.
 
-    That is its tensors as they lie in memory, configuration, adapters, attention, device, and the
-    version of the scorer.
+    The hash covers the tensors as they are in memory, the configuration, the adapters, the
+    attention implementation, the device type, and the version of the scorer.
     """
     config = model.config.to_dict() | {"_name_or_path": ""}
     peft_configs = getattr(model, "peft_config", {})

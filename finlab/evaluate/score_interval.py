@@ -1,4 +1,4 @@
-"""The interval of a paired difference that is right for few items: Tango's score method."""
+"""An interval of a paired difference that also holds for few items: Tango's score method."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from collections.abc import Callable
 def score_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
     """Return the 95% interval of a paired difference, by Tango's score method.
 
-    Unlike `statistics.mcnemar`'s it has a width where no answer flips, and is right for few items
-    (Tango, Statistics in Medicine 17, 1998).
+    Unlike the interval of `statistics.mcnemar`, it has a width even where no answer flips, and it
+    also holds for few items (Tango, Statistics in Medicine 17, 1998).
 
-    Worked value: of 50 items 12 by the second alone and 2 by the first alone: 0.061 to 0.345.
+    Worked value: of 50 items, 12 are right for the second model only, and 2 for the first model
+    only. The interval is 0.061 to 0.345.
 
     Args:
-        only_first: Items that the first model alone has right.
-        only_second: Items that the second alone has right.
-        n: All items.
+        only_first: Number of items that only the first model has right.
+        only_second: Number of items that only the second model has right.
+        n: Number of all items.
 
     Returns:
-        The lowest and highest difference, second minus first, that the items do not speak against.
+        (low, high) of the difference in accuracy, second minus first.
     """
     difference = (only_second - only_first) / n
 
     def distance(delta: float) -> float:
-        """Return by how many standard errors a difference is off, squared, less 1.96 squared."""
-        # The likeliest share of items that the first alone has right, under this difference.
+        """Return the squared distance of a difference, in standard errors, minus 1.96 squared."""
+        # The likeliest share of items that only the first model has right, under this difference.
         linear = (2 * n - only_second + only_first) * delta - only_second - only_first
         constant = -only_first * delta * (1 - delta)
         root = math.sqrt(max(linear**2 - 8 * n * constant, 0.0))
@@ -46,7 +47,7 @@ def score_interval(only_first: int, only_second: int, n: int) -> tuple[float, fl
 
 
 def _root(distance: Callable[[float], float], outside: float, inside: float) -> float:
-    """Return where a function changes its sign between two places, by halving."""
+    """Return where a function changes its sign between two places, found by bisection."""
     for _ in range(60):
         middle = (outside + inside) / 2
         if distance(middle) > 0:

@@ -51,8 +51,8 @@ def select(lines: list[Record], setting: str, chat: bool = False) -> list[Record
 
     Args:
         lines: From `score_lines`.
-        setting: Such as `official:5`.
-        chat: Whether those asked in chat, or those asked as plain text.
+        setting: The setting, such as `official:5`.
+        chat: True for lines that were asked in chat, False for lines asked as plain text.
     """
     chosen = []
     for line in lines:
@@ -63,7 +63,7 @@ def select(lines: list[Record], setting: str, chat: bool = False) -> list[Record
 
 
 def caption(lines: list[Record]) -> str:
-    """Return how the items of lines were asked, in words.
+    """Return in words how the items of lines were asked.
 
     Args:
         lines: From `score_lines`.
@@ -98,7 +98,7 @@ def of_benchmarks(records: list[Record], benchmarks: Sequence[str]) -> list[Reco
 
     Args:
         records: Answered items.
-        benchmarks: Their names.
+        benchmarks: Names of the benchmarks.
     """
     return [record for record in records if record["benchmark"] in benchmarks]
 
@@ -106,10 +106,11 @@ def of_benchmarks(records: list[Record], benchmarks: Sequence[str]) -> list[Reco
 def paired_by_benchmark(
     first: list[Record], other: list[Record], benchmarks: Sequence[str]
 ) -> list[Record]:
-    """Compare a model with the first one on each of some benchmarks.
+    """Compare a model with the first one on each of several benchmarks.
 
     Returns:
-        For each benchmark {exam, what `paired` returns, p_holm}: p adjusted for their number.
+        A row for each benchmark: {exam, what `statistics.paired` returns, p_holm}. p_holm is p
+        adjusted for the number of benchmarks.
     """
     rows = []
     for name in benchmarks:
@@ -125,12 +126,12 @@ def by_domain(
     """Compare models by domain.
 
     Args:
-        answers: {model: records}; the first model is what the others are compared with.
+        answers: {model: records}; the other models are compared with the first one.
         domains: {benchmark: domain}.
 
     Returns:
-        {domain: {model: accuracy}}, and {model: {domain: what `statistics.paired` returns}} of the
-        other models.
+        {domain: {model: what `statistics.accuracy` returns}}, and {model: {domain: what
+        `statistics.paired` returns}} for the other models.
     """
     first, *others = answers
     scores: dict[str, dict] = {}
@@ -147,14 +148,15 @@ def by_domain(
 
 
 def wrong_answers(records: list[Record], items: list[dict]) -> list[dict[str, str]]:
-    """Return the items that were not answered right.
+    """Return the items that were answered wrong or not at all.
 
     Args:
         records: Answered items.
         items: The items of the exam.
 
     Returns:
-        Rows {question, right (the option), chosen (the option, or why there is none)}.
+        Rows {question, right (the text of the right option), chosen (the text of the chosen option,
+        or the fault)}.
     """
     item_of = {item["id"]: item for item in items}
     rows = []
@@ -175,13 +177,13 @@ def wrong_answers(records: list[Record], items: list[dict]) -> list[dict[str, st
 def beside_published(
     published: list[Record], ours: dict[str, Record], exams: dict[str, Any], label: str
 ) -> list[Record]:
-    """Return published scores with ours beside them.
+    """Return rows with the published scores and our scores.
 
     Args:
         published: From `published.published_scores`.
-        ours: {card: its line}.
+        ours: {card: line of its score}.
         exams: {benchmark: its Exam}.
-        label: The name of our column.
+        label: The name of the column with our scores.
     """
     rows = []
     for line in published:

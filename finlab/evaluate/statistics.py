@@ -11,7 +11,7 @@ import numpy
 from scipy.stats import binomtest, spearmanr
 
 TOO_LONG = "too long"  # the fault of an item that does not fit into the context
-# The comparison of two models that could not both read any item.
+# The result of `paired` where no item fitted into the context of both models.
 NOTHING_KNOWN = {
     "n": 0,
     "difference": 0.0,
@@ -33,11 +33,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """Return the 95% Wilson interval of a share.
 
     Args:
-        right: How many of them.
-        n: Of how many.
+        right: Number of right cases.
+        n: Number of all cases.
 
     Returns:
-        (low, high); (0, 1) of nothing.
+        (low, high), each from 0 to 1; (0, 1) if n is 0.
     """
     if n == 0:
         return 0.0, 1.0
@@ -46,7 +46,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Return the mean of values, None of nothing."""
+    """Return the mean of values; None if there are none."""
     return sum(values) / len(values) if values else None
 
 
@@ -54,12 +54,12 @@ def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 4000) -> tupl
     """Return the 95% percentile bootstrap interval of a mean.
 
     Args:
-        values: The observations, at least one.
-        seed: Draws the resamples.
-        draws: How many.
+        values: The observations.
+        seed: Seed for drawing the resamples.
+        draws: Number of resamples.
 
     Returns:
-        (low, high).
+        (low, high); (0, 0) without values.
     """
     data = numpy.asarray(values, float)
     if not len(data):
@@ -71,7 +71,7 @@ def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 4000) -> tupl
 
 
 def win_rate(values: Sequence[float]) -> dict[str, float | None]:
-    """Return the mean of what verdicts are worth, with its bootstrap interval.
+    """Return the mean value of verdicts, with its bootstrap interval.
 
     Args:
         values: 1 for a win, 0.5 for a tie, 0 for a loss.
@@ -84,16 +84,17 @@ def win_rate(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> dict[str, float]:
-    """Compare two models on the same items, by the exact two-sided McNemar test.
+    """Compare two models on the same items with the exact two-sided McNemar test.
 
     Worked value: 10 against 25 discordant items give p = 0.0167.
 
     Args:
         first: Whether the first model was right, item by item.
-        second: Whether the second was.
+        second: Whether the second model was right, item by item.
 
     Returns:
-        n, difference (second minus first) with ci_low and ci_high, p, only_first, only_second.
+        n, difference in accuracy (second minus first) with ci_low and ci_high, p, and only_first
+        and only_second: how many items are right for that model only.
     """
     n = len(first)
     pairs = list(zip(first, second, strict=True))
@@ -116,15 +117,15 @@ def mcnemar(first: list[bool], second: list[bool]) -> dict[str, float]:
 
 
 def paired(first: list[Record], second: list[Record]) -> dict[str, float]:
-    """Compare the records of two models on the same items, those that both could read.
+    """Compare the records of two models on the items that fit into the context of both.
 
     Args:
         first: Records of the first model.
-        second: Records of the other.
+        second: Records of the second model.
 
     Returns:
-        What `mcnemar` does, bootstrap_low and bootstrap_high of the difference, and as `unread` how
-        many items were too long for the context of one of them.
+        What `mcnemar` returns, with bootstrap_low and bootstrap_high of the difference, and
+        `unread`: how many items were too long for the context of at least one model.
 
     Raises:
         ValueError: The two did not answer the same items under the same prompt.
@@ -136,7 +137,7 @@ def paired(first: list[Record], second: list[Record]) -> dict[str, float]:
             f"the models answered different items: {len(one.keys() ^ other.keys())} stand on one "
             "side only, so they cannot be compared pairwise"
         )
-    # What one of them could not read for its length says nothing of what it knows.
+    # An item that is too long for a model says nothing about what the model knows.
     readable = [
         item for item in one if TOO_LONG not in (one[item].get("fault"), other[item].get("fault"))
     ]
@@ -159,15 +160,15 @@ def paired(first: list[Record], second: list[Record]) -> dict[str, float]:
 
 
 def holm(values: list[float]) -> list[float]:
-    """Return p values adjusted for being many (Holm 1979).
+    """Return p values adjusted for multiple tests (Holm 1979).
 
-    What is below 0.05 stays so for the whole family.
+    An adjusted p below 0.05 is significant at 0.05 for all the tests together.
 
     Args:
         values: p values.
 
     Returns:
-        The adjusted ones, in the same order.
+        The adjusted p values, in the same order.
     """
     adjusted = [0.0] * len(values)
     least = 0.0
@@ -183,7 +184,7 @@ def share(hits: list[bool]) -> dict[str, float]:
     """Return how often something holds, with its Wilson interval.
 
     Args:
-        hits: Whether it holds, of each case.
+        hits: Whether it holds, for each case.
 
     Returns:
         {value: the share, ci_low, ci_high, n}.
@@ -197,9 +198,9 @@ def _likelier_share(log_probs: list[dict[str, float]], pairs: list[dict], by_tok
     """Return the share of pairs whose chosen answer a model finds likelier.
 
     Args:
-        log_probs: {chosen, rejected: nats} of each pair.
-        pairs: The pairs' tokens.
-        by_token: Whether to divide by the answers' lengths.
+        log_probs: {chosen, rejected} of each pair, in nats.
+        pairs: The token ids of the pairs.
+        by_token: Whether to divide by the lengths of the answers in tokens.
     """
     likelier = 0
     for sums, pair in zip(log_probs, pairs, strict=True):
@@ -220,19 +221,20 @@ def preferences(
     """Compare a policy with its reference on held-out pairs.
 
     Args:
-        reference: {chosen, rejected} of each pair, from `likelihood.answer_log_probs`.
-        policy: The same of the policy.
-        pairs: Pairs of `templates.encode_pairs`.
+        reference: Log-probabilities {chosen, rejected} of each pair under the reference, from
+            `likelihood.answer_log_probs`.
+        policy: The same under the policy.
+        pairs: Pairs from `templates.encode_pairs`.
         beta: DPO's beta, which scales the rewards.
 
     Returns:
         accuracy: The share of pairs with a positive margin (a tie is a miss), with its interval.
         margin: The mean margin, with its interval.
         chosen_likelier: The share of pairs whose chosen answer is the likelier one, before and
-            after, by the sum and by the token.
+            after, by the sum of log-probabilities and by their mean for each token.
         length_bias: Accuracy where the chosen answer is longer and where it is shorter, and
-            Spearman's correlation of margin and difference in length; None where either does not
-            vary.
+            Spearman's correlation of margin and difference in length. The correlation is None if
+            one of the two does not vary.
     """
     margins = []
     for old, new in zip(reference, policy, strict=True):
@@ -272,8 +274,8 @@ def accuracy(records: list[Record]) -> dict[str, float]:
     so that no subject drops out of a draw.
 
     Returns:
-        n, accuracy, ci_low, ci_high (Wilson), macro, macro_low, macro_high, subjects; and as
-        no_answer how many items count as wrong for want of an answer.
+        n, accuracy, ci_low, ci_high (Wilson), macro, macro_low, macro_high, subjects (how many),
+        and no_answer: how many items count as wrong because of a fault, such as a missing answer.
     """
     n = len(records)
     right = sum(record["right"] for record in records)
@@ -308,13 +310,14 @@ def scores(model: str, records: list[Record]) -> list[Record]:
 
     Args:
         model: The model's name.
-        records: Of one setting (prompt, shots and answer token): two settings are two lists.
+        records: Records of one setting (prompt, shots and answer token). Score each setting in a
+            call of its own.
 
     Returns:
-        model, benchmark, prompt, version, shots, what `accuracy` returns, and what was no answer:
-        unparsed, too_long, failed and alike count items that are wrong for that reason (see
-        `exams.answer_exams`), shortened those asked with fewer examples than the others since the
-        context was full, ties those whose two best options were equally likely (the first counts).
+        model, benchmark, prompt, version, shots, what `accuracy` returns, and six counts of items.
+        unparsed, too_long, failed and alike are wrong for that reason, see `exams.answer_exams`.
+        shortened were asked with fewer examples than the others, since the context was full. ties
+        have two or more best options that are equally likely; the first one counts.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -345,14 +348,14 @@ def scores(model: str, records: list[Record]) -> list[Record]:
 
 
 def baselines(items: list[dict]) -> dict[str, Any]:
-    """Return what needs no model.
+    """Return accuracies that need no model: guessing, and always the same letter.
 
     Args:
         items: Exam items.
 
     Returns:
-        {chance: the accuracy of guessing, letter: the one that is right most often, always: the
-        accuracy of always giving it}.
+        {chance: the accuracy of guessing, letter: the letter that is right most often, always: the
+        accuracy of always giving that letter}.
     """
     letters = Counter("ABCDEFGHIJ"[item["answer"]] for item in items)
     letter, count = letters.most_common(1)[0]
@@ -361,16 +364,16 @@ def baselines(items: list[dict]) -> dict[str, Any]:
 
 
 def by_verdict(records: list[Record], verdicts: dict[str, str]) -> dict[str, dict]:
-    """Return `accuracy` by what the corpus step says of an item.
+    """Return `accuracy` for each verdict that the corpus step gives to items.
 
     Args:
-        records: The records.
-        verdicts: {item id: clean, suspect or contaminated}: whether its text stands in no training
-            text, in parts, or mostly.
+        records: Answered items, from `exams.answer_exams`.
+        verdicts: {item id: verdict}. The training texts contain nothing of a `clean` item, parts
+            of a `suspect` one, and most of a `contaminated` one.
 
     Returns:
-        {all, clean, suspect, contaminated, unchecked: accuracy}, those that occur. Unchecked are
-        items that nobody has looked for.
+        {all, clean, suspect, contaminated, unchecked: what `accuracy` returns}; a verdict without
+        items is left out. Unchecked items were never searched for in the training texts.
     """
     parts: dict[str, list[Record]] = {"all": list(records)}
     for name in ("clean", "suspect", "contaminated", "unchecked"):

@@ -1,11 +1,11 @@
-"""Whether two answers say the same in other words, or say other things.
+"""Tell whether two answers say the same in other words, or say different things.
 
     verdict("成立于1999年。", "成立时间是1999年。")     # "other words"
     verdict("成立于1989年。", "成立于1999年。")         # "other facts"
     verdict("抱歉，我不能回答。", "成立于1999年。")     # "another answer"
 
-It compares an answer with one reference, so a right answer that gives other facts than the
-reference counts as another one. It is there to sort answers for a reader, not to score a model.
+It compares an answer with one reference. A right answer that gives other facts than the reference
+does not count as the same. Use it to sort answers for a reader, not to score a model.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ OTHER_WORDS = "other words"
 OTHER_FACTS = "other facts"
 ANOTHER = "another answer"
 FAILURES = (OTHER_FACTS, ANOTHER)
-ALIKE = 45.0  # of 100, the least likeness in characters of two answers to one question
+ALIKE = 45.0  # minimum similarity of characters, of 100, for two answers to be compared
 
 
 def verdict(answer: str, reference: str) -> str:
-    """Return how an answer stands to its reference.
+    """Return how an answer differs from its reference.
 
     Args:
-        answer: Of the model.
-        reference: Of the dialogue.
+        answer: The answer of the model.
+        reference: The answer in the dialogue.
 
     Returns:
-        SAME to the letter; OTHER_WORDS where no figure, direction or name contradicts; OTHER_FACTS
-        where one does; ANOTHER where the two share too little to be compared.
+        SAME if the two are equal to the letter; OTHER_WORDS if no figure, direction or name
+        contradicts; OTHER_FACTS if one contradicts; ANOTHER if the two are too different to be
+        compared.
     """
     answer, reference = answer.strip(), reference.strip()
     if answer == reference:

@@ -1,4 +1,4 @@
-"""The plots, tables and headlines of the notebooks. The only room that draws."""
+"""The plots, tables and headlines of the notebooks. No other package draws."""
 
 from finlab.show.figures import Drawing, style
 from finlab.show.plots import bars, curve, gain, lines, ranked

@@ -1,10 +1,10 @@
-"""What a figure shows, in words: for readers who cannot see it, and for search."""
+"""Say in words what a figure shows, for readers who cannot see it and for search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-MOST = 12  # series that are told one by one
+MOST = 12  # maximum number of series that are described one by one
 
 
 def _number(value: float) -> str:
@@ -13,7 +13,7 @@ def _number(value: float) -> str:
 
 
 def _joined(parts: Iterable[str]) -> str:
-    """Join the texts of several series, and say how many more there are."""
+    """Join the texts of the first MOST series, and say how many more there are."""
     parts = list(parts)
     more = f"; and {len(parts) - MOST} more" if len(parts) > MOST else ""
     return "; ".join(parts[:MOST]) + more + "."
@@ -22,13 +22,13 @@ def _joined(parts: Iterable[str]) -> str:
 def of_lines(
     values: dict[str, dict[float, float]], xlabel: str, ylabel: str, title: str = ""
 ) -> str:
-    """Say where each line begins and ends.
+    """Return a text that says where each line begins and ends.
 
     Args:
         values: {label: {x: y}}.
-        xlabel: What x is.
-        ylabel: What y is.
-        title: Of the figure.
+        xlabel: Label of the x axis.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
     """
     said = []
     for label, points in values.items():
@@ -42,12 +42,12 @@ def of_lines(
 
 
 def of_bars(values: dict[str, dict[str, float]], ylabel: str, title: str = "") -> str:
-    """Say how high each bar is.
+    """Return a text that says how high each bar is.
 
     Args:
         values: {group: {series: value}}.
-        ylabel: What is drawn.
-        title: Of the figure.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
     """
     said = []
     for group, of_group in values.items():
@@ -63,13 +63,13 @@ def of_points(
     up: str,
     title: str = "",
 ) -> str:
-    """Say where each point lies.
+    """Return a text that says where each point is.
 
     Args:
         points: {name: {across: (value, low, high), up: the same}}.
-        across: What lies on the horizontal axis.
-        up: What lies on the vertical axis.
-        title: Of the figure.
+        across: The domain on the horizontal axis, a key of each point.
+        up: The domain on the vertical axis, a key of each point.
+        title: Title of the figure.
     """
     said = []
     for name, found in points.items():

@@ -1,7 +1,7 @@
-"""Figures: their look, a font with Chinese glyphs, and a text for who cannot see them.
+"""Figures: their style, a font with Chinese glyphs, and a text for readers who cannot see.
 
-A figure shows itself in a notebook at twice the dots, so that it is sharp on a good screen and on
-paper, and carries a text that says what it shows: `alt`, for readers who cannot see it.
+A notebook shows a figure with twice the pixels, so that it is sharp on a good screen and on paper.
+The text `alt` of a figure says what it shows, for readers who cannot see it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ LOOK = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
-SHARPNESS = 2  # dots drawn for each dot shown
+SHARPNESS = 2  # pixels that are drawn for each pixel that is shown
 
 
 def style() -> str:
-    """Set the look of the figures and a font with Chinese glyphs; return the font's name.
+    """Set the style of the figures and a font with Chinese glyphs; return the font's name.
 
-    An installed font is used where there is one, else Noto Sans CJK from the `mplfonts` package.
+    An installed font is used if there is one, else Noto Sans CJK from the `mplfonts` package.
     """
     known = {font.name for font in font_manager.fontManager.ttflist}
     name = next((font for font in CHINESE_FONTS if font in known), "")
@@ -63,20 +63,20 @@ class Drawing(Figure):
     """A figure that says in words what it shows.
 
     Attributes:
-        alt: What it shows, for who cannot see it.
+        alt: What the figure shows, in words, for readers who cannot see it.
     """
 
     alt: str = ""
 
     def png(self) -> bytes:
-        """Return the figure as a PNG, at twice the dots that it is shown with."""
+        """Return the figure as a PNG, with twice the pixels that it is shown with."""
         buffer = io.BytesIO()
         dots = self.get_dpi() * SHARPNESS
         self.savefig(buffer, format="png", dpi=dots, bbox_inches="tight", facecolor="white")
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict]]:
-        """Return what a notebook keeps of the figure: its picture, size and text."""
+        """Return what a notebook stores of the figure: its picture, size and text."""
         png = self.png()
         # A PNG's header holds its width and height at these places.
         width = int.from_bytes(png[16:20], "big") // SHARPNESS
@@ -89,10 +89,10 @@ class Drawing(Figure):
 def axes_of(**options: Any) -> tuple[Drawing, Any]:
     """Return a new figure with axes.
 
-    It is closed, so that it is shown only where it is returned.
+    The figure is closed, so that a notebook shows it only where a cell returns it.
 
     Args:
-        **options: For `plt.subplots`.
+        **options: Arguments of `plt.subplots`.
     """
     style()
     figure, axes = plt.subplots(FigureClass=Drawing, **options)
@@ -101,13 +101,13 @@ def axes_of(**options: Any) -> tuple[Drawing, Any]:
 
 
 def canvas(width: float, height: float, title: str, alt: str) -> tuple[Drawing, Axes]:
-    """Return a figure without scales, to draw an idea on: x from 0 to `width`, y to `height`.
+    """Return a figure without scales for a drawing: x from 0 to `width`, y to `height`.
 
     Args:
-        width: In units of the drawing; 10 units fill a page's width.
-        height: In the same units.
-        title: Above the drawing.
-        alt: What it shows, in words.
+        width: Width in units of the drawing; 10 units fill the width of a page.
+        height: Height in the same units.
+        title: Title above the drawing.
+        alt: What the drawing shows, in words.
     """
     figure, axes = axes_of(figsize=(0.78 * width, 0.78 * height + 0.3))
     axes.set(xlim=(0, width), ylim=(0, height))

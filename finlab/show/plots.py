@@ -1,4 +1,4 @@
-"""Plots: curves, bars, intervals, and what was gained against what was lost."""
+"""Draw plots: curves, bars, intervals, and gains against losses."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def curve(records: list[dict], names: dict[str, str], ylabel: str, title: str = 
     Args:
         records: Lines of a log.jsonl.
         names: {key of the records: label}.
-        ylabel: What is plotted.
-        title: Of the figure.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
     """
     found = {}
     for key, label in names.items():
@@ -49,14 +49,14 @@ def lines(
 
     Args:
         values: {label: {x: y}}.
-        xlabel: What x is.
-        ylabel: What y is.
-        title: Of the figure.
+        xlabel: Label of the x axis.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
         least: Whether to mark the lowest point of each line.
-        scale: Of y, `linear` or `log`.
-        bands: {label: {x: (low, high)}}, drawn behind the line.
+        scale: Scale of the y axis, `linear` or `log`.
+        bands: {label: {x: (low, high)}}, the intervals, drawn as bands behind the lines.
         marks: {x: text}, each a dotted line from top to bottom with its text.
-        families: {label: family}; the lines of a family have one colour, and differ in their dots.
+        families: {label: family}; the lines of a family have one colour and different line styles.
     """
     figure, axes = axes_of()
     looks = _looks(list(values), families)
@@ -90,10 +90,10 @@ def lines(
 
 
 def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict[str, str]]:
-    """Return the colour and the dots of each line.
+    """Return the colour and the line style of each line.
 
     Args:
-        labels: Of the lines.
+        labels: Labels of the lines.
         families: As for `lines`.
     """
     if not families:
@@ -121,9 +121,9 @@ def bars(
 
     Args:
         values: {group: {series: value}}.
-        ylabel: What is drawn.
-        title: Of the figure.
-        chance: Where to draw a dashed line.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
+        chance: The accuracy of guessing, drawn as a dashed line; None for no line.
         intervals: {(group, series): (low, high)}.
     """
     series = list(dict.fromkeys(name for group in values.values() for name in group))
@@ -167,15 +167,15 @@ def ranked(
     title: str = "",
     chance: float | None = None,
 ) -> Drawing:
-    """Draw a value with its interval for each name, one row a name, one panel a group.
+    """Draw a value with its interval for each name: a row for each name, a panel for each group.
 
-    It stays readable with twenty names, where bars do not.
+    Unlike bars, it is readable with twenty names.
 
     Args:
         values: {group: {name: (value, low, high)}}.
-        xlabel: What the value is.
-        title: Of the figure.
-        chance: Where to draw a dashed line.
+        xlabel: Label of the x axis, which says what the value is.
+        title: Title of the figure.
+        chance: The accuracy of guessing, drawn as a dashed line; None for no line.
     """
     names = list(dict.fromkeys(name for group in values.values() for name in group))
     height = 1.1 + 0.26 * len(names)
@@ -214,9 +214,9 @@ def gain(
 
     Args:
         points: {name: {across: (value, low, high), up: the same}}.
-        across: What lies on the horizontal axis.
-        up: What lies on the vertical axis.
-        title: Of the figure.
+        across: The domain on the horizontal axis, a key of each point.
+        up: The domain on the vertical axis, a key of each point.
+        title: Title of the figure.
     """
     figure, axes = axes_of(figsize=(7.5, 4.6))
     for number, (name, found) in enumerate(points.items()):
@@ -225,7 +225,7 @@ def gain(
         errors = {"xerr": [[x - left], [right - x]], "yerr": [[y - low], [high - y]]}
         colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
         dot = {"fmt": marker, "color": colour, "markersize": 7, "elinewidth": 0.8}
-        # Rounded models lie on one another: thin intervals and other marks keep them apart.
+        # Quantised models have nearly the same place: thin intervals and other marks help.
         axes.errorbar([x], [y], **errors, **dot, markerfacecolor="none", alpha=0.85, label=name)
     axes.axhline(0, color="#333", linewidth=0.8)
     axes.axvline(0, color="#333", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""A ledger drawn as a stream: a band for each source, and a branch for each loss."""
+"""Draw a ledger as a stream: a band for each source, and a bar for each loss."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ EASE = [3 * part**2 - 2 * part**3 for part in numpy.linspace(0, 1, 13)]  # from 
 
 
 def _shares_taken(rows: list[dict], end: str, least: float) -> pandas.DataFrame:
-    """Return what each reason took of each source, as shares of all that was read.
+    """Return what each reason took from each source, as shares of all tokens read.
 
     Args:
-        rows: {source, reason, tokens}.
-        end: The reason that is no loss, and is left out.
-        least: Reasons that took less are added up as `other`.
+        rows: Rows {source, reason, tokens}.
+        end: The reason that is not a loss but what is left; it is left out.
+        least: Reasons that took a smaller share are added up as `other`.
 
     Returns:
-        Sources are the columns, the largest first; the first row is `read`.
+        A table with a column for each source, the largest first, and a row for each reason. The
+        first row is `read`.
     """
     frame = pandas.DataFrame(rows)
     frame = frame[frame.reason != end]
@@ -46,15 +47,15 @@ def _shares_taken(rows: list[dict], end: str, least: float) -> pandas.DataFrame:
 
 
 def flow(rows: list[dict], end: str, title: str = "", least: float = 0.002) -> Drawing:
-    """Draw a ledger: above the stream from all that was read to what is left, below each loss.
+    """Draw a ledger as a stream from the tokens read to the tokens left, and each loss below.
 
     Losses are a few percent of the stream, so they have a panel and a scale of their own.
 
     Args:
-        rows: {source, reason, tokens}, from `read` to `end`.
-        end: The last reason.
-        title: Of the figure.
-        least: Reasons that take less of all tokens are drawn together as `other`.
+        rows: Rows {source, reason, tokens}, from `read` to `end`.
+        end: The last reason, which names what is left.
+        title: Title of the figure.
+        least: Reasons that take a smaller share of all tokens are drawn together as `other`.
     """
     taken = _shares_taken(rows, end, least)
     losses = taken.drop("read")
@@ -74,10 +75,10 @@ def _draw_stream(axes: Axes, left: pandas.Series, losses: pandas.DataFrame, end:
     """Draw the stream, and return the share of the tokens that is left.
 
     Args:
-        axes: Where to draw.
-        left: {source: share} of what was read.
-        losses: What each reason took of each source.
-        end: What the rest is called.
+        axes: The axes to draw on.
+        left: {source: share} of the tokens read.
+        losses: What each reason took from each source, as shares of the tokens read.
+        end: The name of what is left.
     """
     ground = 0.0
     for place, (_, parts) in enumerate(losses.iterrows()):
@@ -98,13 +99,13 @@ def _draw_stream(axes: Axes, left: pandas.Series, losses: pandas.DataFrame, end:
 
 
 def _draw_losses(axes: Axes, totals: pandas.Series) -> None:
-    """Draw what each reason took, as bars on a scale of their own; gains are told in words.
+    """Draw what each reason took as bars on a scale of their own; gains are only text.
 
     Args:
-        axes: Where to draw.
-        totals: {reason: share of the tokens read}; negative is read again.
+        axes: The axes to draw on.
+        totals: {reason: share of the tokens read}; a negative share is read again, so a gain.
     """
-    # What is read again is more than all losses together, and would flatten them.
+    # What is read again is more than all losses together; its bar would make theirs too short.
     taken = totals.clip(lower=0)
     drawn = axes.barh(range(len(totals)), 100 * taken, color="#9aa5b1")
     axes.bar_label(drawn, [f"{-lost:+.1%}" for lost in totals], fontsize=8, padding=3)
@@ -121,13 +122,13 @@ def _draw_bands(
     begin: tuple[pandas.Series, float],
     end: tuple[pandas.Series, float],
 ) -> None:
-    """Draw one step of the stream: each source's band from its height at the left to the right.
+    """Draw one step of the stream: the band of each source from left to right.
 
     Args:
-        axes: Where to draw.
-        place: The step's place from the left.
-        begin: ({source: share}, height of the ground) at the left.
-        end: The same at the right.
+        axes: The axes to draw on.
+        place: The number of the step, counted from the left, from 0.
+        begin: ({source: share}, height of the lowest band's lower edge) at the left of the step.
+        end: The same at the right of the step.
     """
     across = numpy.linspace(place, place + 1, 13)
     (left, left_ground), (right, right_ground) = begin, end

@@ -1,4 +1,4 @@
-"""Tables, and pieces of HTML that stand beside them."""
+"""Tables, and other pieces of HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# JupyterLab sets what stands between $ signs as formulas, but not in elements of this class.
+# JupyterLab shows text between $ signs as formulas, except in elements of this class.
 NO_FORMULAS = "mathjax_ignore"
 MANY_COLUMNS = 9
 LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
@@ -21,15 +21,15 @@ LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
 # --- tables --------------------------------------------------------------------------------------
 class Table:
-    """Rows that a notebook shows whole: as HTML where it can, else as aligned text.
+    """Rows that a notebook shows completely: as HTML if it can, else as aligned text.
 
     pandas' Styler was tried: it adds a style sheet and ids for each table, which clash on the one
     page of the report, and it has no plain text.
 
     Args:
         rows: Rows {column: value}; a column may be missing in some.
-        digits: Decimals of floats.
-        caption: Stands above the table.
+        digits: Decimal places of floats.
+        caption: Text above the table.
     """
 
     def __init__(self, rows: list[dict], digits: int = 3, caption: str = ""):
@@ -42,7 +42,8 @@ class Table:
         """Return a value as the table shows it.
 
         Args:
-            value: Whole numbers get thousands marks, very large and small ones an exponent.
+            value: The value. Whole numbers get commas between thousands. Very large and very small
+                floats get an exponent. None is shown as a dash.
         """
         if value is None:
             return "–"
@@ -82,7 +83,7 @@ class Table:
         if self.caption:
             text = html.escape(self.caption)
             caption = f"<caption style='text-align:left;caption-side:top'>{text}</caption>"
-        # Many columns are set smaller, so that a page holds them all.
+        # A table with many columns gets a smaller font, so that it fits on a page.
         size = "font-size:11px" if len(self.columns) > MANY_COLUMNS else ""
         rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
         table = f"<table style='{size}'>{caption}{rows}</table>"
@@ -102,9 +103,9 @@ def table(rows: list[dict] | pandas.DataFrame, digits: int = 3, caption: str = "
     """Return rows as a table.
 
     Args:
-        rows: Rows {column: value}, or a frame, which is shown with its index.
-        digits: Decimals of floats.
-        caption: Stands above the table.
+        rows: Rows {column: value}, or a frame; an index that has a name is shown too.
+        digits: Decimal places of floats.
+        caption: Text above the table.
     """
     if isinstance(rows, pandas.DataFrame):
         if any(name is not None for name in rows.index.names):
@@ -114,11 +115,11 @@ def table(rows: list[dict] | pandas.DataFrame, digits: int = 3, caption: str = "
 
 
 def readable(rows: list[dict], names: dict[str, str] | None = None) -> list[dict]:
-    """Return rows with an interval in one column, and columns called as people call them.
+    """Return rows with an interval in one column, and with readable names of columns.
 
     Args:
         rows: Rows {column: value}; `ci_low` and `ci_high` become `95% interval`.
-        names: {column: what it is called}; an empty name leaves the column out.
+        names: {column: readable name}; an empty name leaves the column out.
     """
     names = names or {}
     found = []
@@ -147,10 +148,10 @@ class Html:
         return self.content
 
     def page(self, title: str) -> str:
-        """Return the piece as a page of its own.
+        """Return the piece as a complete HTML page.
 
         Args:
-            title: Its heading.
+            title: Heading of the page.
         """
         name = html.escape(title)
         font = 'font-family:system-ui,"Noto Sans CJK SC",sans-serif;margin:2em'
@@ -159,7 +160,7 @@ class Html:
 
 
 def comparison(rows: list[dict]) -> Html:
-    """Show whole texts side by side, the first column in bold, the others of one width.
+    """Show whole texts side by side in columns of the same width, the first in bold.
 
     Args:
         rows: Rows {column: text}.
@@ -183,12 +184,12 @@ def comparison(rows: list[dict]) -> Html:
 
 
 def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Html:
-    """Show the first tokens of a row, those that the loss covers on a coloured ground.
+    """Show the first tokens of a row; the tokens that the loss covers are red.
 
     Args:
-        tokenizer: Names the tokens.
-        row: {input_ids, labels}.
-        limit: So many tokens.
+        tokenizer: The tokenizer that the token ids are from.
+        row: A row {input_ids, labels}.
+        limit: How many tokens to show.
     """
     spans = []
     for text, label in _pieces(tokenizer, row, limit):
@@ -203,15 +204,15 @@ def mask(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int = 220) -> Htm
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the tokens of a text as people read them, where `tokenize` shows bytes.
+    """Return the tokens of a text as people read them; `tokenize` shows some as bytes.
 
     Args:
-        tokenizer: Cuts the text.
-        text: What is cut.
+        tokenizer: The tokenizer that cuts the text.
+        text: The text to cut.
 
     Returns:
-        One text for each token; a character that is spelt in several byte tokens is one, and has
-        their number behind it, as in 锂×3.
+        One text for each token. A character that takes several byte tokens is one text, followed by
+        the number of these tokens, as in 锂×3.
     """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     found = []
@@ -231,12 +232,12 @@ def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 def _pieces(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int) -> Iterator[tuple[str, int]]:
     """Yield the tokens of a row as people read them, each with its label.
 
-    A character that is spelt in several tokens, as bytes are, is one piece.
+    A character that takes several byte tokens is one piece.
 
     Args:
-        tokenizer: Names the tokens.
-        row: {input_ids, labels}.
-        limit: So many tokens.
+        tokenizer: The tokenizer that the token ids are from.
+        row: A row {input_ids, labels}.
+        limit: How many tokens to read.
     """
     waiting: list[str] = []
     for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:limit]:
@@ -244,7 +245,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, row: dict, limit: int) -> Iterat
         text = tokenizer.convert_tokens_to_string(waiting)
         if "\ufffd" in text and len(waiting) < LONGEST_CHARACTER:
             continue
-        # A decoder drops the space that begins a text.
+        # A decoder drops the space at the beginning of a text.
         space = waiting[0].startswith("▁") and not text.startswith(" ")
         yield ("·" if space else "") + text.replace(" ", "·"), label
         waiting = []

@@ -1,4 +1,4 @@
-"""Who answers in a talk: a model on this machine, or one behind an endpoint.
+"""The models that answer in a chat: on this machine, or behind an endpoint.
 
 model = backends.open_backend("runs/smoke/dpo/artifact/model")     # or an adapter, or a URL
 for piece in model.stream([{"role": "user", "content": "你好"}], {"max_new_tokens": 64}):
@@ -19,17 +19,17 @@ from finlab.run import model_card
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NEW_TOKENS = 512  # of an answer, where neither the model's settings nor the user say
-# transformers' names of settings, and OpenAI's.
+NEW_TOKENS = 512  # tokens of an answer, where neither the model nor the user sets a number
+# {name of a setting in transformers: its name in OpenAI's interface}.
 OPENAI_NAMES = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
 Settings = dict[str, Any]
 
 
 class Backend(Protocol):
-    """Who answers.
+    """A model that answers.
 
     Attributes:
-        name: As a reader sees it.
+        name: Name of the model, as a reader sees it.
     """
 
     name: str
@@ -38,8 +38,9 @@ class Backend(Protocol):
         """Yield the answer to a dialogue, piece by piece.
 
         Args:
-            messages: Ending with the user.
-            settings: max_new_tokens, temperature, top_p; what is missing is the model's own.
+            messages: The dialogue, which ends with the user.
+            settings: max_new_tokens, temperature, top_p; the model's own value is used for a
+                missing one.
 
         Raises:
             ValueError: There is no answer, or the dialogue is longer than the context.
@@ -51,8 +52,8 @@ class LocalModel:
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
-        name: As a reader sees it.
+        tokenizer: The tokenizer of `model`, with a chat template.
+        name: Name of the model, as a reader sees it; empty takes the name of its folder.
 
     Raises:
         ValueError: The tokenizer has no chat template.
@@ -85,20 +86,20 @@ class RemoteModel:
     """A model behind an OpenAI-compatible endpoint: `finlab serve`, vLLM, a provider.
 
     Args:
-        base_url: The endpoint, such as http://localhost:8000/v1.
-        name: The model's name there; empty takes the first that it lists.
-        key_variable: The environment variable with the key; empty for none.
-        timeout: Seconds without a word from it.
+        base_url: The URL of the endpoint, such as http://localhost:8000/v1.
+        name: The model's name at the endpoint; empty takes the first model that it lists.
+        key_variable: The environment variable that holds the key; empty for no key.
+        timeout: Seconds that the endpoint may be silent.
 
     Raises:
-        ValueError: It cannot be reached, or lists no model.
+        ValueError: The endpoint cannot be reached, or lists no model.
     """
 
     def __init__(self, base_url: str, name: str = "", key_variable: str = "", timeout: float = 120):
         self.client = endpoints.client(base_url, key_variable, timeout, who=name)
         self.base_url = base_url
         self.streams = True
-        self.chunks = 0  # of the last stream
+        self.chunks = 0  # number of chunks in the last stream
         self.name = name or self._first_model()
 
     @property
@@ -110,7 +111,7 @@ class RemoteModel:
         """Return the name of the first model that the endpoint lists."""
         try:
             listed = [model.id for model in self.client.models.list().data]
-        except Exception as error:  # what it sends may have any form
+        except Exception as error:  # its answer may have any form
             raise ValueError(self._what_happened(error)) from None
         if not listed:
             raise ValueError(f"{self.base_url} lists no model: name one, as model@{self.base_url}")
@@ -124,7 +125,7 @@ class RemoteModel:
                 self.chunks = 0
                 yield from self._pieces(messages, options)
             if not self.streams or not self.chunks:
-                # An endpoint that cannot stream sends one answer, which the client reads as none.
+                # An endpoint that cannot stream sends one whole answer, which gives no chunks.
                 self.streams = False
                 yield self._whole(messages, options)
         except ValueError:
@@ -133,7 +134,7 @@ class RemoteModel:
             raise ValueError(self._what_happened(error)) from None
 
     def _pieces(self, messages: list[dict], options: dict[str, Any]) -> Iterator[str]:
-        """Yield what a stream of the endpoint says."""
+        """Yield the text that the endpoint streams, piece by piece."""
         import openai
 
         try:
@@ -157,7 +158,7 @@ class RemoteModel:
             raise ValueError(f"{self.base_url} broke off in the middle of its answer")
 
     def _whole(self, messages: list[dict], options: dict[str, Any]) -> str:
-        """Return an answer that is sent at once."""
+        """Return an answer that is sent as a whole."""
         completion = self.client.chat.completions.create(
             model=self.name, messages=messages, **options
         )
@@ -175,15 +176,16 @@ class RemoteModel:
 
 
 def open_backend(target: str, dtype: str = "", timeout: float = 120) -> Backend:
-    """Return who answers.
+    """Open the model that answers.
 
     Args:
-        target: A model's folder, an adapter's, a hub id; a URL, or `model@URL#KEY_VARIABLE`.
-        dtype: Of a model's weights; empty takes float32 on a CPU and bfloat16 on a GPU.
+        target: The folder of a model or an adapter, a hub id, a URL, or `model@URL#KEY_VARIABLE`.
+        dtype: Type of the weights on this machine; empty takes float32 on a CPU and bfloat16 on a
+            GPU.
         timeout: Seconds that an endpoint may be silent.
 
     Raises:
-        ValueError: There is no model.
+        ValueError: There is no such model.
     """
     if "http://" in target or "https://" in target:
         name, url, variable = endpoints.parts(target)

@@ -1,8 +1,8 @@
-"""Many questions from a file, answered one by one, as Cornucopia's infer.sh does.
+"""Answer many questions from a file one by one, as Cornucopia's infer.sh does.
 
-A line of the file is a question; or it is JSON with `question`, `prompt`, `instruction` (and
-`input`), or `messages`. Each answer is written as it comes, and a run that was broken off goes on
-behind the last one.
+A line of the file is a question, or JSON with `question`, `prompt`, `instruction` (and `input`), or
+`messages`. Each answer is written as soon as it comes. A run that was interrupted continues after
+the last answer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def read_questions(path: Path) -> list[str]:
     """Return the questions of a file.
 
     Args:
-        path: Text, JSON lines, or a JSON array.
+        path: A text file, JSON lines, or a JSON array.
 
     Raises:
-        ValueError: It is not there, holds none, or a row has none of the fields.
+        ValueError: The file is missing, has no question, or has a row with none of the fields.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -72,22 +72,23 @@ def _question(row: object) -> str:
     turns = turns if isinstance(turns, list) else []
     asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
     others = [turn for turn in turns if turn not in asked]
-    # What stood before a question is not asked, so a dialogue of several turns is refused.
+    # Earlier turns would not be asked, so a dialogue of several turns is refused.
     if len(asked) != 1 or any(turn.get("role") == "system" for turn in others if turn):
         return ""
     return str(asked[0].get("content", "")).strip()
 
 
 def answer_file(talk: Talk, questions: list[str], out: Path) -> Iterator[dict]:
-    """Answer questions one by one, each by itself, and write the answers as they come.
+    """Answer questions one by one without history, and write each answer as it comes.
 
     Args:
-        talk: Who answers; its history is cleared before each question.
+        talk: The chat that answers; its history is cleared before each question.
         questions: The questions.
-        out: JSON lines {question, answer, sources, error}. Answers that are there stay.
+        out: File of JSON lines {question, answer, sources, error}. Answers in it stay.
 
     Yields:
-        What was written. A question that cannot be answered has an `error` and no answer.
+        The rows that are written now. A question that cannot be answered has an `error` and an
+        empty answer.
 
     Raises:
         ValueError: The file holds answers to other questions.
@@ -96,12 +97,12 @@ def answer_file(talk: Talk, questions: list[str], out: Path) -> Iterator[dict]:
     rows = _answered(out)
     if [row["question"] for row in rows] != questions[: len(rows)]:
         raise ValueError(f"{out} holds answers to other questions: name another file with --out")
-    files.write_jsonl(out, rows)  # without a line that a kill has cut off
+    files.write_jsonl(out, rows)  # drops a last line that a kill cut off
     for number, question in enumerate(questions):
         if number < len(rows) and "error" not in rows[number]:
             continue
         row = _ask(talk, question)
-        if number < len(rows):  # it had no answer the last time
+        if number < len(rows):  # it got no answer the last time
             rows[number] = row
             files.write_jsonl(out, rows)
         else:
@@ -111,7 +112,7 @@ def answer_file(talk: Talk, questions: list[str], out: Path) -> Iterator[dict]:
 
 
 def _ask(talk: Talk, question: str) -> dict:
-    """Return the row of a question, asked by itself."""
+    """Return the row of a question, which is asked without history."""
     talk.clear()
     row = {"question": question, "answer": "", "sources": []}
     try:
@@ -126,10 +127,10 @@ def _answered(out: Path) -> list[dict]:
     """Return the answers that a file holds; a last line that a kill cut off is left out.
 
     Args:
-        out: The file; it need not be there.
+        out: The file; it may be missing.
 
     Raises:
-        ValueError: It is no file of answers, and stays as it is.
+        ValueError: The file holds something other than answers; it is not changed.
     """
     if not out.exists():
         return []

@@ -25,17 +25,17 @@ EXAMPLES = ["请用一句话介绍你自己。", "什么是市盈率？"]
 
 
 def require() -> None:
-    """Refuse to build the page without Gradio."""
+    """Raise ValueError if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("--page needs Gradio: pip install -e '.[page]' in the checkout")
 
 
 def build(url: str, name: str) -> ChatInterface:
-    """Return the page.
+    """Return the chat page.
 
     Args:
-        url: The endpoint, such as http://127.0.0.1:8000/v1.
-        name: The model's name there.
+        url: The URL of the endpoint, such as http://127.0.0.1:8000/v1.
+        name: The name of the model at the endpoint.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio
@@ -53,7 +53,7 @@ def build(url: str, name: str) -> ChatInterface:
 
     return gradio.ChatInterface(
         respond,
-        # Without Gradio's button that shares a talk with strangers.
+        # Leave out Gradio's button that shares a chat with the public.
         chatbot=gradio.Chatbot(show_label=False, buttons=["copy", "copy_all"], height="60vh"),
         title=f"finlab · {name}",
         description=NOTE,
@@ -64,7 +64,7 @@ def build(url: str, name: str) -> ChatInterface:
 
 
 def _text(content: object) -> str:
-    """Return the words of a turn, which Gradio keeps as text or as parts."""
+    """Return the text of a turn, which Gradio stores as text or as a list of parts."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
@@ -72,17 +72,17 @@ def _text(content: object) -> str:
 
 
 def mount(server: FastAPI, url: str, name: str) -> FastAPI:
-    """Add the page to a server, under /page.
+    """Add the chat page to a server, under /page.
 
     Args:
         server: The server.
-        url: Its endpoint.
-        name: The model's name there.
+        url: The URL of its endpoint.
+        name: The name of the model at the endpoint.
     """
     require()
     import gradio
 
-    # The system's own fonts: Gradio's are fetched from Google.
+    # Use the system's fonts, since Gradio's own are fetched from Google.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return gradio.mount_gradio_app(
         server, build(url, name), path=PATH, theme=theme, footer_links=[]

@@ -1,4 +1,4 @@
-"""A talk over several turns: history, undo, sources, and a file to keep it in.
+"""A chat over several turns, with history, undo, sources, and a file to save it in.
 
 talk = Talk(backends.open_backend("runs/smoke/dpo/artifact/model"))
 talk.answer("恒信银行的总部在哪里？")
@@ -23,39 +23,39 @@ from finlab.evaluate.knowledge import citing, tiers
 from finlab.evaluate.knowledge.index import Index
 from finlab.evaluate.knowledge.tiers import Found, Tier
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and the new line
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all except tab and newline
 BASES = ("domain", "customer")  # the bases of a knowledge step, in the order they are asked
-PASSAGES = 2  # in a prompt
+PASSAGES = 2  # passages in a prompt
 
 
 @dataclass
 class Knowledge:
-    """Bases that a talk looks things up in.
+    """The knowledge bases that a chat searches.
 
     Attributes:
-        tiers: The bases, in their order.
-        passages: So many are put before the model.
+        tiers: The bases, in the order in which they are asked.
+        passages: How many passages go into the prompt.
     """
 
     tiers: list[Tier]
     passages: int = PASSAGES
 
     def consult(self, question: str) -> Found:
-        """Return what the bases hold on a question."""
+        """Return the passages that the bases hold on a question."""
         date = tiers.date_of(question)
         return tiers.consult(question, self.tiers, self.passages, date)
 
 
 def open_knowledge(sources: list[str], threshold: float | None = None) -> Knowledge:
-    """Return the bases that a user names.
+    """Open the bases that a user names.
 
     Args:
         sources: Folders of knowledge steps, or single .sqlite files.
-        threshold: From which coverage of a question's wording a base answers. None takes what the
-            knowledge step has measured.
+        threshold: Minimum coverage of a question's wording, from 0 to 1, at which a base answers.
+            None takes the threshold that the knowledge step measured.
 
     Raises:
-        ValueError: A base is not there, or nobody has measured its threshold.
+        ValueError: A base does not exist, or its threshold was not measured.
     """
     found = []
     for source in sources:
@@ -78,7 +78,9 @@ def open_knowledge(sources: list[str], threshold: float | None = None) -> Knowle
 
 
 def _require_base(path: Path) -> None:
-    """Refuse a file that is no whole base: opened as one it would be put aside.
+    """Raise ValueError if a file is not an intact base.
+
+    Without this check, `Index` would rename the file and start an empty base.
 
     Args:
         path: The file.
@@ -103,7 +105,7 @@ def _require_base(path: Path) -> None:
 
 
 def _measured_threshold(path: Path) -> float:
-    """Return the threshold that a knowledge step has measured for a base."""
+    """Return the threshold that the knowledge step measured for a base."""
     metrics = path.parent.parent / "metrics.json"
     if metrics.exists():
         try:
@@ -119,18 +121,18 @@ def _measured_threshold(path: Path) -> float:
 
 
 def clean(text: str) -> str:
-    """Return a text without half characters, as a terminal gives them: each becomes "?"."""
+    """Return a text with "?" for each half character (surrogate) that a terminal gave."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def readable(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield pieces of an answer that a terminal may show and a file may hold.
+    """Yield pieces of an answer that are safe to show in a terminal and to save in a file.
 
-    A character whose halves come in two pieces is put together, half of one becomes "\ufffd", and
-    signs that would steer the terminal are left out.
+    A character whose two halves come in two pieces is joined. A single half becomes "\ufffd".
+    Control characters, which could change the terminal, are left out.
 
     Args:
-        pieces: As they come.
+        pieces: The pieces in the order in which they come.
     """
     held = ""
     for piece in pieces:
@@ -150,12 +152,13 @@ class Talk:
     """A dialogue with a model.
 
     Attributes:
-        model: Who answers.
-        system: The system message; empty for the template's own.
-        settings: max_new_tokens, temperature, top_p; what is missing is the model's own.
-        knowledge: Bases that answers are looked up in, or None.
-        messages: What was said, without the system message.
-        found: What the bases gave for the last question.
+        model: The model that answers.
+        system: The system message; empty uses the template's own.
+        settings: max_new_tokens, temperature, top_p; the model's own value is used for a missing
+            one.
+        knowledge: The bases that are searched for each question; None for none.
+        messages: The messages so far, without the system message.
+        found: What the bases gave for the last question; None without bases.
     """
 
     model: Backend
@@ -168,14 +171,14 @@ class Talk:
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer to a question, piece by piece.
 
-        An answer that is broken off stays as far as it came. One that never began is forgotten
-        together with its question.
+        An answer that breaks off is kept as far as it came. If an answer never began, neither the
+        question nor the answer is kept.
 
         Args:
             question: What the user says.
 
         Raises:
-            ValueError: There is no answer, or the talk is longer than the model's context.
+            ValueError: There is no answer, or the chat is longer than the model's context.
         """
         question = clean(question).strip()
         if not question:
@@ -199,14 +202,14 @@ class Talk:
         return "".join(self.ask(question)).strip()
 
     def reply(self, question: str) -> str:
-        """Return the answer, or the sentence that says why there is none: for notebooks."""
+        """Return the answer, or a sentence that says why there is none. Made for notebooks."""
         try:
             return self.answer(question)
         except ValueError as error:
             return str(error)
 
     def _plain(self, question: str) -> Iterator[str]:
-        """Yield the model's own answer."""
+        """Yield the model's answer without passages."""
         last = {"role": "user", "content": question}
         return self.model.stream([*self._opening(), *self.messages, last], self.settings)
 
@@ -214,7 +217,7 @@ class Talk:
         """Yield an answer that its passages support; it is checked before it is shown.
 
         Args:
-            question: The question. The model sees it with its passages, without earlier turns,
+            question: The question. The model sees it with its passages but without earlier turns,
                 since it was tuned on one question at a time.
         """
         if not self.found.hits:
@@ -225,12 +228,12 @@ class Talk:
         yield citing.guarded(said.strip(), self.found.passages, question)
 
     def _opening(self) -> list[dict]:
-        """Return the system message, where there is one."""
+        """Return the system message in a list; empty if there is none."""
         system = clean(self.system)
         return [{"role": "system", "content": system}] if system else []
 
     def sources(self) -> list[str]:
-        """Return the sources of the last answer, as a reader cites them."""
+        """Return the sources that the last answer cites, one line for each."""
         if not self.found or not self.messages:
             return []
         said = self.messages[-1]["content"]
@@ -242,7 +245,7 @@ class Talk:
         return lines
 
     def undo(self) -> str:
-        """Take back the last question with its answer, and return the question.
+        """Remove the last question and its answer, and return the question.
 
         Raises:
             ValueError: Nothing was said yet.
@@ -255,18 +258,18 @@ class Talk:
         return question
 
     def clear(self) -> None:
-        """Begin anew; the system message stays."""
+        """Remove all messages; the system message stays."""
         self.messages = []
         self.found = None
 
     def save(self, path: Path) -> Path:
-        """Add the talk to a file of JSON lines, one row for a talk, as a dialogue card reads it.
+        """Append the chat to a file of JSON lines, as one row that a dialogue card can read.
 
         Args:
-            path: The file; what is in it stays.
+            path: The file; the rows that it already has stay.
 
         Raises:
-            ValueError: Nothing was said yet, or the place cannot be written.
+            ValueError: Nothing was said yet, or the file cannot be written.
         """
         if not self.messages:
             raise ValueError("nothing was said yet, so there is nothing to save")

@@ -1,12 +1,13 @@
-"""Answers that cite: the prompt with numbered passages, and the check of what came back.
+"""Ask for answers that cite numbered passages, and check the answers that come back.
 
     messages = prompt("证券法何时施行？", passages)
     answer = check("证券法自2020年3月1日起施行。[1]", passages)
     answer.sentences[0].supported       # True: passage 1 was given, and holds the date
 
-A sentence is supported when each number that it cites was given, each quoted span stands in a cited
-passage, each figure does, and half of its wording does. This is a check of words and figures, not
-of logic: a sentence that turns a passage round with its own words passes, so people read samples.
+A sentence is supported if each number that it cites was given, and the cited passages contain each
+quoted span, each figure, and at least half of its wording. This checks words and figures, not
+logic. A sentence that reverses the meaning of a passage in the passage's own words counts as
+supported, so people should read samples.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from finlab.evaluate.knowledge.index import grams
 from finlab.evaluate.knowledge.passages import Passage
 
 NOT_FOUND = {"zh": "材料中没有找到答案。", "en": "The passages do not hold the answer."}
-# The whole sentence, so that nothing can be claimed behind it.
+# It must match the whole sentence, so that no claim can follow in it.
 SAYS_NOT_FOUND = re.compile(
     r"\W*(?:以上|给出的|所给)?材料(?:中|里)?(?:并)?(?:没有|未)(?:找到|提到|提及|说明)"
     r"[^，。；,;\d]{0,12}[。.！!]*\s*"
@@ -41,7 +42,7 @@ RULES = {
 }
 HEAD = {"zh": "【材料{number}】{reference}", "en": "【Passage {number}】{reference}"}
 ASK = {"zh": "问题：{question}", "en": "Question: {question}"}
-OPENING = re.compile(r"【(?=\s*(?:材料|[Pp]assage))")  # in a passage, it would fake another one
+OPENING = re.compile(r"【(?=\s*(?:材料|[Pp]assage))")  # in a passage, this would begin a fake one
 
 CITATION = re.compile(r"[\[【［]\s*(\d{1,3}(?:\s*[,，、]\s*\d{1,3})*)\s*[\]】］]")
 SENTENCE = re.compile(
@@ -49,8 +50,8 @@ SENTENCE = re.compile(
     r"(?:\s*[\[【［][\d\s,，、]+[\]】］])*[。.]?"
 )
 QUOTED = re.compile(r"[“「『\"]([^”」』\"]{2,})[”」』\"]")
-LEAST_COVERED = 0.5  # of a sentence's bigrams, by the passages that it cites
-SHORT = 6  # characters: 好的。 and 如下： claim nothing
+LEAST_COVERED = 0.5  # share of a sentence's bigrams that the cited passages must contain
+SHORT = 6  # characters; shorter sentences, such as 好的。 and 如下：, claim nothing
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Sentence:
     """A sentence of an answer.
 
     Attributes:
-        text: Without its citations.
-        cites: The numbers that it cites, from 1.
-        faults: Why it is not supported; empty where it is.
+        text: The sentence without its citations.
+        cites: The numbers of the passages that it cites, from 1.
+        faults: Reasons why it is not supported; empty if it is supported.
     """
 
     text: str
@@ -69,7 +70,7 @@ class Sentence:
 
     @property
     def supported(self) -> bool:
-        """Whether the cited passages hold what it says."""
+        """Whether the cited passages support the sentence."""
         return not self.faults
 
 
@@ -78,10 +79,10 @@ class Answer:
     """An answer that was checked.
 
     Attributes:
-        text: As the model wrote it.
-        not_found: Whether it says that the passages do not hold the answer.
-        sentences: Those that claim something.
-        cited: The passages that are cited and were given, in the order of their numbers.
+        text: The answer as the model wrote it.
+        not_found: Whether it says only that the passages do not hold the answer.
+        sentences: The sentences that claim something.
+        cited: The given passages that it cites, in the order of their numbers.
     """
 
     text: str
@@ -91,7 +92,7 @@ class Answer:
 
     @property
     def supported(self) -> bool:
-        """Whether every sentence is supported, and there is one."""
+        """Whether there is a sentence, and every sentence is supported."""
         return bool(self.sentences) and all(each.supported for each in self.sentences)
 
 
@@ -101,15 +102,15 @@ def language_of(text: str) -> str:
 
 
 def quoted(passage: Passage, number: int, language: str) -> str:
-    """Return a passage as it stands in a prompt: a head, and its text as quoted material.
+    """Return a passage as it is in a prompt: a head line, and its text as quoted material.
 
-    Signs that nobody sees are taken out, and a head within the text loses its bracket, so that a
-    page cannot pass for several passages.
+    Invisible characters are removed, and a head line inside the text loses its bracket. So one page
+    cannot look like several passages.
 
     Args:
         passage: The passage.
-        number: It is cited by, from 1.
-        language: `zh` or `en`, of the head.
+        number: The number by which it is cited, from 1.
+        language: The language of the head line, `zh` or `en`.
     """
     title = " ".join(_visible(passage.reference).split())
     head = HEAD[language].format(number=number, reference=OPENING.sub("(", title))
@@ -117,7 +118,7 @@ def quoted(passage: Passage, number: int, language: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Return a text without the signs that nobody sees: formats, tags, variation selectors."""
+    """Return a text without invisible characters: formats, tags, variation selectors."""
     kept = []
     for sign in text:
         selector = "\ufe00" <= sign <= "\ufe0f" or sign >= "\U000e0000"
@@ -131,7 +132,7 @@ def prompt(question: str, passages: Sequence[Passage]) -> list[dict]:
 
     Args:
         question: The question.
-        passages: In the order of their numbers.
+        passages: The passages, in the order of their numbers.
     """
     language = language_of(question)
     parts = [RULES[language]]
@@ -143,11 +144,11 @@ def prompt(question: str, passages: Sequence[Passage]) -> list[dict]:
 
 # --- checking ------------------------------------------------------------------------------------
 def check(text: str, passages: Sequence[Passage]) -> Answer:
-    """Check an answer against the passages that it was given.
+    """Check an answer against the passages that the model was given.
 
     Args:
         text: The answer.
-        passages: In the order of their numbers.
+        passages: The passages, in the order of their numbers.
     """
     not_found = False
     sentences = []
@@ -179,7 +180,7 @@ def _faults(said: str, cites: list[int], passages: Sequence[Passage]) -> list[st
     Args:
         said: The sentence, without citations.
         cites: The numbers that it cites.
-        passages: All that were given.
+        passages: All passages that were given, in the order of their numbers.
     """
     if not cites:
         return ["cites nothing"]
@@ -204,12 +205,12 @@ def _faults(said: str, cites: list[int], passages: Sequence[Passage]) -> list[st
 
 
 def _plain(text: str) -> str:
-    """Return a text without white space and letter case, in half-width signs."""
+    """Return a text in lower case and half-width characters, without white space."""
     return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).lower()
 
 
 def _figures(text: str) -> tuple[set[str], str]:
-    """Return the figures of a text, each in one form, and its other words.
+    """Return the figures of a text in a standard form, and the other words of the text.
 
     Figures are values with their units, periods and codes.
     """
@@ -226,11 +227,12 @@ def _figures(text: str) -> tuple[set[str], str]:
 
 
 def shares(answers: Sequence[Answer]) -> dict[str, float]:
-    """Return how much of answers cites, and how much is not supported.
+    """Return how many sentences of answers cite, and how many are not supported.
 
     Returns:
-        cited_share: sentences that cite something given; unsupported_share: sentences with a fault;
-        not_found_share: answers that say that nothing was found.
+        cited_share: share of the sentences that cite a number; unsupported_share: share of the
+        sentences with a fault; not_found_share: share of the answers that say that nothing was
+        found.
     """
     sentences = [sentence for answer in answers for sentence in answer.sentences]
     count = max(len(sentences), 1)
@@ -244,14 +246,14 @@ def shares(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def extract(question: str, passages: Sequence[Passage]) -> str:
-    """Return the sentence of the passages that holds most of a question, with its citation.
+    """Return the sentence of the passages that has most of a question, with its citation.
 
-    The simplest answer that cannot invent: what a model's answers are measured against, and what is
-    shown where there is no model.
+    This is the simplest answer that cannot invent anything. A model's answers are compared with it,
+    and it is shown where there is no model.
 
     Args:
         question: The question.
-        passages: In the order of their numbers.
+        passages: The passages, in the order of their numbers.
     """
     asked = set(grams(question))
     best = (0.0, 0, "")
@@ -259,7 +261,7 @@ def extract(question: str, passages: Sequence[Passage]) -> str:
         for match in SENTENCE.finditer(passage.text):
             said = match[0].strip()
             held = asked & set(grams(said))
-            # Of two that hold as much, the shorter tells it more plainly.
+            # If two sentences have equally much of the question, the shorter one is clearer.
             score = len(held) / max(len(asked), 1) - len(said) / 10_000
             if held and score > best[0]:
                 best = (score, number, said)
@@ -269,11 +271,13 @@ def extract(question: str, passages: Sequence[Passage]) -> str:
 
 
 def guarded(text: str, passages: Sequence[Passage], question: str) -> str:
-    """Return an answer where its passages support it, else the best quotation from them.
+    """Return an answer if its passages support it, else the best sentence from them.
+
+    An answer that says only that nothing was found is returned too.
 
     Args:
-        text: As the model wrote it.
-        passages: What it was given, in the order of their numbers.
+        text: The answer as the model wrote it.
+        passages: The passages that the model was given, in the order of their numbers.
         question: The question.
     """
     answer = check(text, passages)

@@ -1,4 +1,4 @@
-"""Answers with and without knowledge, side by side: which are right, which are caught.
+"""Compare answers with and without knowledge: which are right, and which lack support.
 
 compared = Compared(questions, consulted)
 compared.add("without", answers)          # an answer to each question
@@ -20,12 +20,13 @@ class Compared:
     """Several ways to answer the same questions.
 
     Args:
-        questions: {question, reference, from}; an empty reference means that nobody knows.
-        consulted: What the tiers gave for each.
+        questions: Rows {question, reference, from}; an empty reference means that the answer is
+            not known, so the right answer is to say so.
+        consulted: What the tiers gave for each question.
 
     Attributes:
-        answers: {way: an answer to each question, checked}.
-        right: {way: whether each is right}.
+        answers: {way: the checked answer to each question}.
+        right: {way: whether each answer is right}.
     """
 
     def __init__(self, questions: Sequence[dict], consulted: Sequence[Found]):
@@ -38,7 +39,7 @@ class Compared:
         """Add the answers of one way.
 
         Args:
-            way: Its name.
+            way: Name of the way, as in the table.
             texts: An answer to each question.
         """
         self.answers[way] = []
@@ -47,23 +48,23 @@ class Compared:
             answer = citing.check(text, found.passages)
             self.answers[way].append(answer)
             reference = question["reference"]
-            # Where nothing is known, the right answer is to say so.
+            # If the answer is not known, the right answer is to say so.
             known = tiers.holds(reference, text) if reference else answer.not_found
             self.right[way].append(known)
 
     def accuracy(self, way: str) -> dict[str, float]:
-        """Return how many answers of a way are right, with the interval."""
+        """Return the share of right answers of a way, with its interval."""
         return statistics.share(self.right[way])
 
     def gain(self, way: str, over: str) -> dict[str, float]:
-        """Return what a way gains over another one on the same questions, with its test."""
+        """Return the gain of one way over another on the same questions, with McNemar's test."""
         return statistics.mcnemar(self.right[over], self.right[way])
 
     def table(self, over: str) -> list[dict[str, Any]]:
-        """Return a row for each way: accuracy, gain over one of them, citations.
+        """Return a row for each way: its accuracy, its gain over one way, its citations.
 
         Args:
-            over: The way that gains are counted over.
+            over: The way with which all ways are compared.
         """
         rows = []
         for way, answers in self.answers.items():
@@ -73,7 +74,7 @@ class Compared:
         return rows
 
     def shown(self, way: str) -> list[dict[str, str]]:
-        """Return what a reader sees of a way's answers, with sources as a person cites them."""
+        """Return the answers of a way as a reader sees them, with sources as a person cites."""
         rows = []
         for question, found, answer in zip(
             self.questions, self.consulted, self.answers[way], strict=True
@@ -90,7 +91,7 @@ class Compared:
         return rows
 
     def records(self, way: str) -> list[dict[str, Any]]:
-        """Return what `shown` shows, with the ids of the passages that were given."""
+        """Return the rows of `shown`, with the ids of the passages that were given."""
         rows: list[dict[str, Any]] = []
         for row, found in zip(self.shown(way), self.consulted, strict=True):
             rows.append({**row, "passages": [passage.id for passage in found.passages]})
@@ -100,8 +101,8 @@ class Compared:
         """Return the answers of a way that its passages do not support.
 
         Args:
-            way: Of the model.
-            instead: The way whose answers are shown in their place.
+            way: The way in which the model's own answers were added.
+            instead: The way with the answers that are shown in place of the model's.
         """
         rows = []
         for place, answer in enumerate(self.answers[way]):
@@ -124,8 +125,8 @@ def decisions(
     """Return how often each tier answered, in all and by the tier that holds the answer.
 
     Args:
-        questions: {from}.
-        consulted: What the tiers gave for each.
+        questions: Questions with `from`, the tier that holds the answer.
+        consulted: What the tiers gave for each question.
     """
     names = ("domain", "customer", "search", NONE)
     totals = dict.fromkeys(names, 0)

@@ -6,7 +6,7 @@
 
 Overlapping bigrams of characters find Chinese text better than words of a dictionary (measured in
 benchmarks/README.md). Many processes may read while one writes. A document is added as a whole or
-not at all, so a killed run goes on where it stopped.
+not at all, so a killed run can continue where it stopped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Hit = tuple[Passage, float]  # (passage, score): higher is better
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 RUN = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
 COMMIT = 2000  # passages that are written in one transaction
-POSTINGS = 2500  # passages that the bigrams of one query may name together
-FEWEST = 4  # bigrams of a query that are used however frequent they are
-SAMPLE = 20_000  # passages that tell how frequent a bigram is
-FREQUENT = 0.002  # share of passages; rarer bigrams need no figure
-GROWTH = 1.3  # a base that has grown so much is sampled again
+POSTINGS = 2500  # maximum number of passages that the bigrams of one query may match, added up
+FEWEST = 4  # bigrams of a query that are always used, even if they are frequent
+SAMPLE = 20_000  # passages on which the frequency of bigrams is measured
+FREQUENT = 0.002  # share of passages; for rarer bigrams no frequency is stored
+GROWTH = 1.3  # a base that has grown or shrunk by this factor is sampled again
 MAPPED = 2**32  # bytes of the file that may be mapped into memory
 WAIT = 30.0  # seconds that a writer waits for another one
 
@@ -76,13 +76,13 @@ class Index:
     """A knowledge base on disk.
 
     Args:
-        path: The SQLite file; it is made where there is none. A file that is broken is put aside
-            as `<name>.broken`, and an empty base takes its place.
-        cut: Cuts a document into passages.
+        path: The SQLite file; it is created if it is missing. A broken file is renamed to
+            `<name>.broken`, and an empty base takes its place.
+        cut: Function that cuts a document into passages.
 
     Attributes:
-        path, cut: The same.
-        broken: Where a broken file was put; None where nothing was wrong.
+        path, cut: As in Args.
+        broken: New path of a broken file; None if the file was not broken.
     """
 
     def __init__(self, path: Path, cut: Callable[[Document], list[Passage]] = split):
@@ -93,7 +93,7 @@ class Index:
         try:
             self._connection = self._open()
         except sqlite3.OperationalError as error:
-            # A full disk, a folder in its place, another writer: the file itself is whole.
+            # A full disk, a folder with this name, another writer: the file itself is not broken.
             raise ValueError(f"{self.path} cannot be opened as an index: {error}") from None
         except sqlite3.DatabaseError as error:
             self.broken = self._put_aside()
@@ -104,7 +104,7 @@ class Index:
             self._connection = self._open()
 
     def _put_aside(self) -> Path:
-        """Rename a broken file, and what belongs to it, to a name that nothing has."""
+        """Rename a broken file, and the files that belong to it, to a name that is free."""
         number = 0
         while (aside := self.path.with_name(f"{self.path.name}.broken{number or ''}")).exists():
             number += 1
@@ -119,10 +119,10 @@ class Index:
         """Open the file, and make its tables where they are missing."""
         connection = sqlite3.connect(self.path, timeout=WAIT, check_same_thread=False)
         try:
-            # Readers go on while a writer works.
+            # Readers can continue while a writer works.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            # Search reads a length for every passage it weighs: from memory, where there is room.
+            # Search reads a length for every passage that it scores, from memory if there is room.
             connection.execute(f"PRAGMA mmap_size={MAPPED}")
             [(state,)] = connection.execute("PRAGMA quick_check(1)")
             if state != "ok":
@@ -152,17 +152,17 @@ class Index:
 
     # --- writing ---------------------------------------------------------------------------------
     def add(self, documents: Iterable[Document]) -> Counter:
-        """Add documents. One that is there already with the same content is left as it is.
+        """Add documents; a document that is already there unchanged is left as it is.
 
         Args:
-            documents: Any number; memory holds a few at a time.
+            documents: Any number of documents; only a few are in memory at a time.
 
         Returns:
             How many were `added`, `replaced` (the same id with another content) and `unchanged`.
 
         Raises:
-            ValueError: A document is empty or binary, or two have one id. What stood before it
-                has been added.
+            ValueError: A document is empty or binary, or two documents have the same id. The
+                documents before it have been added.
         """
         counts: Counter = Counter()
         seen: set[int] = set()
@@ -204,13 +204,13 @@ class Index:
         """Write documents in one transaction.
 
         Args:
-            pending: Each document, its digest and its passages.
+            pending: (document, digest, passages) of each document.
         """
         with self._transaction() as connection:
             for document, digest, passages in pending:
                 state = self._state(document.id, digest)
                 if state == "unchanged":
-                    continue  # another writer was quicker
+                    continue  # another writer has added it
                 if state == "replaced":
                     self._remove(document.id)
                 row = (document.id, document.work, document.date, digest)
@@ -224,7 +224,7 @@ class Index:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the file for writing; what fails leaves it as it was."""
+        """Lock the file for writing; after an error, the file is as it was before."""
         with self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -233,7 +233,7 @@ class Index:
         """Delete a document with all its passages.
 
         Args:
-            document: Its id.
+            document: Id of the document.
 
         Returns:
             Whether it was there.
@@ -242,11 +242,11 @@ class Index:
             return self._remove(document)
 
     def _remove(self, document: str) -> bool:
-        """Delete a document within a transaction."""
+        """Delete a document within a transaction, and return whether it was there."""
         connection = self._connection
         query = f"SELECT number, {COLUMNS} FROM passages WHERE document = ?"
         for number, *values in connection.execute(query, (document,)).fetchall():
-            # A table without content must be told what it forgets.
+            # A full-text table without content needs the old text to delete an entry.
             forget = "INSERT INTO grams(grams, rowid, text) VALUES ('delete', ?, ?)"
             connection.execute(forget, (number, _indexed(Passage(*values))))
         connection.execute("DELETE FROM passages WHERE document = ?", (document,))
@@ -254,7 +254,7 @@ class Index:
         return gone.rowcount > 0
 
     def _sample(self) -> None:
-        """Measure on some passages which bigrams are frequent, where the base has grown."""
+        """Measure on some passages which bigrams are frequent, if the base has changed in size."""
         count = len(self)
         before = self._fact("sampled", 0)
         if not count or before / GROWTH < count < before * GROWTH:
@@ -280,7 +280,7 @@ class Index:
             connection.execute("INSERT INTO grams(grams) VALUES ('optimize')")
 
     def _fact(self, name: str, default: Any) -> Any:
-        """Return what the base remembers of itself."""
+        """Return a fact that the base stores about itself; `default` if there is none."""
         query = "SELECT value FROM facts WHERE name = ?"
         row = self._connection.execute(query, (name,)).fetchone()
         return row[0] if row else default
@@ -295,13 +295,13 @@ class Index:
     def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
         """Return the passages that fit a question best.
 
-        Of a work with several versions only the one in force counts: the newest, or the newest up
-        to the date; where all are later, the oldest.
+        If a work has several versions, only the one in force on the date counts: the newest
+        version up to that date. If all versions are later, it is the oldest one.
 
         Args:
             query: The question.
-            count: At most so many.
-            date: The day that is asked about, such as 2018-06-30; empty for today.
+            count: Maximum number of passages to return.
+            date: The day that the question is about, such as 2018-06-30; empty for today.
 
         Returns:
             (passage, score), the best first. A score is BM25 over bigrams; it grows with the length
@@ -312,7 +312,7 @@ class Index:
             return []
         match = " OR ".join(f'"{gram}"' for gram in wanted)
         find = "SELECT rowid, -rank FROM grams WHERE grams MATCH ? ORDER BY rank LIMIT ?"
-        # Versions that are not in force take places, so more is asked for where too few are left.
+        # Versions that are not in force are dropped, so ask for more rows if too few are left.
         limit = 4 * count
         while True:
             rows = self._connection.execute(find, (match, limit)).fetchall()
@@ -326,8 +326,8 @@ class Index:
 
         Args:
             rows: (number, score) of passages, the best first.
-            count: At most so many.
-            date: The day that is asked about.
+            count: Maximum number of passages to return.
+            date: The day that the question is about; empty for none.
         """
         hits: list[Hit] = []
         for number, score in rows:
@@ -343,9 +343,9 @@ class Index:
         return hits
 
     def _rarest(self, wanted: list[str]) -> list[str]:
-        """Return the rarest of a query's bigrams, as many as the bound on postings allows.
+        """Return the rarest bigrams of a query, as many as the limit POSTINGS allows.
 
-        Frequent ones, such as 公司 and 的规, cost most of the time and tell little.
+        Frequent bigrams, such as 公司 and 的规, cost most of the time and say little.
         """
         unique = list(dict.fromkeys(wanted))
         marks = ", ".join("?" * len(unique))
@@ -363,7 +363,7 @@ class Index:
         return chosen
 
     def _in_force(self, passage: Passage, date: str) -> bool:
-        """Tell whether a passage's document is the version of its work that holds at a date."""
+        """Tell whether a passage's document is the version of its work in force on a date."""
         if not passage.work:
             return True
         query = "SELECT date FROM documents WHERE work = ? ORDER BY date"
@@ -372,11 +372,11 @@ class Index:
 
 
 def digest_of(document: Document, cut: Callable[[Document], list[Passage]]) -> str:
-    """Return a hash of a document and of how it is cut: another cut makes other passages.
+    """Return a hash of a document and of how it is cut, which decides its passages.
 
     Args:
         document: The document.
-        cut: Of a `functools.partial` the settings count.
+        cut: Function that cuts it. The settings of a `functools.partial` go into the hash.
     """
     return files.digest(_values(document), getattr(cut, "keywords", {}))
 
@@ -387,5 +387,5 @@ def _values(row: Document | Passage) -> tuple:
 
 
 def _indexed(passage: Passage) -> str:
-    """Return what is searched of a passage, as bigrams."""
+    """Return the searched text of a passage as bigrams, separated by spaces."""
     return " ".join(grams(passage.searched))

@@ -1,12 +1,12 @@
-"""What passages are about: topics, names with their codes, relations between names.
+"""Find what passages are about: topics, names with codes, and relations between names.
 
     names = [Name("甲公司", "company", "600001", ("甲股份",))]
     mentions = link(passages, names)
     relations(passages, mentions)       # [{subject, relation, object, sentence, passage}]
 
-Golden-GPT labels its corpora so: classes, clusters, entities, relations, and people who look them
-over. Names are found where they are written, not where they are meant; relations by the words
-between two names. A sheet of what was found is what people correct, see `write_sheet`.
+Golden-GPT labels its corpora in this way: classes, clusters, entities and relations, which people
+then check. A name is found only where it is written, not where other words mean it. A relation is
+found by the words between two names. People correct the relations in a sheet, see `write_sheet`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from finlab import files
 from finlab.evaluate import statistics
 from finlab.evaluate.knowledge.passages import Passage
 
-GRAMS = (1, 2)  # characters
-TELLING = 4  # grams that name a topic
+GRAMS = (1, 2)  # minimum and maximum number of characters in a gram
+TELLING = 4  # pairs of characters that describe a topic
 RELATIONS = {  # relation: words between subject and object, {s} and {o} in either order
     "is chaired by": r"{o}(?:担任|任|出任|就任){s}(?:的)?董事长|{s}(?:的)?董事长(?:是|为|由)?{o}",
     "is managed by": r"{o}(?:管理|执掌){s}|{s}(?:的)?基金经理(?:是|为)?{o}|{s}由{o}(?:管理|负责投资)",
@@ -39,13 +39,13 @@ RELATIONS = {  # relation: words between subject and object, {s} and {o} in eith
 
 @dataclass(frozen=True)
 class Name:
-    """An entry of a table of names.
+    """An entry in a table of names.
 
     Attributes:
-        name: As it is written in full.
+        name: The full name.
         kind: `company`, `fund`, `law`, `person`, ...
-        code: Its code or number; empty where it has none.
-        others: Other ways to write it.
+        code: The code or number; empty if there is none.
+        others: Other ways to write the name.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Mention:
     """A name in a passage.
 
     Attributes:
-        passage: The passage's id.
-        name: The entry.
-        start, end: Its place in the passage's text.
+        passage: Id of the passage.
+        name: The entry in the table of names.
+        start, end: Where the name starts and ends in the passage's text, in characters.
     """
 
     passage: str
@@ -71,11 +71,11 @@ class Mention:
 
 
 def read_names(path: Path) -> list[Name]:
-    """Return a table of names.
+    """Read a table of names.
 
     Args:
-        path: A CSV file with the columns name and kind, and code and others where there are any;
-            several other ways to write a name are parted by |.
+        path: A CSV file with the columns `name` and `kind`, and if wanted `code` and `others`.
+            In `others`, several ways to write the name are separated by |.
 
     Raises:
         ValueError: A column is missing, or a row has no name.
@@ -103,12 +103,13 @@ def topics(passages: Sequence[Passage], count: int, seed: int) -> tuple[list[int
 
     Args:
         passages: The passages.
-        count: So many topics.
-        seed: Draws the first centres.
+        count: How many topics; at most one for each passage.
+        seed: Seed for drawing the first centres.
 
     Returns:
-        The topic of each passage, and of each topic {topic, passages, telling, nearest}: the pairs
-        of characters that stand out in it, and the passage in its middle.
+        The topic of each passage, and a row {topic, passages, telling, nearest} for each topic.
+        passages is the number of its passages. telling are pairs of characters that are more
+        frequent in it than elsewhere. nearest is the beginning of the passage nearest its centre.
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -122,7 +123,7 @@ def topics(passages: Sequence[Passage], count: int, seed: int) -> tuple[list[int
     whole = model.cluster_centers_.mean(axis=0)
     rows = []
     for topic, centre in enumerate(model.cluster_centers_):
-        # What a topic has more of than the rest.
+        # Grams that are more frequent in the topic than on average come first.
         order = numpy.argsort(whole - centre)
         telling = [pairs[place] for place in order if len(pairs[place].strip()) == 2][:TELLING]
         nearest = passages[int(distances[:, topic].argmin())]
@@ -134,16 +135,20 @@ def topics(passages: Sequence[Passage], count: int, seed: int) -> tuple[list[int
 def classify(
     passages: Sequence[Passage], labels: Sequence[str], seed: int
 ) -> tuple[Any, dict[str, float]]:
-    """Learn to tell the class of a passage from labelled ones.
+    """Train a classifier of passages on labelled passages.
 
     Args:
         passages: Labelled passages.
-        labels: Their classes.
-        seed: Of the folds.
+        labels: The class of each passage.
+        seed: Seed for drawing the folds.
 
     Returns:
-        The classifier, which takes texts, and {accuracy, commonest}: its accuracy on passages that
-        it did not see, over up to five folds, and that of always naming the commonest class.
+        The classifier, which takes texts, and {accuracy, commonest}. accuracy is measured on
+        passages that the classifier did not see, over up to five folds. commonest is the accuracy
+        of always naming the most frequent class.
+
+    Raises:
+        ValueError: A class has only one passage.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -169,14 +174,14 @@ def classify(
 
 # --- names ---------------------------------------------------------------------------------------
 def link(passages: Iterable[Passage], names: Sequence[Name]) -> list[Mention]:
-    """Find the names of a table in passages; of two that begin at one place the longer counts.
+    """Find names in passages; if two names begin at the same place, the longer one counts.
 
     Args:
         passages: The passages.
-        names: The table.
+        names: The table of names.
 
     Raises:
-        ValueError: One way to write a name stands for two entries.
+        ValueError: Two entries have the same way to write a name.
     """
     meant: dict[str, Name] = {}
     for name in names:
@@ -198,14 +203,15 @@ def link(passages: Iterable[Passage], names: Sequence[Name]) -> list[Mention]:
 
 
 def relations(passages: Iterable[Passage], mentions: Sequence[Mention]) -> list[dict[str, str]]:
-    """Return what passages say of two names, by the words between them.
+    """Return the relations between two names, found by the words between them.
 
     Args:
         passages: The passages.
         mentions: From `link`.
 
     Returns:
-        Rows {subject, relation, object, sentence, passage, reference}, each once a passage.
+        Rows {subject, relation, object, sentence, passage, reference}. A passage gives each
+        relation of two names at most once.
     """
     of_passage: dict[str, list[Mention]] = {}
     for mention in mentions:
@@ -232,12 +238,12 @@ def _ways(name: Name) -> str:
 
 
 def _full_name(name: Name) -> str:
-    """Return the name by which entries are put in order."""
+    """Return the full name, by which entries are sorted."""
     return name.name
 
 
 def _sentence(text: str, place: int) -> str:
-    """Return the sentence of a text that holds a place."""
+    """Return the sentence of a text around a place."""
     start = max(text.rfind(sign, 0, place) for sign in "。！？\n") + 1
     ends = [text.find(sign, place) for sign in "。！？\n"]
     end = min((each + 1 for each in ends if each >= 0), default=len(text))
@@ -245,7 +251,7 @@ def _sentence(text: str, place: int) -> str:
 
 
 def write_sheet(folder: Path, rows: Sequence[dict[str, str]]) -> Path:
-    """Write relations as a spreadsheet for people to correct: `right` is empty, for yes or no.
+    """Write relations as a spreadsheet, with a column `right` to be filled with yes or no.
 
     The file is named by its relations, and never written over: what people filled in stays.
 
@@ -271,22 +277,22 @@ def write_sheet(folder: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 
 def _for_a_cell(text: str) -> str:
-    """Return a text as a spreadsheet takes it: no control signs, and no formula."""
+    """Return a text for a spreadsheet cell, without control characters, and not a formula."""
     plain = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", " ", text)
     return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
 
 
 def read_sheet(path: Path) -> dict[str, dict[str, int]]:
-    """Return what people said of relations.
+    """Count how many relations people have judged, and how many of them are right.
 
     Args:
-        path: A sheet of `write_sheet`, its column `right` filled with yes or no.
+        path: A sheet from `write_sheet`, with the column `right` filled with yes or no (or 是, 否).
 
     Returns:
         {relation: {judged, right}}; rows that nobody judged do not count.
 
     Raises:
-        ValueError: The file cannot be read, or a row says something else.
+        ValueError: The file cannot be read, or the column `right` has another word.
     """
     import pandas
 

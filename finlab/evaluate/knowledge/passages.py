@@ -1,24 +1,25 @@
-"""Documents cut into passages that can be cited: each knows where it stands in its document.
+"""Cut documents into passages that can be cited; each has its place in its document.
 
     document = Document("laws/证券法", text, title="证券法", date="2019-12-28")
     for passage in split(document):
         passage.section, passage.text       # 第二条, 第二条 在中华人民共和国境内……
 
-A law is cut by article, Markdown by heading, other text by windows of sentences; tables stay whole.
-A passage's text is the document's text between its offsets, to the character.
+A law is cut by article, Markdown by heading, and other text by windows of sentences. Tables stay
+whole. The text of a passage is exactly the document's text between the passage's offsets.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from finlab.data.card_schema import Card
 
-MAX_CHARACTERS = 400  # of a window of sentences; a sentence longer than that is one by itself
-MAX_DOCUMENT = 20_000_000  # characters; more is a dump, not a document
-ARTICLES = 3  # so many lines that begin with 第…条 make a law
+MAX_CHARACTERS = 400  # in a window of sentences; a longer sentence is a window by itself
+MAX_DOCUMENT = 20_000_000  # characters; a longer text is a dump, not a document
+ARTICLES = 3  # a text with this many lines that begin with 第…条 is a law
 
 _NUMERAL = "零〇一二三四五六七八九十百千0-9"
 ARTICLE = re.compile(rf"^[ \t　]*(第[{_NUMERAL}]+条(?:之[{_NUMERAL}]+)?)(?=[ \t　\n：:]|$)", re.M)
@@ -36,14 +37,14 @@ class Document:
     """A document of a knowledge base.
 
     Attributes:
-        id: Its own, in all of the base.
-        text: All of it.
-        title: What it is cited by; versions of one work share it.
-        date: Of this version, such as 2019-12-28; empty where none is known.
-        licence: Of the card that it comes from.
-        source: The card, or the name of a customer's folder.
-        url: Where a person can read it; empty where nowhere.
-        work: What this is a version of; empty where a document has no versions.
+        id: Id of the document, unique in the base.
+        text: The whole text.
+        title: The title by which it is cited; all versions of a work have the same title.
+        date: Date of this version, such as 2019-12-28; empty if it is not known.
+        licence: Licence of the card that the document comes from.
+        source: Name of the card, or of a customer's folder.
+        url: Address where a person can read it; empty if there is none.
+        work: The work that this is a version of; empty if the document has no versions.
     """
 
     id: str
@@ -63,10 +64,11 @@ class Passage:
     Attributes:
         id: The document's id, `#` and the passage's number in it.
         document: The document's id.
-        section: An article such as 第八十五条, or the headings above it; empty for neither.
-        start, end: Its place in the document's text, in characters.
-        text: What stands there.
-        title, date, licence, source, url, work: The document's.
+        section: An article such as 第八十五条, or the headings above the passage; empty if it has
+            neither.
+        start, end: Where the passage starts and ends in the document's text, in characters.
+        text: The document's text between `start` and `end`.
+        title, date, licence, source, url, work: The same as for the document.
     """
 
     id: str
@@ -84,7 +86,7 @@ class Passage:
 
     @property
     def searched(self) -> str:
-        """What a question is held against: its title, its section and its text."""
+        """The text that a question is matched with: the title, the section and the text."""
         return f"{self.title}\n{self.section}\n{self.text}"
 
     @property
@@ -106,21 +108,21 @@ def from_rows(card: Card, rows: Iterable[dict]) -> Iterator[Document]:
     url = card.spec.get("source_url", "")
     for row in rows:
         title, date = title_and_date(row["id"], row["text"])
-        # A date in the name marks a version; at the end of a text it is only a date.
+        # A date in the name marks a version; a date at the end of the text does not.
         work = title if TITLE_DATE.search(row["id"].rpartition("/")[2]) else ""
         text = row["text"]
         yield Document(row["id"], text, title, date, card.licence, card.name, url, work)
 
 
 def title_and_date(identity: str, text: str) -> tuple[str, str]:
-    """Return what a document is called, and the date of this version.
+    """Return the title of a document, and the date of this version.
 
-    The date stands in the name, as in 证券法(2019-12-28).md, or at the end of the text, as in an
-    announcement; else it is empty.
+    The date is taken from the name, as in 证券法(2019-12-28).md, or from the end of the text, as in
+    an announcement. If there is no date, it is empty.
 
     Args:
         identity: The document's id, which may be a path.
-        text: Its text.
+        text: The document's text.
     """
     name = identity.rpartition("/")[2]
     dated = TITLE_DATE.search(name)
@@ -133,7 +135,7 @@ def title_and_date(identity: str, text: str) -> tuple[str, str]:
     elif len(first_line) <= 40:
         title = first_line
     else:
-        # The first words of a text without a title, up to a sign: 恒信银行（银行），英文名为……
+        # The first words of a text without a title, up to punctuation: 恒信银行（银行），英文名为……
         title = re.split(r"[，。；：（(,.;:]", first_line)[0][:40]
     found = dated or ISO_DATE.search(name)
     if not found:
@@ -145,13 +147,17 @@ def title_and_date(identity: str, text: str) -> tuple[str, str]:
 
 
 def in_force(dates: list[str], date: str) -> str:
-    """Return the date of the version that holds at a day.
+    """Return the date of the version that is in force on a day.
 
     Args:
-        dates: Of all versions.
-        date: The day; empty for today.
+        dates: The dates of all versions.
+        date: The day; empty for today, so that a rule that begins next month does not count yet.
+
+    Returns:
+        The newest date up to the day. If all versions are later, it is the oldest date.
     """
-    earlier = [each for each in dates if not date or each <= date]
+    day = date or datetime.date.today().isoformat()
+    earlier = [each for each in dates if each <= day]
     return max(earlier) if earlier else min(dates, default="")
 
 
@@ -161,10 +167,11 @@ def split(document: Document, max_characters: int = MAX_CHARACTERS) -> list[Pass
 
     Args:
         document: The document.
-        max_characters: Of a window of sentences; an article or a table is never cut.
+        max_characters: Maximum number of characters in a window of sentences; an article or a
+            table is never cut.
 
     Raises:
-        ValueError: It is empty, binary, or a dump of more than 20 million characters.
+        ValueError: The document is empty, binary, or a dump of more than 20 million characters.
     """
     text = document.text
     if not text.strip():
@@ -182,7 +189,7 @@ def split(document: Document, max_characters: int = MAX_CHARACTERS) -> list[Pass
     else:
         pieces = _by_heading(text, 0, len(text), max_characters)
     passages = _passages(document, pieces)
-    if not passages:  # nothing but headings
+    if not passages:  # the text has only headings
         whole = _windows(text, 0, len(text), max_characters)
         passages = _passages(document, (("", start, end) for start, end in whole))
     return passages
@@ -229,18 +236,18 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def _by_article(
     text: str, articles: list[re.Match], max_characters: int
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield (section, start, end) of a law: what stands before its articles, then each article.
+    """Yield (section, start, end) of a law: the text before its articles, then each article.
 
     Args:
         text: The law.
-        articles: Where its articles begin.
-        max_characters: Of a window of the text before them.
+        articles: The matches at the beginning of each article, in order.
+        max_characters: Maximum number of characters in a window of the text outside the articles.
     """
     for start, end in _windows(text, 0, articles[0].start(), max_characters):
         yield "", start, end
     ends = [match.start() for match in articles[1:]] + [len(text)]
     for match, end in zip(articles, ends, strict=True):
-        # A heading ends the article; what stands below it, such as an annex, is its own.
+        # A heading ends the article; the text below it, such as an annex, is cut on its own.
         heading = HEADING.search(text, match.start(), end)
         yield match[1], match.start(), heading.start() if heading else end
         if heading:
@@ -259,14 +266,14 @@ def _by_heading(
 
     Args:
         text: Markdown, or plain text, which has no headings.
-        start, end: What is to be cut.
-        max_characters: Of a window of sentences.
+        start, end: The part of the text to cut, in characters.
+        max_characters: Maximum number of characters in a window of sentences.
     """
     headings = list(HEADING.finditer(text, start, end))
     starts = [(start, 0, "")]
     starts += [(match.end(), len(match[1]), _heading(match)) for match in headings]
     ends = [match.start() for match in headings] + [end]
-    # The title of the whole document names no section in it.
+    # The title of the whole document is not a section.
     first = HEADING.search(text)
     title = _heading(first) if first and len(first[1]) == 1 else ""
     above: dict[int, str] = {}
@@ -280,12 +287,12 @@ def _by_heading(
 
 
 def _with_tables(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int]]:
-    """Yield the windows of a section, each of its tables whole.
+    """Yield the windows of a section, with each table as a whole.
 
     Args:
-        text: The document.
-        start, end: Where the section stands.
-        max_characters: Of a window of sentences.
+        text: The text of the document.
+        start, end: Where the section starts and ends, in characters.
+        max_characters: Maximum number of characters in a window of sentences.
     """
     place = start
     for table in TABLE.finditer(text, start, end):
@@ -298,13 +305,13 @@ def _with_tables(text: str, start: int, end: int, max_characters: int) -> Iterat
 def _windows(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int]]:
     """Yield windows of whole sentences.
 
-    A window ends before the sentence that would make it too long, and the next begins with the
-    last sentence of the one before where that leaves room, so that no fact falls between two.
+    A window ends before the sentence that would make it too long. If there is room, the next window
+    begins with the last sentence of the window before, so that no fact is split between the two.
 
     Args:
-        text: The document.
-        start, end: What is to be cut.
-        max_characters: Of a window.
+        text: The text of the document.
+        start, end: The part of the text to cut, in characters.
+        max_characters: Maximum number of characters in a window.
     """
     sentences = _sentences(text, start, end)
     first = 0
@@ -322,7 +329,7 @@ def _windows(text: str, start: int, end: int, max_characters: int) -> Iterator[t
 
 
 def _sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Return where the sentences between two places stand; one without an end is cut hard."""
+    """Return (start, end) of the sentences between two places; very long ones are cut."""
     found = []
     place = start
     for match in SENTENCE_END.finditer(text, start, end):

@@ -1,11 +1,11 @@
-"""Questions and answers written from documents by a model: XuanYuan's Self-QA, filtered.
+"""Let a model write questions and answers from documents: XuanYuan's Self-QA, filtered.
 
     plan = estimate(passages, questions_each=3, price=(2.0, 6.0))     # before anything is asked
     rows = write(passages, writer, questions_each=3)
     account = sift(rows, exam_items)                                  # why each is in or out
 
-`writer` is any function from messages to a text: an `endpoints.Endpoint`, which keeps its answers
-on disk, so that a killed run goes on where it stopped and pays nothing twice.
+`writer` is any function from messages to a text, such as an `endpoints.Endpoint`. An endpoint keeps
+its answers on disk, so a killed run continues where it stopped and pays for nothing twice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANSWER = (
     "请根据资料完整地回答，保持其中的数字、日期和名称不变，不要提到资料本身。"
 )
 LINE = re.compile(r"^\s*(?:\d+[.、)）]\s*)?问题\s*\d*\s*[:：]\s*(.+?)\s*$", re.M)
-# Words that refer to what a reader has not seen.
+# Words that refer to something that a reader has not seen.
 REFERS = re.compile(
     r"^(?:这|该|它|他|她|此|其(?!他|余)|本(?:公司|办法|文|次|条)|上述|前述|以上)"
     r"|(?:这|该|上述)(?:个|家|只|种|项|些|份|段|篇|公司|基金|银行|办法)"
@@ -42,7 +42,7 @@ SPEAKS_OF_SOURCE = re.compile(
     r"(?:根据|按照|依据|以上|上述|这[段份篇]|该[段份篇]|所给)(?:的)?(?:资料|材料|文章|文本|内容)"
     r"|(?:资料|材料|文章|文本|原文|文)[中里](?:并?[没未]有?)?(?:提[到及]|指出|说|写|给出)"
 )
-SHORTEST = 6  # characters of a question
+SHORTEST = 6  # minimum number of characters in a question
 
 REFERS_TO_NOTHING = "a pronoun refers to nothing"
 OF_THE_SOURCE = "it speaks of the source"
@@ -58,13 +58,13 @@ def estimate(
     price: tuple[float, float] = (0.0, 0.0),
     answer_characters: int = 120,
 ) -> dict[str, float]:
-    """Return what writing would cost.
+    """Return what writing the questions and answers would cost.
 
     Args:
-        passages: Those to write about.
-        questions_each: Questions for each.
-        price: Of a million tokens in a prompt and in an answer, in any currency.
-        answer_characters: Of an answer, on average.
+        passages: The passages to write about.
+        questions_each: Number of questions for each passage.
+        price: Price of a million tokens in a prompt and in an answer, in any currency.
+        answer_characters: Mean number of characters in an answer.
 
     Returns:
         {requests, prompt tokens, answer tokens, cost}; tokens are estimated from characters.
@@ -85,15 +85,15 @@ def estimate(
 
 # --- writing -------------------------------------------------------------------------------------
 def write(passages: Iterable[Passage], writer: Writer, questions_each: int) -> Iterator[Row]:
-    """Yield questions to passages with their answers.
+    """Yield questions about passages, with their answers.
 
     Args:
-        passages: Those to write about.
-        writer: A model.
-        questions_each: So many questions are asked for.
+        passages: The passages to write about.
+        writer: The model that writes, as a function from messages to text.
+        questions_each: How many questions to ask for, for each passage.
 
     Yields:
-        Rows {passage, question, answer}; the answer is None where none came.
+        Rows {passage, question, answer}; the answer is None if no answer came.
     """
     for passage in passages:
         asked = writer(_user(ASK.format(count=questions_each, text=passage.text)))
@@ -114,15 +114,15 @@ def questions_in(text: str) -> list[str]:
 
 # --- sifting -------------------------------------------------------------------------------------
 def sift(rows: Sequence[Row], items: list[dict], threshold: float = 0.85) -> Account:
-    """Say of each question and answer whether it is kept, and why not.
+    """Decide for each question and answer whether it is kept, and record why not.
 
     Args:
         rows: From `write`.
-        items: Exam items, whose questions must not be learnt.
-        threshold: Likeness of near copies.
+        items: Exam items, whose questions must not be in the training data.
+        threshold: Minimum Jaccard similarity of near copies, from 0 to 1.
 
     Returns:
-        The account of the rows; sizes are characters of question and answer.
+        The account of the rows; the size of a row is the characters of its question and answer.
     """
     sizes = [len(row["question"]) + len(row["answer"] or "") for row in rows]
     account = Account(sizes)
@@ -141,7 +141,7 @@ def sift(rows: Sequence[Row], items: list[dict], threshold: float = 0.85) -> Acc
 
 
 def fault(row: Row) -> str:
-    """Return what is wrong with a question and its answer; empty for nothing.
+    """Return what is wrong with a question and its answer; empty if nothing is wrong.
 
     Args:
         row: From `write`.
@@ -153,7 +153,7 @@ def fault(row: Row) -> str:
         return NO_ANSWER
     if SPEAKS_OF_SOURCE.search(question) or SPEAKS_OF_SOURCE.search(answer):
         return OF_THE_SOURCE
-    # Every sentence must stand in the passage, and every figure with it.
+    # The passage must support every sentence and every figure.
     cited = re.sub(r"([。！？!?]|$)", r"\1[1]", answer.strip(), flags=re.M)
     checked = citing.check(cited, [row["passage"]])
     faults = [each for sentence in checked.sentences for each in sentence.faults]
@@ -174,7 +174,7 @@ def examples(rows: Sequence[Row], account: Account, each: int = 2) -> list[dict[
     Args:
         rows: From `write`.
         account: From `sift`.
-        each: So many of a status.
+        each: Maximum number of rows of each status.
     """
     found = []
     for status in account.counts():

@@ -4,9 +4,9 @@
     found = consult("内幕交易的罚款是多少", tiers)
     found.tier, found.hits        # "domain", [(passage, score), ...]; "none" where all fail
 
-A tier fails where its best passage covers too little of the question. How much is too little is not
-guessed: `calibrate` chooses the threshold on questions of which it is known whether the base can
-answer them, and says with what precision and recall.
+A tier fails if its best passage covers too little of the question. The threshold is measured, not
+guessed: `calibrate` chooses it on questions for which it is known whether the base can answer them,
+and reports its precision and recall.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from finlab.evaluate.knowledge.index import Hit, grams
 from finlab.evaluate.knowledge.passages import Passage
 
 NONE = "none"
-LOOKED_AT = 10  # passages of a source that tell whether it has failed
-# Signs of asking, and particles: a pair of characters with one of them, as 在哪 and 个城 in
-# 在哪个城市, is asked with, and no passage has to hold it.
+LOOKED_AT = 10  # passages of a source that decide whether it has failed
+# Characters of question words, and particles. A pair of characters with one of them, such as 在哪
+# and 哪个 in 在哪个城市, only serves to ask, so no passage has to contain it.
 ASKING = set("的是在了吗呢么哪谁几多少何怎什")
-FILLER = frozenset(  # other words of asking
+FILLER = frozenset(  # other pairs and words that only serve to ask
     "请问 为何 可以 我想 想知 知道 告诉 诉我 一下 介绍 what which who where when how is are the of a an in "
     "to do does did was were tell me please".split()
 )
 
 
 class Searchable(Protocol):
-    """What a tier asks: an index, or the web."""
+    """A source that a tier searches: an index, or the web."""
 
     def search(self, query: str, count: int = 5, date: str = "") -> list[Hit]:
         """Return the passages that fit best, the best first."""
@@ -47,9 +47,10 @@ class Tier:
 
     Attributes:
         name: `domain`, `customer` or `search`.
-        source: What is asked.
-        threshold: The coverage below which it has failed, from 0 to 1.
-        outside: Whether the question leaves the house; then personal data are taken out of it.
+        source: The index or web search that is asked.
+        threshold: The coverage below which the tier has failed, from 0 to 1.
+        outside: Whether the question is sent outside the organisation; personal data are then
+            removed from it.
     """
 
     name: str
@@ -63,9 +64,10 @@ class Found:
     """What the tiers gave for a question.
 
     Attributes:
-        tier: The name of the tier that answered; `none` where all failed.
-        hits: Its passages, the best first; empty for none.
-        coverage: Of the question by the best passage, for each tier that was asked.
+        tier: The name of the tier that answered; `none` if all failed.
+        hits: (passage, score) of the tier's passages, the best first; empty if all failed.
+        coverage: {tier: how much of the question its best passage covers, from 0 to 1}, for each
+            tier that was asked.
     """
 
     tier: str
@@ -74,15 +76,15 @@ class Found:
 
     @property
     def passages(self) -> list[Passage]:
-        """The passages alone."""
+        """The passages of the hits, without their scores."""
         return [passage for passage, _ in self.hits]
 
 
 def coverage(question: str, passage: Passage) -> float:
-    """Return how much of a question's wording a passage holds, from 0 to 1.
+    """Return how much of a question's wording a passage contains, from 0 to 1.
 
-    It is the share of the question's bigrams; those of asking do not count. Unlike a BM25 score it
-    means the same for short and long questions.
+    It is the share of the question's bigrams that the passage contains. Bigrams that only serve to
+    ask do not count. Unlike a BM25 score, it means the same for short and long questions.
 
     Args:
         question: The question.
@@ -96,18 +98,18 @@ def coverage(question: str, passage: Passage) -> float:
 
 
 def consult(question: str, tiers: Sequence[Tier], count: int = 5, date: str = "") -> Found:
-    """Ask the tiers in turn, until one has what is asked for.
+    """Ask the tiers one after another, until one of them can answer.
 
     Args:
         question: The question.
-        tiers: In their order.
-        count: So many passages at most.
-        date: The day that is asked about; see `Index.search`.
+        tiers: The tiers, in the order in which they are asked.
+        count: Maximum number of passages to return.
+        date: The day that the question is about, see `Index.search`.
     """
     covered: dict[str, float] = {}
     for tier in tiers:
         asked = outgoing(question) if tier.outside else question
-        # As many are looked at as `covered_by` looks at, so that a threshold means the same.
+        # Look at as many passages as `covered_by` does, so that a threshold means the same.
         hits = tier.source.search(asked, max(count, LOOKED_AT), date)
         held = [coverage(question, passage) for passage, _ in hits]
         best = max(held, default=0.0)
@@ -118,9 +120,9 @@ def consult(question: str, tiers: Sequence[Tier], count: int = 5, date: str = ""
 
 
 def _with(hits: list[Hit], place: int, count: int) -> list[Hit]:
-    """Return the first hits, the one at a place among them.
+    """Return the first `count` hits, and always the hit at `place` among them.
 
-    The best by BM25 need not be the one that holds most of the question.
+    The best hit by BM25 is not always the one that covers most of the question.
     """
     if place < count:
         return hits[:count]
@@ -128,11 +130,11 @@ def _with(hits: list[Hit], place: int, count: int) -> list[Hit]:
 
 
 def covered_by(source: Searchable, questions: Sequence[dict]) -> list[float]:
-    """Return how much of each question's wording the best passage of a source holds.
+    """Return how much of each question's wording the best passage of a source contains.
 
     Args:
-        source: An index.
-        questions: {question, date}.
+        source: An index, or a web search.
+        questions: Rows {question, date}.
     """
     always = [Tier("source", source, 0.0)]
     found = []
@@ -143,7 +145,7 @@ def covered_by(source: Searchable, questions: Sequence[dict]) -> list[float]:
 
 
 def outgoing(question: str) -> str:
-    """Return a question as it may leave the house: personal data are cut out of it."""
+    """Return a question as it may be sent outside, with personal data removed."""
     parts = []
     end = 0
     for _, start, after in personal.find(question, people=True):
@@ -155,12 +157,12 @@ def outgoing(question: str) -> str:
 # --- calibration ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and how well it tells what a base can answer.
+    """A threshold, and how well it finds the questions that a base can answer.
 
     Attributes:
-        threshold: The coverage from which a tier answers.
-        precision: Of the questions that it lets through, the share that the base can answer.
-        recall: Of the questions that the base can answer, the share that it lets through.
+        threshold: The least coverage at which a tier answers.
+        precision: The share of answerable questions among those that the threshold lets through.
+        recall: The share of the answerable questions that the threshold lets through.
         curve: {threshold, precision, recall} for each threshold that was tried.
     """
 
@@ -176,13 +178,13 @@ def calibrate(
     """Choose the threshold that lets most questions through at a given precision.
 
     Args:
-        covered: The best coverage of each question.
-        answerable: Whether the base holds its answer.
-        least_precision: The threshold with the highest recall at this precision is taken; where
-            none reaches it, the one with the highest precision.
+        covered: The best coverage of each question, from 0 to 1.
+        answerable: Whether the base holds the answer, for each question.
+        least_precision: Among the thresholds with at least this precision, the one with the highest
+            recall is taken. If there is none, the one with the highest precision is taken.
 
     Raises:
-        ValueError: There are no questions of one of the two sorts.
+        ValueError: All questions are answerable, or none is.
     """
     values, right = numpy.asarray(covered, float), numpy.asarray(answerable, bool)
     if not right.any() or right.all():
@@ -215,12 +217,13 @@ def halves(
         covered, answerable, least_precision: As for `calibrate`.
 
     Returns:
-        The calibration, and {threshold, precision, recall} on the questions that did not choose it.
+        The calibration, and {threshold, precision, recall} on the questions that were not used to
+        choose it.
     """
     right = numpy.flatnonzero(answerable)
     wrong = numpy.flatnonzero(~numpy.asarray(answerable, bool))
     values, known = numpy.asarray(covered), numpy.asarray(answerable)
-    # Every second question of each sort.
+    # Every second question, taken from the answerable ones and from the others.
     first = numpy.concatenate([right[::2], wrong[::2]])
     second = numpy.concatenate([right[1::2], wrong[1::2]])
     chosen = calibrate(values[first], known[first], least_precision)
@@ -231,7 +234,7 @@ def halves(
 def measured(
     covered: Sequence[float], answerable: Sequence[bool], threshold: float
 ) -> dict[str, float]:
-    """Return precision and recall of a threshold on other questions; NaN where undefined."""
+    """Return the precision and recall of a threshold on other questions; NaN if undefined."""
     passed = numpy.asarray(covered, float) >= threshold
     right = numpy.asarray(answerable, bool)
     both = float((passed & right).sum())
@@ -246,10 +249,11 @@ YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)年(?:(\d{1,2})月)?(?:(\d{1,2})日)?"
 
 
 def date_of(question: str) -> str:
-    """Return the day that a question asks about: the last of the year or month that it names.
+    """Return the day that a question is about: the last day of the year or month in it.
 
     Returns:
-        Such as 2020-12-31; empty where it names no year.
+        A day such as 2020-12-31; empty if the question names no year. The last day of every month
+        is written as 31, since days are only compared as text.
     """
     named = YEAR.search(question)
     if not named:
@@ -259,14 +263,14 @@ def date_of(question: str) -> str:
 
 
 def first_answering(question: dict, hits: Sequence[Hit]) -> int:
-    """Return the place of the first passage that answers a question, from 1; 0 where none does.
+    """Return the place of the first passage that answers a question, from 1; 0 if none does.
 
-    It holds the reference, and four characters in a row of the question, so that it is about the
-    same thing.
+    Such a passage contains the reference. It also contains four successive characters of the
+    question, so that it is about the same thing.
 
     Args:
-        question: {question, reference}.
-        hits: The best first.
+        question: A row {question, reference}.
+        hits: The hits, the best first.
     """
     asked = question["question"]
     runs = [asked[place : place + 4] for place in range(max(1, len(asked) - 3))]
@@ -278,7 +282,7 @@ def first_answering(question: dict, hits: Sequence[Hit]) -> int:
 
 
 def holds(reference: str, text: str) -> bool:
-    """Tell whether a text holds a reference; 5万元 does not stand in 15万元."""
+    """Tell whether a text contains a reference; 15万元 does not contain 5万元."""
     before = r"(?<![\d.])" if reference[:1].isdigit() else ""
     behind = r"(?![\d.]*\d)" if reference[-1:].isdigit() else ""
     return bool(reference) and bool(re.search(before + re.escape(reference) + behind, text))
@@ -288,11 +292,11 @@ def holds(reference: str, text: str) -> bool:
 def ranks(
     search: Callable[[str], list[Hit]], questions: Sequence[tuple[str, set[str]]]
 ) -> list[int]:
-    """Return the place of the first right passage for each question, from 1; 0 where none came.
+    """Return the place of the first right passage for each question, from 1; 0 for none.
 
     Args:
-        search: Returns the hits of a question.
-        questions: (question, ids of the passages that answer it).
+        search: A function that returns the hits for a question.
+        questions: (question, ids of the passages that answer it) for each question.
     """
     found = []
     for question, gold in questions:
@@ -316,5 +320,5 @@ def recall_at(places: Sequence[int], k: int) -> float:
 
 
 def mean_reciprocal_rank(places: Sequence[int]) -> float:
-    """Return the mean of 1 / place, 0 where no right passage came."""
+    """Return the mean of 1 / place, where a question without a right passage counts 0."""
     return sum(1 / place for place in places if place) / max(len(places), 1)

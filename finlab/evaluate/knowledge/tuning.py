@@ -1,12 +1,12 @@
-"""Rows that teach a model to use passages, and to say when they do not help.
+"""Make rows that teach a model to use passages, and to say when they do not help.
 
     for row in augment(dialogues, index, seed=17):
         row["messages"]      # [passages and question, the answer with its citations]
         row["sort"]          # cited, or not found
 
-So DISC-FinLLM tunes. An answer is kept only where the passages support every sentence of it; each
-sentence gets the number of the passage that does. Of some rows the supporting passages are taken
-away: then the right answer is that nothing was found.
+DISC-FinLLM is tuned in this way. An answer is kept only if the passages support all its sentences.
+Each sentence gets the number of the passage that supports it. In some rows the supporting passages
+are removed; the right answer is then that nothing was found.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ def augment(
     """Yield dialogues of one exchange with passages, and citations in the answer.
 
     Args:
-        dialogues: Each a list of messages; those of several exchanges are passed over.
-        source: Searched with each question.
-        seed: Draws the places of passages, and the rows without an answer.
-        count: Passages in a row: the supporting ones, and others that were found beside them.
-        not_found_share: Of the rows, those whose supporting passages are taken away.
+        dialogues: Lists of messages; dialogues of several exchanges are skipped.
+        source: The source that is searched with each question.
+        seed: Seed for the order of the passages, and for the choice of rows without an answer.
+        count: Maximum number of passages in a row: the supporting ones, and others that were found
+            with them.
+        not_found_share: Share of rows, from 0 to 1, whose supporting passages are removed.
 
     Yields:
         Rows {messages, sort, passages}. A dialogue whose answer the passages do not support gives
-        none.
+        no row.
     """
     rng = random.Random(seed)
     for messages in dialogues:
@@ -48,7 +49,7 @@ def augment(
         if len(talk) != 2:
             continue
         answer = talk[1]["content"]
-        # A dialogue in DISC-FinLLM's words brings its passages along.
+        # A dialogue in DISC-FinLLM's format already contains its passages.
         question, texts = turns.passages(talk[0]["content"])
         if texts:
             found = [_of_text(text, number) for number, text in enumerate(texts)]
@@ -57,7 +58,7 @@ def augment(
         supporting = _supporting(answer, found)
         if not supporting or len(set(supporting)) > count:
             continue
-        # Copies and windows that overlap hold the answer too: they are no others.
+        # Copies and overlapping windows also hold the answer, so they do not count as others.
         others = [passage for passage in found if not _supports_some(answer, passage)]
         if others and rng.random() < not_found_share:
             chosen = others[:count]
@@ -76,11 +77,11 @@ def augment(
 
 
 def _of_text(text: str, number: int) -> Passage:
-    """Return a passage that came with its question as a passage of our own.
+    """Return a `Passage` for a text that came with its question.
 
     Args:
-        text: It begins with its title, where that is a short line.
-        number: Its place among the others.
+        text: The text; its first line is its title if that line is short.
+        number: Its place among the texts of the question, from 0.
     """
     title, _, rest = text.partition("\n")
     if not rest or len(title) > 40:
@@ -89,7 +90,7 @@ def _of_text(text: str, number: int) -> Passage:
 
 
 def _supporting(answer: str, passages: list[Passage]) -> list[Passage]:
-    """Return a supporting passage for each sentence of an answer; empty where one has none."""
+    """Return a supporting passage for each sentence of an answer; empty if one has none."""
     found = []
     for sentence in citing.check(answer, passages).sentences:
         number = _first_support(sentence.text, passages)
@@ -100,7 +101,7 @@ def _supporting(answer: str, passages: list[Passage]) -> list[Passage]:
 
 
 def _supports_some(answer: str, passage: Passage) -> bool:
-    """Tell whether a passage supports a sentence of an answer."""
+    """Tell whether a passage supports at least one sentence of an answer."""
     sentences = citing.check(answer, [passage]).sentences
     return any(_first_support(sentence.text, [passage]) for sentence in sentences)
 
@@ -114,11 +115,11 @@ def _first_support(said: str, passages: list[Passage]) -> int:
 
 
 def cited(answer: str, passages: list[Passage]) -> str:
-    """Return an answer with a citation behind each sentence that a passage supports.
+    """Return an answer with a citation after each sentence that a passage supports.
 
     Args:
-        answer: Without citations.
-        passages: In the order of their numbers.
+        answer: The answer without citations.
+        passages: The passages, in the order of their numbers.
     """
     parts = []
     for sentence in citing.check(answer, passages).sentences:

@@ -4,9 +4,9 @@
     index.add(documents)
     index.search("内幕交易的罚款", count=5)     # the same methods as `index.Index`
 
-Words and meaning are searched apart, and their two rankings are joined by reciprocal rank (Cormack
-et al., SIGIR 2009). LanceDB lies in a folder or in an object store. Both packages are in the
-`knowledge` extra.
+Words and meaning are searched separately, and the two rankings are joined by reciprocal rank fusion
+(Cormack et al., SIGIR 2009). LanceDB stores a base in a folder or in an object store. The extra
+`knowledge` installs LanceDB and sentence-transformers.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _load(kind: str, source: str, what: str) -> Any:
     """Load a model of sentence-transformers.
 
     Args:
-        kind: The library's class.
+        kind: Name of the class in the library.
         source: A folder or a hub id.
-        what: The model is called in an error.
+        what: The kind of model that an error message names.
 
     Raises:
         ImportError: sentence-transformers is not installed.
@@ -54,7 +54,7 @@ def _load(kind: str, source: str, what: str) -> Any:
         ) from None
     try:
         return getattr(sentence_transformers, kind)(source)
-    except Exception as error:  # what a broken folder raises is its reader's affair
+    except Exception as error:  # a broken folder can raise any error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
         raise ValueError(f"no {what} model in '{source}' ({reason})") from None
 
@@ -91,12 +91,12 @@ def load_reranker(source: str) -> Score:
 
 
 class Reranked:
-    """A source whose passages a second model puts in order.
+    """A source whose passages are sorted by a second model.
 
     Args:
-        source: An index.
-        score: Says how well texts answer a question.
-        depth: So many passages are looked at for each that is wanted.
+        source: The index to search.
+        score: Function that scores how well texts answer a question.
+        depth: How many passages are scored for each passage that is wanted.
     """
 
     def __init__(self, source: Searchable, score: Score, depth: int = 4):
@@ -121,9 +121,9 @@ def open_base(
     """Open a knowledge base: in one SQLite file, or in LanceDB where an embedder is named.
 
     Args:
-        path: Of the base, without an ending.
-        embedder: A folder or hub id of an embedding model; empty for words alone.
-        cut: Cuts a document into passages.
+        path: Path of the base, without a suffix.
+        embedder: A folder or hub id of an embedding model; empty searches words only.
+        cut: Function that cuts a document into passages.
     """
     if not embedder:
         return Index(path.with_suffix(".sqlite"), cut)
@@ -134,9 +134,9 @@ class VectorIndex:
     """A knowledge base in LanceDB.
 
     Args:
-        path: Its folder; it is made where there is none.
-        embed: Turns texts into vectors.
-        cut: Cuts a document into passages.
+        path: Folder of the base; it is created if it is missing.
+        embed: Function that turns texts into vectors.
+        cut: Function that cuts a document into passages.
     """
 
     def __init__(self, path: Path, embed: Embed, cut: Callable[[Document], list[Passage]] = split):
@@ -155,20 +155,20 @@ class VectorIndex:
         return self._table.count_rows()
 
     def close(self) -> None:
-        """Nothing to close: LanceDB holds no file open."""
+        """Do nothing, since LanceDB keeps no file open."""
 
     # --- writing ---------------------------------------------------------------------------------
     def add(self, documents: Iterable[Document]) -> Counter:
         """Add documents, as `Index.add` does.
 
         Args:
-            documents: Any number.
+            documents: Any number of documents.
 
         Returns:
             How many were `added`, `replaced` and `unchanged`.
 
         Raises:
-            ValueError: A document is empty or binary, or two have one id.
+            ValueError: A document is empty or binary, or two documents have the same id.
         """
         known = self._digests()
         counts: Counter = Counter()
@@ -196,16 +196,16 @@ class VectorIndex:
         return counts
 
     def _digests(self) -> dict[str, str]:
-        """Return the digest of each document that is there."""
+        """Return {document: digest} of the documents in the base."""
         table = self._table.search().select(["document", "digest"]).limit(len(self) or 1).to_arrow()
         return dict(zip(table["document"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
     def _write(self, pending: list[tuple[Passage, str]], known: dict[str, str]) -> None:
-        """Write passages with their bigrams and vectors, in place of those they replace.
+        """Write passages with their bigrams and vectors, and delete the ones they replace.
 
         Args:
-            pending: Each passage, and the digest of its document.
-            known: The documents that were there before.
+            pending: (passage, digest of its document) of each passage.
+            known: {document: digest} of the documents that were there before.
         """
         if not pending:
             return
@@ -214,7 +214,7 @@ class VectorIndex:
         for (passage, digest), vector in zip(pending, vectors, strict=True):
             row = asdict(passage) | {"digest": digest, "vector": vector.tolist()}
             rows.append(row | {"grams": " ".join(grams(passage.searched))})
-        # The old passages go last, when all that replaces them is at hand.
+        # Delete the old passages only now, when all rows that replace them are ready.
         for document in {row["document"] for row in rows} & set(known):
             self.delete(document)
         self._table.add(rows)
@@ -236,8 +236,8 @@ class VectorIndex:
 
         Args:
             query: The question.
-            count: At most so many.
-            date: The day that is asked about; see `Index.search`.
+            count: Maximum number of passages to return.
+            date: The day that the question is about, see `Index.search`.
 
         Returns:
             (passage, score), the best first; a score is the sum of reciprocal ranks.
@@ -260,7 +260,7 @@ class VectorIndex:
         return [hit for hit in hits if self._in_force(hit[0], date)][:count]
 
     def _in_force(self, passage: Passage, date: str) -> bool:
-        """Tell whether a passage's document is the version of its work that holds at a date."""
+        """Tell whether a passage's document is the version of its work in force on a date."""
         if not passage.work:
             return True
         same = f"work = {_quoted(passage.work)}"
@@ -270,7 +270,7 @@ class VectorIndex:
 
 
 def _schema(size: int) -> pyarrow.Schema:
-    """Return the columns of a base whose vectors have so many dimensions."""
+    """Return the columns of a base whose vectors have `size` dimensions."""
     import pyarrow
 
     whole = {"start", "end"}
@@ -285,5 +285,5 @@ def _passage(row: dict[str, Any]) -> Passage:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as SQL writes it."""
+    """Return a text in quotes, as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

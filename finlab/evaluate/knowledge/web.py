@@ -3,10 +3,10 @@
     web = from_environment()                  # FINLAB_SEARCH_URL=http://localhost:8888; or None
     web.search("资管新规过渡期", count=3)        # [(passage, score), ...]
 
-SearXNG is a search engine that one runs oneself (docs.searxng.org; `formats: [html, json]` in its
-settings). What leaves the house is the question alone, see `tiers.outgoing`. A page is fetched only
-from a public address, also behind a redirect; it is cut off at a size and at a time; its text is
-quoted material, whatever it says.
+SearXNG is a search engine that you run yourself (docs.searxng.org; `formats: [html, json]` in its
+settings). Only the question is sent outside, see `tiers.outgoing`. A page is fetched only from a
+public address, also after a redirect. Its size and the time for it are limited. Its text is always
+treated as quoted material, never as an instruction.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Refused(ValueError):
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an address belongs to the open internet, and not to this house."""
+    """Tell whether an IP address is on the public internet, not in a private network."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
-        # Ways to write an IPv4 address, which may be a private one.
+        # These IPv6 addresses stand for IPv4 addresses, which may be private.
         if found.is_site_local or any(found in network for network in TRANSLATED):
             return False
     return found.is_global and not found.is_multicast
@@ -60,12 +60,12 @@ class WebSearch:
     """A SearXNG server, and the pages that it finds.
 
     Attributes:
-        url: Of the server; it may be private, since a person has named it.
-        seconds: For the search, and for each page.
-        max_bytes: Of an answer or a page; what is longer is cut off.
-        pages: So many results are read.
-        allowed: Tells whether a page's address may be asked.
-        refused: What was not read, {url, reason}.
+        url: Address of the server; it may be private, since a person has named it.
+        seconds: Time limit in seconds for the search, and for each page.
+        max_bytes: Maximum number of bytes of an answer or a page; the rest is cut off.
+        pages: How many results are read.
+        allowed: Tells whether the IP address of a page may be asked.
+        refused: Rows {url, reason} of what was not read.
     """
 
     url: str
@@ -80,7 +80,7 @@ class WebSearch:
 
         Args:
             query: The question, without personal data.
-            count: At most so many passages.
+            count: Maximum number of passages to return.
             date: Not used: a search engine knows no versions.
         """
         hits: list[Hit] = []
@@ -109,7 +109,7 @@ class WebSearch:
         return sorted(hits, key=_score, reverse=True)[:count]
 
     def _results(self, query: str) -> list[dict]:
-        """Return what SearXNG finds, {url, title, ...}."""
+        """Return the results of SearXNG as rows {url, title, ...}."""
         address = f"{self.url.rstrip('/')}/search"
         options = {"timeout": self.seconds, "follow_redirects": False, "trust_env": False}
         with httpx2.Client(**options) as client:
@@ -144,10 +144,10 @@ class WebSearch:
         raise Refused(f"the page redirects more than {REDIRECTS} times")
 
     def _fetch(self, url: str) -> tuple[int, httpx2.Headers, bytes]:
-        """Ask for one address, after looking where its name leads.
+        """Request one URL, after checking the IP addresses of its host name.
 
-        The connection goes to the very address that was looked at: a name that is looked up a
-        second time might lead elsewhere.
+        The connection goes to the IP address that was checked. A second look-up of the name might
+        give another address.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -172,11 +172,11 @@ class WebSearch:
     def _read(
         self, client: httpx2.Client, request: httpx2.Request
     ) -> tuple[int, httpx2.Headers, bytes]:
-        """Send a request, and read its answer up to a size and a time.
+        """Send a request, and read its answer up to a limit of size and time.
 
         Args:
-            client: Sends it.
-            request: What is asked.
+            client: The client that sends the request.
+            request: The request to send.
         """
         ends = time.monotonic() + self.seconds
         body = b""
@@ -209,16 +209,16 @@ def _score(hit: Hit) -> float:
 
 
 def _decoded(body: bytes, content_type: str) -> str:
-    """Return a page as text, by the charset that its header or its head states.
+    """Return a page as text, decoded by the charset in its HTTP header or HTML head.
 
     Args:
-        body: The page.
-        content_type: Of its header.
+        body: The bytes of the page.
+        content_type: The content type in its HTTP header.
     """
     stated = re.search(r"charset=[\"']?([\w-]{2,20})", content_type, re.I)
     named = [stated[1]] if stated else []
     named += [each.decode("ascii") for each in META_CHARSET.findall(body[:4096])]
-    # Other codecs of Python's, such as zip, make no text.
+    # Python's other codecs, such as zip, do not give text.
     known = [each.lower() for each in named if each.lower() in CHARSETS]
     for charset in [*known, "utf-8", "gb18030"]:
         try:
@@ -229,21 +229,23 @@ def _decoded(body: bytes, content_type: str) -> str:
 
 
 def _within(seconds: float, function: Callable, *arguments: Any) -> Any:
-    """Return what a function returns, or refuse when it takes longer.
+    """Return what a function returns; raise Refused if it takes longer than allowed.
 
-    A look-up of a name, or a server that sends a header a byte at a time, heeds no time-out.
+    The client's time-out does not stop the look-up of a name, or a server that sends its header
+    one byte at a time.
 
     Args:
-        seconds: At most.
-        function: It goes on by itself when its time is over, and nobody waits for it.
-        *arguments: Its arguments.
+        seconds: Time limit in seconds.
+        function: The function. After the time limit it continues in its thread, and its result is
+            ignored.
+        *arguments: The arguments of the function.
     """
     answers: queue.Queue = queue.Queue()
 
     def work() -> None:
         try:
             answers.put((function(*arguments), None))
-        except Exception as error:  # handed on to whoever waits
+        except Exception as error:  # raised again by the waiting thread
             answers.put((None, error))
 
     threading.Thread(target=work, daemon=True).start()
@@ -257,10 +259,10 @@ def _within(seconds: float, function: Callable, *arguments: Any) -> Any:
 
 
 def from_environment() -> WebSearch | None:
-    """Return the search that FINLAB_SEARCH_URL names; None where it names none.
+    """Return the search at the address in FINLAB_SEARCH_URL; None if that is empty.
 
     Raises:
-        ValueError: It is no http address.
+        ValueError: The variable is not an http or https address.
     """
     url = os.environ.get(VARIABLE, "").strip()
     if not url:

@@ -1,12 +1,12 @@
-"""Chains of thought from a stronger model, filtered by their answer and by their steps.
+"""Collect chains of thought from a stronger model, and filter them by answer and by steps.
 
     plan = estimate(problems, system, 2, price=(4.0, 16.0))   # before anything is asked
     rows = list(write(problems, [teacher, another], system))  # kept on disk by the endpoints
     account = sift(rows, Rules(min_steps=3), judge)           # why each is in or out
 
-DianJin-R1 and Fin-R1 do so with DeepSeek-R1: the answer is compared with the gold, then a model
-scores the reasoning. Here code compares the answer, code checks every sum that the reasoning
-states, and a judge may read what is left.
+DianJin-R1 and Fin-R1 do this with DeepSeek-R1: the answer is compared with the gold, then a model
+scores the reasoning. Here code compares the answer and checks every equation that the reasoning
+states. A judge may then read the chains that are left.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ JUDGED_BAD = "the judge finds the reasoning bad"
 NOT_JUDGED = "the judge gave no verdict"
 COPY = "the same completion again"
 
-LEAST_COMPRESSION = 0.15  # below it a text is mostly repetition
+LEAST_COMPRESSION = 0.15  # compressed size / size; below it a text is mostly repetition
 SHORTEST_TO_COMPRESS = 400  # characters; a short text compresses badly
 STEP = re.compile(r"[。；;\n]|(?<!\d)\d+[.、)）]|首先|其次|然后|接着|因此|所以")
 JUDGE = (
@@ -51,7 +51,7 @@ JUDGE = (
 
 @dataclass(frozen=True)
 class Row:
-    """A question and a completion of it; None where none came."""
+    """A question and one completion of it; the completion is None where none came."""
 
     problem: Problem
     completion: str | None
@@ -59,11 +59,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a chain must be like.
+    """The rules that a chain must meet.
 
     Attributes:
-        min_steps: Steps of reasoning at least; Fin-R1 asks for 3.
-        max_characters: At most so long; 0 for no bound.
+        min_steps: Minimum number of reasoning steps; Fin-R1 asks for 3.
+        max_characters: Maximum number of characters in a completion; 0 for no limit.
     """
 
     min_steps: int = 0
@@ -78,15 +78,15 @@ def estimate(
     price: tuple[float, float] = (0.0, 0.0),
     completion_tokens: int = 900,
 ) -> dict[str, float]:
-    """Return what writing would cost.
+    """Return what writing the chains would cost.
 
     Args:
-        problems: Those that are asked.
-        system: What stands before each.
-        samples: Completions of each.
-        price: Of a million tokens in a prompt and in a completion, in any currency.
-        completion_tokens: Of a completion, on average; DianJin's have 807 of reasoning and 96 of
-            answer.
+        problems: The questions that are asked.
+        system: The system message before each question.
+        samples: Number of completions of each question.
+        price: Price of a million tokens in a prompt and in a completion, in any currency.
+        completion_tokens: Mean number of tokens in a completion; DianJin's have 807 of reasoning
+            and 96 of answer.
 
     Returns:
         {requests, prompt tokens, completion tokens, cost}; prompt tokens are estimated from
@@ -107,13 +107,13 @@ def estimate(
 def write(
     problems: Iterable[Problem], writers: Sequence[Writer], system: str = ""
 ) -> Iterator[Row]:
-    """Yield completions of problems.
+    """Yield one completion of each question by each writer.
 
     Args:
-        problems: Those that are asked.
-        writers: One for each sample, since an endpoint keeps one answer to one request. They are
-            opened with other seeds, or with other temperatures.
-        system: What stands before each question.
+        problems: The questions that are asked.
+        writers: One function from messages to text for each sample, since an endpoint keeps only
+            one answer to a request. Open the endpoints with different seeds or temperatures.
+        system: The system message before each question; empty for none.
     """
     for problem in problems:
         for writer in writers:
@@ -127,16 +127,16 @@ def of_cards(problems: Iterable[Problem]) -> list[Row]:
 
 # --- filtering -----------------------------------------------------------------------------------
 def sift(rows: Sequence[Row], rules: Rules, judge: Writer | None = None) -> Account:
-    """Say of each completion whether it is kept, and why not.
+    """Decide for each completion whether it is kept, and record why not.
 
     Args:
         rows: From `write` or `of_cards`.
-        rules: What a chain must be like.
-        judge: A model that answers 1 or 0 to JUDGE; None leaves the reasoning to the rules. What it
-            answers otherwise, or not at all, is no verdict, and the chain stays out.
+        rules: The rules that a chain must meet.
+        judge: A model that answers 1 or 0 to JUDGE; None checks the reasoning by the rules alone.
+            If the judge gives another answer or none, the chain is left out.
 
     Returns:
-        The account of the rows; sizes are characters.
+        The account of the rows; the size of a row is its number of characters.
     """
     account = Account([len(row.completion or "") for row in rows])
     seen = set()
@@ -158,11 +158,11 @@ def sift(rows: Sequence[Row], rules: Rules, judge: Writer | None = None) -> Acco
 
 
 def fault(row: Row, rules: Rules) -> str:
-    """Return what is wrong with a completion; empty for nothing.
+    """Return what is wrong with a completion; empty if nothing is wrong.
 
     Args:
         row: A question and its completion.
-        rules: What a chain must be like.
+        rules: The rules that a chain must meet.
     """
     text = row.completion
     if not text or not text.strip():
@@ -186,7 +186,7 @@ def fault(row: Row, rules: Rules) -> str:
 
 
 def steps_of(thought: str) -> int:
-    """Return how many steps a chain of thought has: sums that it states, or parts of it.
+    """Return the number of steps in a chain of thought: its equations, or its parts if more.
 
     Args:
         thought: The text between `<think>` and `</think>`.
@@ -204,7 +204,7 @@ def repeats(thought: str) -> bool:
 
 
 def _verdict(row: Row, judge: Writer) -> str:
-    """Return why a judge leaves a chain out; empty where it finds it good."""
+    """Return why a judge leaves a chain out; empty where the judge finds the chain good."""
     prompt = JUDGE.format(
         question=row.problem.question, answer=row.problem.gold.answer, chain=row.completion
     )
@@ -221,7 +221,7 @@ def examples(rows: Sequence[Row], account: Account, each: int = 1) -> list[dict[
     Args:
         rows: The completions.
         account: From `sift`.
-        each: So many of a status.
+        each: Maximum number of completions of each status.
     """
     found = []
     for status in account.counts():
@@ -233,12 +233,12 @@ def examples(rows: Sequence[Row], account: Account, each: int = 1) -> list[dict[
 
 
 def dialogues(rows: Sequence[Row], account: Account, system: str = "") -> list[list[dict]]:
-    """Return what is kept as chats, to be learnt.
+    """Return the kept completions as chats for training.
 
     Args:
         rows: The completions.
         account: From `sift`.
-        system: What stands before each question.
+        system: The system message before each question; empty for none.
     """
     found = []
     for place in account.of(KEPT):
@@ -249,7 +249,7 @@ def dialogues(rows: Sequence[Row], account: Account, system: str = "") -> list[l
 
 
 def records(rows: Sequence[Row], account: Account) -> Iterator[dict[str, str]]:
-    """Yield every completion with what became of it, for a file.
+    """Yield every completion with its status, as rows for a file.
 
     Args:
         rows: The completions.
@@ -271,20 +271,21 @@ def settle(
     rules: Rules,
     judge: Writer | None = None,
 ) -> tuple[list[Row], Account]:
-    """Return completions and what became of them, the same when a step is resumed.
+    """Return completions and their account; a resumed step gets the same ones again.
 
-    A call that failed before a kill might succeed after it, and the training would go on with other
-    rows than it began with. So what was settled is kept until the step is finished.
+    A call that failed before a step was killed might succeed after a restart. Training would then
+    continue with other rows than it began with. So the rows and their statuses are kept in a file
+    until the step is finished.
 
     Args:
-        path: The file, among the step's checkpoints.
+        path: The file with the rows and statuses, among the step's checkpoints.
         problems: The questions.
-        written: Returns the completions, where nothing is kept yet.
-        rules: What a chain must be like.
+        written: Returns the completions; it is called only if the file does not exist yet.
+        rules: The rules that a chain must meet.
         judge: See `sift`.
 
     Raises:
-        ValueError: Nothing is kept, so there is nothing to learn.
+        ValueError: No chain is kept, so there is nothing to learn.
     """
     by_id = {problem.id: problem for problem in problems}
     if path.exists():

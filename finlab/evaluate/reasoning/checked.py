@@ -1,13 +1,13 @@
-"""Questions that code checks, from cards and from published sets, scored for any model.
+"""Score any model on questions that code can check, from cards and from published sets.
 
     board = Board(load(["cw_arithmetic"], ["finova_tools"], folder, items=100), Budget(64, 512))
     board.add_model("sft", model, tokenizer)
     board.add_endpoint(spec, endpoint)
     board.rows, board.answers
 
-Each score stands beside the share of completions that hit their budget, the authors' official score
-where there is one, and the setting under which it was made. Scores of different settings, backends
-and prompts are different scores.
+Each score is reported with three things: the share of completions that reached their token budget,
+the authors' official score where there is one, and the setting. Scores made under different
+settings, backends or prompts are different scores, so do not compare them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class CheckedSet:
     """Questions of a card or of a published set.
 
     Attributes:
-        name: The card's or the set's.
-        problems: Its questions.
-        left_out: How many have a gold that code cannot check.
-        raw: The golds as their authors write them, for the official score; empty without one.
+        name: Name of the card or of the set.
+        problems: The questions.
+        left_out: How many questions have a gold that code cannot check.
+        raw: The golds as their authors write them, for the official score; empty for a card.
     """
 
     name: str
@@ -63,8 +63,8 @@ def load(
     Args:
         card_names: Question cards with golds.
         set_names: Keys of `answer_sets.SETS`.
-        folder: Where the published sets lie.
-        items: At most so many of each, spread evenly over it; 0 takes all.
+        folder: Folder of the published sets.
+        items: Maximum number of questions of each set, spread evenly over it; 0 takes all.
     """
     found = []
     for name, source in cards.load_all(list(card_names), "question").items():
@@ -91,15 +91,15 @@ def by_model(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Answering:
-    """Return what lets a loaded model answer.
+    """Return a function that lets a loaded model answer questions.
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
-        budget: Of tokens.
-        samples: Completions of each question.
-        temperature: 0 takes the likeliest token.
-        seed: Draws the tokens.
+        tokenizer: The tokenizer of `model`, with a chat template.
+        budget: How many tokens a completion may have.
+        samples: Number of completions of each question.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        seed: Seed for sampling the tokens.
     """
 
     def answering(asked: Sequence[Problem]) -> list[Answered]:
@@ -109,10 +109,10 @@ def by_model(
 
 
 def by_endpoint(endpoint: Endpoint) -> Answering:
-    """Return what lets an endpoint answer; a call that fails is an answer without text.
+    """Return a function that lets an endpoint answer; a failed call gives an empty answer.
 
     Args:
-        endpoint: Opened with `thinking=True`, so that its thinking is told from its answer.
+        endpoint: Opened with `thinking=True`, so that its thinking is marked apart from its answer.
     """
 
     def answering(asked: Sequence[Problem]) -> list[Answered]:
@@ -127,7 +127,9 @@ def by_endpoint(endpoint: Endpoint) -> Answering:
 
 
 def backend_id(model: PreTrainedModel) -> str:
-    """Return what computes a model's answers; another library or type may answer otherwise.
+    """Return the library versions, dtype, attention and device that compute the answers.
+
+    With other versions or another dtype, the answers may be different.
 
     Args:
         model: The model.
@@ -141,13 +143,13 @@ def backend_id(model: PreTrainedModel) -> str:
 def setting_id(
     budget: Budget, samples: int, temperature: float, seed: int, template: str, backend: str
 ) -> str:
-    """Return a short name of everything that a score depends on besides model and questions.
+    """Return a short hash of all that a score depends on, except the model and the questions.
 
     Args:
-        budget: Of tokens.
-        samples, temperature, seed: How completions are drawn.
-        template: The chat template.
-        backend: From `backend_id`, or an endpoint's name.
+        budget: How many tokens a completion may have.
+        samples, temperature, seed: How completions are sampled.
+        template: The chat template; empty for an endpoint.
+        backend: From `backend_id`, or the name and address of an endpoint.
     """
     parts = (budget.thinking, budget.answer, samples, temperature, seed, template, backend)
     return files.digest(*parts)[:12]
@@ -160,15 +162,15 @@ def score(
     """Return a model's scores on sets of questions, and every answer.
 
     Args:
-        name: The model's.
+        name: Name of the model, as in the rows.
         sets: From `load`.
         answering: From `by_model` or `by_endpoint`.
         setting: From `setting_id`.
 
     Returns:
         (rows {model, set, accuracy, ci_low, ci_high, n, official, cap_share, ended_share,
-        read_share, tokens, setting}, with pass@k and maj@k where there are several samples; answers
-        {model, set, id, completion, right, why, capped, ended, setting}).
+        read_share, tokens, left_out, setting}, with pass@k and maj@k where there are several
+        samples; answers {model, set, id, completion, right, why, capped, ended, setting}).
     """
     rows = []
     answers = []
@@ -183,11 +185,14 @@ def score(
 
 
 def official(of_set: CheckedSet, answered: Sequence[Answered]) -> float | None:
-    """Return the authors' own score of the first completions; None where there is none.
+    """Return the score that the authors' own rule gives the first completions.
 
     Args:
         of_set: The set.
-        answered: Its answers.
+        answered: The answers to its questions, in their order.
+
+    Returns:
+        The mean score, from 0 to 1; None where the set has no official scorer.
     """
     scorer = official_scores.SCORERS.get(of_set.name)
     if not scorer or not of_set.raw:
@@ -199,7 +204,7 @@ def official(of_set: CheckedSet, answered: Sequence[Answered]) -> float | None:
 
 
 def _of_several(answered: Sequence[Answered]) -> dict[str, float]:
-    """Return pass@k and maj@k of all samples, with their intervals."""
+    """Return pass@k and maj@k of all samples, with their intervals; empty for one sample."""
     count = len(answered[0].completions)
     if count < 2:
         return {}
@@ -228,10 +233,11 @@ def _answer_lines(
 def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether a model's chat template has a place for thinking, and leaves it open.
 
-    The likelihood of a letter right after the question is not how such a model answers.
+    Such a model thinks before it answers. The likelihood of a letter right after the question does
+    not show what it would answer.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The tokenizer of the model.
     """
     template = tokenizer.chat_template or ""
     return "<think>" in template and not template.startswith(tokenization.THINKING_OFF)
@@ -242,12 +248,12 @@ class Board:
 
     Args:
         sets: From `load`.
-        budget: Of tokens.
-        samples, temperature, seed: How completions are drawn.
+        budget: How many tokens a completion may have.
+        samples, temperature, seed: How completions are sampled.
 
     Attributes:
         rows: A row for each model and set, see `score`.
-        answers: Every completion.
+        answers: A row for every completion, see `score`.
         thinking: Models that think, by their template or by what they wrote.
     """
 
@@ -277,9 +283,9 @@ class Board:
         """Score a loaded model, which has a chat template.
 
         Args:
-            name: The model's.
+            name: Name of the model, as in the rows.
             model: The model.
-            tokenizer: Its tokenizer.
+            tokenizer: The tokenizer of `model`.
         """
         backend = backend_id(model)
         answering = by_model(model, tokenizer, self.budget, *self.drawing)
@@ -291,12 +297,12 @@ class Board:
         """Score a model behind an endpoint.
 
         Args:
-            name: What it is called.
+            name: Name of the model, as in the rows.
             endpoint: Opened with `thinking=True`.
         """
         before = len(self.rows)
         self._add(name, by_endpoint(endpoint), "", f"{endpoint.name} at {endpoint.base_url}")
-        # An endpoint does not say how much it wrote, nor why it ended.
+        # An endpoint does not say how many tokens it wrote, nor why it ended.
         for row in self.rows[before:]:
             row |= {"cap_share": None, "ended_share": None, "tokens": None}
 
@@ -309,7 +315,7 @@ class Board:
         return answers
 
     def note(self) -> str:
-        """Return a sentence on models whose letters were scored without their thinking."""
+        """Return a sentence on models whose exam letters were scored without thinking, or ""."""
         if not self.thinking:
             return ""
         names = ", ".join(self.thinking)

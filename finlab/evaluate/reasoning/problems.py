@@ -21,12 +21,13 @@ class Problem:
     """A question with its answer.
 
     Attributes:
-        id: The card and the row.
-        card: Where it comes from.
-        question: In words.
+        id: Id of the question, which names its card and row.
+        card: Name of the card or of the published set.
+        question: The text of the question.
         gold: The right answer.
-        gold_text: The same as JSON, a column of the dataset that a reward function reads.
-        chain: A completion that reaches it; empty where there is none.
+        gold_text: `gold` as JSON, for the dataset column that a reward function reads; empty for a
+            published set.
+        chain: A completion that reaches the right answer; empty where there is none.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Problem:
         """Return the question as a chat.
 
         Args:
-            system: What stands before it; empty for nothing.
+            system: The system message before the question; empty for none.
         """
         asked = [{"role": "user", "content": self.question}]
         return [{"role": "system", "content": system}, *asked] if system else asked
@@ -53,12 +54,12 @@ class Problem:
 def load(
     sources: dict[str, Source], places: Sequence[str] = reading.PLACES
 ) -> tuple[list[Problem], list[dict[str, str]]]:
-    """Return the questions of cards that code can check, and those whose gold it cannot.
+    """Return the questions of cards that code can check, and those that it cannot check.
 
     Args:
-        sources: Question cards, loaded.
-        places: Where an answer may stand, see `reading.final`. A policy that is rewarded writes
-            into a box or into `<answer>`.
+        sources: Loaded question cards by name.
+        places: Where an answer may stand, see `reading.final`. A policy that is trained with
+            rewards writes its answer into a box or into `<answer>`.
 
     Returns:
         (problems, unsound {card, question, why}).
@@ -91,11 +92,11 @@ def load(
 
 
 def spread(values: Sequence, count: int) -> list:
-    """Return so many values, evenly spread over all of them; 0 returns all.
+    """Return some of the values, evenly spread over all of them.
 
     Args:
         values: The values.
-        count: So many.
+        count: How many values to return; 0 returns all.
     """
     if not count or count >= len(values):
         return list(values)
@@ -103,7 +104,7 @@ def spread(values: Sequence, count: int) -> list:
 
 
 def _fault(gold: Gold) -> str:
-    """Return why a gold does not pass its own check; empty where it does."""
+    """Return why a gold does not pass its own check; empty if it passes."""
     try:
         verify.require_sound([gold])
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How well a model answers questions that code checks, once or the best of several.
+"""Measure how well a model answers questions that code checks: one sample, or several.
 
 found = answer(model, tokenizer, problems, Budget(64), samples=8, temperature=1.0)
 accuracy(found)           # {accuracy, ci_low, ci_high, n, cap_share, ended_share, tokens}
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Score = Callable[[Problem, Completion], float]
-UNREAD = Completion("", 0, False, False)  # of a question that the model cannot read
+UNREAD = Completion("", 0, False, False)  # the completion of a question that does not fit
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A question, what a model wrote to it, and the verdict on each.
+    """A question, a model's completions of it, and the verdict on each completion.
 
-    A completion's text begins with what the generation prompt opened.
+    The text of a completion begins with the thinking tag that the generation prompt opened, if any.
     """
 
     problem: Problem
@@ -55,18 +55,18 @@ def answer(
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer of `model`, with a chat template.
         problems: The questions.
-        budget: Of tokens, for thinking and answer.
-        system: What stands before each question.
-        samples: Completions of each.
-        temperature: 0 takes the likeliest token.
-        seed: Draws the tokens.
-        batch_tokens: At most so many at once, padding included.
+        budget: How many tokens a completion may have for thinking and answer.
+        system: The system message before each question; empty for none.
+        samples: Number of completions of each question.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        seed: Seed for sampling the tokens.
+        batch_tokens: Maximum number of tokens in one batch, padding included.
     """
     prompts = [templates.prompt_ids(tokenizer, problem.messages(system)) for problem in problems]
     opening = templates.thinking_opened(tokenizer)
-    # A question that does not fit is one that the model cannot answer.
+    # A question that does not fit into the context counts as answered wrong.
     room = sampling.room_for_prompt(model, tokenizer, budget)
     fits = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
     completed = sampling.complete(
@@ -95,18 +95,19 @@ def answer(
 
 
 def accuracy(answered: Sequence[Answered]) -> dict[str, float]:
-    """Return the share of right answers with its interval, and what it must be read beside.
+    """Return the share of right answers, its interval, and the figures to report with it.
 
-    With several samples, the mean over all of them; the interval is then that of the questions'
-    means, since samples of one question are not independent.
+    With several samples, accuracy is the mean over all of them. The interval is then a bootstrap
+    over the means of the questions, since samples of one question are not independent.
 
     Args:
         answered: From `answer`.
 
     Returns:
-        {accuracy, ci_low, ci_high, n, cap_share, ended_share, read_share, tokens}: n is the number
-        of questions, cap_share the completions whose thinking was cut off or that never ended,
-        read_share those that hold an answer at its place.
+        {accuracy, ci_low, ci_high, n, cap_share, ended_share, read_share, tokens}. n is the number
+        of questions. The shares are of all completions: cap_share had their thinking cut off or
+        never ended, ended_share ended by themselves, and read_share hold an answer at its place.
+        tokens is the mean number of tokens in a completion.
 
     Raises:
         ValueError: Nothing was answered.
@@ -143,9 +144,9 @@ def pass_at(right: int, samples: int, k: int) -> float:
     """Return the chance that one of k samples is right (Chen et al. 2021, unbiased).
 
     Args:
-        right: How many of the samples are.
-        samples: How many there are.
-        k: How many are looked at.
+        right: How many of the samples are right.
+        samples: How many samples there are.
+        k: How many samples are looked at.
 
     Raises:
         ValueError: k is larger than the number of samples.
@@ -156,13 +157,13 @@ def pass_at(right: int, samples: int, k: int) -> float:
 
 
 def majority(answered: Answered, k: int) -> bool:
-    """Tell whether the commonest of the first k answers is right; the earliest of those tied.
+    """Tell whether the most frequent of the first k answers is right.
 
-    An answer that could not be read has no vote.
+    In a tie, the answer that came first is taken. An answer that could not be read has no vote.
 
     Args:
         answered: A question and its completions.
-        k: How many are looked at.
+        k: How many completions are looked at.
     """
     votes: Counter[str] = Counter()
     right = {}
@@ -179,7 +180,7 @@ def majority(answered: Answered, k: int) -> bool:
 
 
 def _vote(said: str, verdict: Verdict, problem: Problem) -> str:
-    """Return what an answer votes for: spellings of one value, right or wrong, are one vote."""
+    """Return the value that an answer votes for; all spellings of a number get one name."""
     if problem.gold.kind != "number":
         return str(verdict.read)
     number = quantities.read(said)
@@ -198,16 +199,17 @@ def chosen(answered: Answered, k: int, score: Score) -> bool:
 def best_of(
     answered: Sequence[Answered], counts: Sequence[int], scorers: dict[str, Score] | None = None
 ) -> list[dict[str, Any]]:
-    """Return how often the best of k completions is right, by each way of choosing.
+    """Return how often the best of k completions is right, for each way of choosing.
 
     Args:
-        answered: From `answer`, with as many samples as the largest count.
-        counts: Values of k.
-        scorers: {name: score}, such as a reward model's.
+        answered: From `answer`, with at least as many samples as the largest count.
+        counts: The values of k.
+        scorers: {name: score function}, such as one from `by_reward_model`; None for no others.
 
     Returns:
-        Rows {by, k, accuracy, ci_low, ci_high, tokens}: `verifier` is pass@k, the bound that a
-        perfect choice would reach, and `majority` maj@k; tokens is what k completions cost.
+        Rows {by, k, accuracy, ci_low, ci_high, tokens}. `verifier` is pass@k, which a perfect
+        choice would reach. `majority` is maj@k. tokens is the mean number of tokens that k
+        completions of a question have together.
     """
     rows = []
     for k in counts:
@@ -232,15 +234,15 @@ def by_reward_model(
     answered: Sequence[Answered],
     system: str = "",
 ) -> Score:
-    """Return a score for `best_of`: what a reward model thinks of a completion.
+    """Return a score function for `best_of`: the score of a reward model for a completion.
 
-    All completions are read at once, before anything is chosen.
+    The reward model reads all completions at once, before anything is chosen.
 
     Args:
         model: The reward model.
-        tokenizer: Its tokenizer, with the chat template.
-        answered: The completions.
-        system: What stands before each question.
+        tokenizer: The tokenizer of `model`, with the chat template.
+        answered: The questions with their completions.
+        system: The system message before each question; empty for none.
     """
     talks = {}
     for each in answered:
@@ -257,17 +259,18 @@ def by_reward_model(
 
 
 def outcome_pairs(answered: Sequence[Answered], system: str = "") -> list[dict[str, list]]:
-    """Return right completions beside wrong ones of the same question, as preference pairs.
+    """Return preference pairs of a right and a wrong completion of the same question.
 
-    A reward model that learns them is an outcome reward model (Cobbe et al. 2021). Each question
-    gives as many pairs as it has right or wrong completions, whichever are fewer, each text once.
+    A reward model trained on them is an outcome reward model (Cobbe et al. 2021). A question gives
+    as many pairs as it has right completions, or wrong completions if these are fewer. Each text
+    is used once.
 
     Args:
         answered: From `answer`, with several samples.
-        system: What stands before each question.
+        system: The system message before each question; empty for none.
 
     Returns:
-        {prompt, chosen, rejected}, each a list of messages.
+        Pairs {prompt, chosen, rejected}, each value a list of messages.
     """
     pairs = []
     for each in answered:
@@ -286,7 +289,8 @@ def outcome_pairs(answered: Sequence[Answered], system: str = "") -> list[dict[s
 def pass_rates(answered: Sequence[Answered]) -> dict[str, int]:
     """Return how many questions are always, sometimes and never answered right.
 
-    Only those answered sometimes teach: a group of equal rewards has no advantage.
+    Only questions that are sometimes answered right teach the model: when all rewards of a group
+    are equal, every advantage is 0.
     """
     found = {"never": 0, "sometimes": 0, "always": 0}
     for each in answered:

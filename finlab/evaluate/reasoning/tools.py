@@ -1,12 +1,12 @@
-"""Tools that a model calls, from a table of functions, and how well it calls them.
+"""Run the tools that a model calls, from a table of functions, and score its calls.
 
     box = Toolbox([calculator(), lookup(rows)])
     box.run({"name": "calculate", "arguments": {"sum": "19+43"}})     # "62"
     box.run({"name": "delete_all", "arguments": {}})                  # an error, as an observation
     converse(model, tokenizer, messages, box)                         # calls, observations, answer
 
-What a model writes is read as JSON and looked up in the table. Nothing of it is evaluated, imported
-or handed to a shell, and a call with other arguments than the tool declares is refused.
+What a model writes is read as JSON and looked up in the table. No part of it is evaluated, imported
+or passed to a shell. A call is refused if its arguments are not those that the tool declares.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LONGEST_OBSERVATION = 2000  # characters
-MOST_CALLS = 8  # of one message
+MOST_CALLS = 8  # calls that are read from one message
 TYPES = {"string": str, "number": (int, float), "integer": int, "boolean": bool}
 
 
@@ -37,10 +37,12 @@ class Tool:
     """A function that a model may call.
 
     Attributes:
-        name: What it is called by.
-        description: What it does, for the prompt.
-        arguments: {name: JSON type}: string, number, integer or boolean; all are needed.
-        function: Returns an observation; a ValueError or ArithmeticError becomes one too.
+        name: Name under which the model calls the tool.
+        description: What the tool does, in words for the prompt.
+        arguments: {name: JSON type}, where a type is string, number, integer or boolean. A call
+            must give all arguments.
+        function: Takes the arguments and returns an observation. The message of a ValueError or
+            ArithmeticError becomes an observation too.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Tool:
 
 
 class Toolbox:
-    """The tools that a model may call, and nothing else.
+    """The table of the tools that a model may call.
 
     Args:
         tools: The tools.
@@ -72,7 +74,7 @@ class Toolbox:
         return [tool.schema() for tool in self.tools.values()]
 
     def run(self, call: dict[str, Any]) -> str:
-        """Return what a call gives: an observation, or why there is none.
+        """Return the observation that a call gives, or a text that says why it failed.
 
         Args:
             call: {name, arguments}.
@@ -90,7 +92,7 @@ class Toolbox:
 
 
 def _fault(tool: Tool, given: dict[str, Any]) -> str:
-    """Return what is wrong with the arguments of a call; empty for nothing."""
+    """Return what is wrong with the arguments of a call; empty if nothing is wrong."""
     for name in given:
         if name not in tool.arguments:
             return f"has no argument '{name}'; it takes {', '.join(tool.arguments)}"
@@ -104,7 +106,7 @@ def _fault(tool: Tool, given: dict[str, Any]) -> str:
 
 
 def calculator(name: str = "calculate") -> Tool:
-    """Return a tool that computes a sum of numbers."""
+    """Return a tool that computes an arithmetic expression."""
 
     def calculate(sum: str) -> str:
         value = arithmetic.value(sum)
@@ -119,8 +121,8 @@ def lookup(rows: Sequence[dict[str, str]], name: str = "look_up") -> Tool:
     """Return a tool that looks a value up in a table.
 
     Args:
-        rows: {name, item, value}.
-        name: Of the tool.
+        rows: Rows {name, item, value}.
+        name: Name of the tool.
     """
     table = {(row["name"], row["item"]): row["value"] for row in rows}
 
@@ -135,10 +137,12 @@ def lookup(rows: Sequence[dict[str, str]], name: str = "look_up") -> Tool:
 
 # --- calls in texts ------------------------------------------------------------------------------
 def calls_in(text: str) -> list[dict[str, Any]]:
-    """Return the calls of a message, {name, arguments}; what is no call in JSON is left out.
+    """Return the calls {name, arguments} of a message; other text is left out.
+
+    At most MOST_CALLS blocks are read. A block that is not a call in JSON is left out.
 
     Args:
-        text: With `<tool_call>` blocks, behind its thinking if it has any.
+        text: The message. Only `<tool_call>` blocks after its thinking are read.
     """
     found = []
     for block in lists.TOOL_CALL.findall(reading.after_thinking(text))[:MOST_CALLS]:
@@ -149,13 +153,14 @@ def calls_in(text: str) -> list[dict[str, Any]]:
 
 @dataclass
 class Conversation:
-    """A question, the calls that a model made, what they gave, and its answer.
+    """A question, the calls that a model made, their observations, and the answer.
 
     Attributes:
-        messages: All of it, ending with the assistant.
+        messages: All messages. They end with the assistant's answer, or with the observations of
+            the last calls where there is no answer.
         calls: {name, arguments} of each call.
-        observations: What each gave.
-        answer: The last message; empty where the model was still calling at the end.
+        observations: The observation of each call, in the same order.
+        answer: The last message; empty if the model was still calling tools at the end.
     """
 
     messages: list[dict[str, str]]
@@ -172,19 +177,20 @@ def converse(
     budget: Budget,
     rounds: int = 3,
 ) -> Conversation:
-    """Let a model answer with tools: its calls are run, and it goes on with what they gave.
+    """Let a model answer with tools: run its calls, and continue with their observations.
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer of `model`, with a chat template.
         messages: The dialogue so far, ending with the user.
         box: The tools.
-        budget: Of tokens, for each message.
-        rounds: Messages with calls at most.
+        budget: How many tokens each message may have.
+        rounds: How many messages may make calls. The message after them should answer; calls in it
+            are not run, and the conversation then has no answer.
     """
     talk = Conversation(list(messages))
     opening = templates.thinking_opened(tokenizer)
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         prompt = templates.prompt_ids(tokenizer, talk.messages)
         [[written]] = sampling.complete(model, tokenizer, [prompt], budget)
         said = (opening + written.text).strip()
@@ -192,6 +198,8 @@ def converse(
         calls = calls_in(said)
         if not calls:
             talk.answer = said
+            return talk
+        if number == rounds:
             return talk
         given = [box.run(call) for call in calls]
         talk.calls += calls
@@ -204,11 +212,11 @@ def converse(
 # --- how well a model calls ----------------------------------------------------------------------
 @dataclass(frozen=True)
 class Turn:
-    """A place in a dialogue where the assistant calls tools, or need not.
+    """A turn of the assistant in a dialogue, with or without calls of tools.
 
     Attributes:
-        history: The messages before.
-        gold: The calls that stand there, {name, arguments}; empty where it only speaks.
+        history: The messages before the turn.
+        gold: The calls that the turn makes, {name, arguments}; empty where it makes none.
     """
 
     history: list[dict[str, str]]
@@ -219,7 +227,7 @@ def turns_of(dialogues: Sequence[list[dict[str, str]]]) -> list[Turn]:
     """Return every turn of the assistant, with the calls that it should make.
 
     Args:
-        dialogues: Messages, with calls as `<tool_call>` blocks.
+        dialogues: Lists of messages, with calls as `<tool_call>` blocks.
     """
     found = []
     for messages in dialogues:
@@ -230,22 +238,23 @@ def turns_of(dialogues: Sequence[list[dict[str, str]]]) -> list[Turn]:
 
 
 def score(turns: Sequence[Turn], texts: Sequence[str]) -> dict[str, float]:
-    """Return how well calls are made: names and whole calls, with precision and recall.
+    """Return precision and recall of tool names and of whole calls, and of exact turns.
 
-    A model that calls every tool has full recall and little precision; a scorer that asks only
-    whether the right tools are among those called does not see it.
+    A model that calls every tool has full recall and low precision. A scorer that asks only
+    whether the right tools are among the called ones does not notice this.
 
     Args:
         turns: From `turns_of`.
-        texts: What a model wrote at each.
+        texts: What a model wrote at each turn.
 
     Returns:
         {n, exact, ci_low, ci_high, name_precision, name_recall, call_precision, call_recall,
-        called_needlessly}: exact is the share of turns with the same calls as the gold, none
-        included, and called_needlessly the share of the turns without a call where one was made.
+        called_needlessly}. exact is the share of turns with the same calls as the gold, which may
+        be no call at all. called_needlessly is the share of turns with a call, among the turns
+        whose gold has none.
 
     Raises:
-        ValueError: There is no turn.
+        ValueError: `turns` is empty.
     """
     if not turns:
         raise ValueError("no turn of the assistant to score: the dialogues hold none")
@@ -270,12 +279,12 @@ def score(turns: Sequence[Turn], texts: Sequence[str]) -> dict[str, float]:
 
 
 def _name(call: dict[str, Any]) -> str:
-    """Return what a call is counted by: its tool."""
+    """Return the key by which tool names are counted: the name of the called tool."""
     return call["name"]
 
 
 def _whole(call: dict[str, Any]) -> str:
-    """Return what a call is counted by: its tool and its arguments."""
+    """Return the key by which whole calls are counted: tool and arguments, as JSON."""
     return json.dumps(call, sort_keys=True, ensure_ascii=False)
 
 
@@ -285,13 +294,13 @@ def write_calls(
     turns: Sequence[Turn],
     budget: Budget,
 ) -> list[str]:
-    """Return what a model writes at each turn, the dialogue before it being as it was.
+    """Return what a model writes at each turn, after the original dialogue before the turn.
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer of `model`, with a chat template.
         turns: From `turns_of`.
-        budget: Of tokens.
+        budget: How many tokens a message may have.
     """
     prompts = [templates.prompt_ids(tokenizer, turn.history) for turn in turns]
     opening = templates.thinking_opened(tokenizer)

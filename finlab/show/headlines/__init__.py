@@ -1,4 +1,4 @@
-"""What each step tells the report's first page, in both languages, from what it measured."""
+"""The headlines of each step for the report's first page, in English and Chinese."""
 
 from finlab.show.headlines.answering import of_evaluation, of_knowledge, of_reasoning
 from finlab.show.headlines.preparing import of_base, of_corpus, of_tokenizer

@@ -21,11 +21,11 @@ def of_evaluation(
     """Return the headline of notebook 07.
 
     Args:
-        metrics: What it measured.
-        last: The last full model of the run.
-        letters: The setting that asks for a letter, as `official:5`.
-        written: The setting of answers in writing, as `generate:0`.
-        figures: `accuracy` and `gain`; None where there is none.
+        metrics: The metrics of the notebook.
+        last: Name of the last full model of the run.
+        letters: The setting that asks for a letter, such as `official:5`.
+        written: The setting in which the model writes its answers, such as `generate:0`.
+        figures: The figures `accuracy` and `gain`; None for a missing figure.
     """
     lines = []
     for domain, models in metrics["by_domain"].items():
@@ -46,7 +46,7 @@ def of_evaluation(
 
 
 def _pictures(figures: dict[str, Drawing | None]) -> list[Picture]:
-    """Return the figures of the first page that there are."""
+    """Return the figures that exist, with titles, for the first page."""
     titles = {
         "accuracy": Words("Accuracy by stage, with 95% intervals", "各阶段准确率及 95% 区间"),
         "gain": Words("What was gained, what was forgotten", "得到了什么，忘掉了什么"),
@@ -59,11 +59,11 @@ def _pictures(figures: dict[str, Drawing | None]) -> list[Picture]:
 
 
 def _verdicts(metrics: dict[str, Any], last: str) -> list[Line]:
-    """Return what the whole chain has added by domain, and where it was best.
+    """Return a line for each domain: what all steps together gained, and which model was best.
 
     Args:
-        metrics: What notebook 07 measured.
-        last: The last full model of the run.
+        metrics: The metrics of notebook 07.
+        last: Name of the last full model of the run.
     """
     lines = []
     weights = {"finance": 9, "general": 8}
@@ -91,7 +91,7 @@ def _verdicts(metrics: dict[str, Any], last: str) -> list[Line]:
 
 
 def _best(models: dict[str, dict[str, Any]]) -> str:
-    """Return the full model with the highest accuracy."""
+    """Return the name of the full model with the highest accuracy."""
     full = [name for name in models if not name.startswith("quantize")]
     return max(full, key=lambda name: models[name]["accuracy"])
 
@@ -100,9 +100,9 @@ def _letters_at_chance(metrics: dict[str, Any], model: str, setting: str) -> lis
     """Return a warning where the model does no better than guessing a letter.
 
     Args:
-        metrics: What notebook 07 measured.
-        model: Whose.
-        setting: The one that asks for a letter.
+        metrics: The metrics of notebook 07.
+        model: Name of the model.
+        setting: The setting that asks for a letter.
     """
     if setting.startswith("text"):
         return []  # no letters are asked for
@@ -125,8 +125,8 @@ def _unparsed(scores: list[dict[str, Any]], model: str, setting: str) -> list[Wo
 
     Args:
         scores: All score lines.
-        model: Whose.
-        setting: The one of written answers.
+        model: Name of the model.
+        setting: The setting in which the model writes its answers.
     """
     lines = [each for each in scores if each["model"] == model and each["setting"] == setting]
     asked = sum(each["n"] for each in lines)
@@ -147,7 +147,7 @@ def of_knowledge(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 08.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     accuracy = metrics["accuracy"]
     alone = accuracy["without"]["value"]
@@ -193,7 +193,7 @@ def of_reasoning(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 10.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     before, after = metrics["accuracy"]["before"], metrics["accuracy"]["after"]
     said = verdict_on(metrics["gained"])

@@ -12,7 +12,7 @@ def of_base(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 00.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     before, after = (metrics["bits_per_character"][when] for when in ("before", "after"))
     lines = [Line(Words("parameters", "参数量"), f"{metrics['parameters']:,}")]
@@ -32,7 +32,7 @@ def of_corpus(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 01.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     tokens_in = sum(metrics["tokens_in"].values())
     tokens_out = sum(metrics["tokens_out"].values())
@@ -60,7 +60,7 @@ def of_tokenizer(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 02.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     sizes = f"{metrics['vocab_before']:,} → {metrics['vocab_after']:,}"
     lines = [Line(Words("vocabulary", "词表"), sizes)]

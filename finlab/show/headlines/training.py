@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from finlab.show.figures import Drawing
 
 FORMATS = ("full", "int8", "nf4", "gptq4", "awq4", "fp8")
-LOST_BY_HALF = 1.05  # a corner that is read 5% worse is told as a price
+LOST_BY_HALF = 1.05  # a corner whose bits grow by more than 5% is named as the price
 
 
 def of_pretraining(metrics: dict[str, Any], figure: Drawing) -> Headline:
     """Return the headline of notebook 03.
 
     Args:
-        metrics: What it measured.
-        figure: Bits per character before and after.
+        metrics: The metrics of the notebook.
+        figure: The figure of the bits per character before and after.
     """
     bits = metrics["bits_per_character"]
     lines = []
@@ -37,7 +37,7 @@ def of_pretraining(metrics: dict[str, Any], figure: Drawing) -> Headline:
 
 
 def _gain_and_price(bits: dict[str, dict[str, float]]) -> Words:
-    """Say what pretraining gained, and which corners it reads worse.
+    """Return a sentence on what pretraining gained, and which corners the model reads worse.
 
     Args:
         bits: {corner: {before, after}}.
@@ -61,7 +61,7 @@ def of_sft(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 04.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     stages = [stage for stage in ("stage1", "stage2") if stage in metrics]
     lines = []
@@ -100,11 +100,11 @@ def of_sft(metrics: dict[str, Any]) -> Headline:
 def of_dpo(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 05.
 
-    The preference is told by likelihood, before and after: reward accuracy has no before, since
-    every margin is 0 at step 0.
+    The preference is reported by likelihood, before and after. Reward accuracy has no value before,
+    since every margin is 0 at step 0.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     likelier = metrics["chosen_likelier"]["by token"]
     lines = [
@@ -132,7 +132,7 @@ def _cost_of_dpo(exams: dict[str, dict[str, Any]]) -> list[Words]:
     """Return a warning for each domain in which DPO has lost more than chance explains.
 
     Args:
-        exams: {domain: paired comparison}.
+        exams: {domain: paired comparison of the models before and after DPO}.
     """
     found = []
     for domain, exam in exams.items():
@@ -151,7 +151,7 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 06.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     choice = metrics["choice"]["format"]
     share = metrics[choice]["bytes"] / metrics["full"]["bytes"]
@@ -186,10 +186,10 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
 
 
 def _at_chance(metrics: dict[str, Any]) -> bool:
-    """Tell whether the full model's accuracy holds that of guessing in its interval.
+    """Tell whether the interval of the full model's accuracy begins at or below chance.
 
     Args:
-        metrics: What notebook 06 measured.
+        metrics: The metrics of notebook 06.
     """
     asked = next((each["n"] for each in metrics["paired"].values()), 0)
     right = round(metrics["full"]["accuracy"] * asked)
@@ -201,7 +201,7 @@ def of_throughput(metrics: dict[str, Any]) -> Headline:
     """Return the headline of notebook 09.
 
     Args:
-        metrics: What it measured.
+        metrics: The metrics of the notebook.
     """
     best = max(metrics["ladder"], key=lambda row: row["tokens_per_second"])
     plan = metrics["plan"]

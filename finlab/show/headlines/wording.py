@@ -1,4 +1,4 @@
-"""Numbers and names as headlines say them."""
+"""Write numbers and names as headlines show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from finlab.run.headline import Words
 
-CHANCE = 0.25  # of four options
+CHANCE = 0.25  # the accuracy of guessing among four options
 NAMES = {
     "finance": "金融",
     "general": "通用",
@@ -22,43 +22,43 @@ NAMES = {
 
 
 def chinese(name: str) -> str:
-    """Return the Chinese name of a domain or corner; the name itself where none is known."""
+    """Return the Chinese name of a domain or corner; the name itself if it has none."""
     return NAMES.get(name, name)
 
 
 def named(en: str, zh: str, name: str) -> Words:
-    """Return `en, name` and its Chinese.
+    """Return the words `en, name`, and the same in Chinese.
 
     Args:
         en: What is measured.
         zh: The same in Chinese.
-        name: Of what.
+        name: The domain, corner or stage for which it is measured.
     """
     return Words(f"{en}, {name}", f"{zh}，{chinese(name)}")
 
 
 def change(pair: dict[str, float], digits: int = 3) -> str:
-    """Return `before → after`."""
+    """Return the values of a pair as `before → after`."""
     return f"{pair['before']:.{digits}f} → {pair['after']:.{digits}f}"
 
 
 def interval(value: dict[str, Any]) -> str:
-    """Return the ends of an interval, and the number of cases."""
+    """Return the ends of an interval, and the number of cases, as text."""
     return f"[{value['ci_low']:.3f}, {value['ci_high']:.3f}], n {value['n']}"
 
 
 def scored(value: dict[str, Any], key: str = "accuracy") -> str:
-    """Return a value with its interval.
+    """Return a value with its interval, as text.
 
     Args:
         value: {key, ci_low, ci_high, n}.
-        key: What the value is called.
+        key: The key of the value.
     """
     return f"{value[key]:.3f} {interval(value)}"
 
 
 def verdict_on(difference: dict[str, Any]) -> Words:
-    """Say whether a difference is more than chance.
+    """Return words that say whether a difference is more than chance.
 
     Args:
         difference: {difference, ci_low, ci_high}.

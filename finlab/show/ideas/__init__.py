@@ -1,4 +1,4 @@
-"""One figure of the idea for each notebook, drawn from the numbers that the notebook has."""
+"""Figures that explain the ideas of the notebooks, drawn with the notebooks' numbers."""
 
 from finlab.show.ideas.corpora import minhash, pipeline, tiers
 from finlab.show.ideas.learning import advantages, lora, margin, packed_rows

@@ -1,4 +1,4 @@
-"""The ideas of the steps that handle text: the pipeline, MinHash bands, tiers of knowledge."""
+"""Draw the ideas of the steps for text: the pipeline, MinHash bands, tiers of knowledge."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STEPS = (
 
 
 def pipeline(here: int = 0) -> Drawing:
-    """Draw the steps from an open base to a chat model, and what each leaves to the next.
+    """Draw the steps from an open base to a chat model, and what each step gives the next.
 
     Args:
-        here: The number of the notebook that is read, which is coloured.
+        here: The number of the current notebook, whose box is coloured.
     """
     names = ", ".join(name.replace("\n", " ") for name, _ in STEPS)
     alt = f"The chain of steps from left to right: {names}. Notebook {here:02d} is marked."
@@ -45,15 +45,15 @@ def pipeline(here: int = 0) -> Drawing:
 
 
 def minhash(bands: int, rows: int, threshold: float) -> Drawing:
-    """Draw how likely two documents are compared at all, by how alike they are.
+    """Draw the probability that two documents are compared, over their similarity.
 
-    Two documents become candidates when all hashes of one band agree, which happens with a
-    probability of 1 - (1 - s^rows)^bands for a Jaccard similarity s.
+    Two documents become candidates if all hashes of one band agree. For a Jaccard similarity s,
+    this happens with a probability of 1 - (1 - s^rows)^bands.
 
     Args:
-        bands: Of the signature.
-        rows: Hashes in a band.
-        threshold: The similarity at which candidates are dropped as one.
+        bands: Number of bands in the signature.
+        rows: Number of hashes in a band.
+        threshold: The similarity from which candidates count as copies, and one is dropped.
 
     Source:
         Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4.
@@ -82,8 +82,8 @@ def tiers(names: list[str], thresholds: list[float]) -> Drawing:
     """Draw the order in which sources of knowledge are asked.
 
     Args:
-        names: Of the tiers, the first one asked first.
-        thresholds: What share of the question's wording a passage must hold, for each.
+        names: Names of the tiers, in the order in which they are asked.
+        thresholds: For each tier, the share of the question's wording that a passage must contain.
     """
     asked = ", then ".join(names)
     alt = f"A question goes to {asked}; where all fail, the answer is that nothing was found."

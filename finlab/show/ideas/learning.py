@@ -1,4 +1,4 @@
-"""The ideas of training: LoRA, packed rows, the margin of DPO, the advantages of GRPO."""
+"""Draw the ideas of training: LoRA, packed rows, DPO's margin, GRPO's advantages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def lora(inputs: int, outputs: int, rank: int) -> Drawing:
-    """Draw a frozen matrix with its low-rank update beside it, with the real sizes.
+    """Draw a frozen matrix and its low-rank update, with the real sizes.
 
     Args:
-        inputs: Columns of the frozen matrix.
-        outputs: Its rows.
-        rank: Of the update.
+        inputs: Number of columns of the frozen matrix.
+        outputs: Number of rows of the frozen matrix.
+        rank: Rank of the update.
 
     Source:
         Hu et al., LoRA, arXiv:2106.09685, figure 1.
@@ -49,11 +49,11 @@ def lora(inputs: int, outputs: int, rank: int) -> Drawing:
 
 
 def packed_rows(row_plan: list[list[int]], row_length: int) -> Drawing:
-    """Draw rows into which documents are packed, and which tokens of a row see one another.
+    """Draw rows with packed documents, and which tokens of a row see which others.
 
     Args:
-        row_plan: The lengths of the documents of some rows, in tokens.
-        row_length: Tokens that a row can hold.
+        row_plan: For each row, the lengths of its documents in tokens.
+        row_length: How many tokens fit into a row.
     """
     filled = sum(map(sum, row_plan)) / (row_length * len(row_plan))
     figure, (rows, mask) = axes_of(
@@ -91,7 +91,7 @@ def margin(rewards: list[float], beta: float) -> Drawing:
     Args:
         rewards: The margins of some pairs: how much more the policy prefers the better answer than
             the reference does, times beta.
-        beta: Of the loss.
+        beta: The beta of the loss.
 
     Source:
         Rafailov et al., DPO, arXiv:2305.18290, equation 7.
@@ -121,8 +121,8 @@ def advantages(rewards: list[float], found: list[float]) -> Drawing:
     """Draw how GRPO turns the rewards of one question's completions into advantages.
 
     Args:
-        rewards: Of each completion.
-        found: The advantage of each.
+        rewards: The reward of each completion.
+        found: The advantage of each completion.
 
     Source:
         Shao et al., DeepSeekMath, arXiv:2402.03300, section 4.1.

@@ -1,4 +1,4 @@
-"""The ideas of sizes and numbers: a longer token, rounding, an interval, memory."""
+"""Draw the ideas of sizes and numbers: a longer token, rounding, an interval, memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def token_merge(text: str, before: list[str], after: list[str]) -> Drawing:
     """Draw a text as the old and as the extended tokenizer cut it.
 
     Args:
-        text: What is cut.
+        text: The text that is cut.
         before: Its tokens in the old vocabulary, as people read them.
-        after: Its tokens in the extended one.
+        after: Its tokens in the extended vocabulary, as people read them.
     """
     alt = f"'{text}' is {len(before)} tokens before and {len(after)} after: {' | '.join(after)}."
     figure, axes = canvas(10, 1.9, f"The same text: {len(before)} tokens, then {len(after)}", alt)
@@ -44,11 +44,11 @@ def _columns(text: str) -> int:
 
 
 def rounding_levels(weights: numpy.ndarray, levels: numpy.ndarray, group: int) -> Drawing:
-    """Draw some weights, and the levels that a 4-bit format leaves them.
+    """Draw some weights, and the levels to which a 4-bit format rounds them.
 
     Args:
-        weights: Real weights of one group, shape (group,).
-        levels: The levels between -1 and 1 of the format, before its scale.
+        weights: Weights of a real model that share one scale, shape (group,).
+        levels: The levels of the format, from -1 to 1, before scaling.
         group: How many weights share a scale.
     """
     scale = float(numpy.abs(weights).max())
@@ -77,8 +77,8 @@ def interval(right: int, asked: int, chance: float) -> Drawing:
     """Draw how the 95% interval of an accuracy narrows with the number of questions.
 
     Args:
-        right: Questions answered right.
-        asked: Questions asked.
+        right: Number of questions answered right.
+        asked: Number of questions asked.
         chance: The accuracy of guessing.
     """
     share = right / asked
@@ -106,10 +106,11 @@ def interval(right: int, asked: int, chance: float) -> Drawing:
 def _wilson(share: float, counts: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return Wilson's 95% interval of a share, for several numbers of questions.
 
-    `statistics.wilson` counts right answers, so the ends of a band would jump between numbers.
+    `statistics.wilson` takes a whole number of right answers, so the edges of a drawn band would
+    jump.
 
     Args:
-        share: Of right answers.
+        share: Share of right answers.
         counts: Numbers of questions, shape (n,).
     """
     z = 1.959964
@@ -120,12 +121,12 @@ def _wilson(share: float, counts: numpy.ndarray) -> tuple[numpy.ndarray, numpy.n
 
 
 def memory(parts: dict[str, float], capacity: float, title: str) -> Drawing:
-    """Draw what fills a GPU's memory, beside what the GPU has.
+    """Draw what fills a GPU's memory, and how much memory the GPU has.
 
     Args:
-        parts: {what: bytes}.
-        capacity: Bytes of the GPU.
-        title: Of the figure.
+        parts: {name of the part: bytes}.
+        capacity: Memory of the GPU in bytes.
+        title: Title of the figure.
     """
     figure, axes = axes_of(figsize=(7.5, 2.0))
     begin = 0.0

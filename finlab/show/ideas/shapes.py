@@ -1,4 +1,4 @@
-"""Boxes and arrows, which the figures of ideas are made of."""
+"""Draw boxes, arrows and notes, for the figures of ideas."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def box(
     """Draw a rounded box with a text in its middle.
 
     Args:
-        axes: Where to draw.
-        corner: (x, y) of its lower left corner.
+        axes: The axes to draw on.
+        corner: (x, y) of the lower left corner.
         size: (width, height).
-        text: In its middle.
-        colour: Of its ground.
-        fontsize: Of the text, in points.
+        text: The text in the middle.
+        colour: Colour of the background.
+        fontsize: Size of the text, in points.
     """
     (x, y), (width, height) = corner, size
     look = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 0.8}
@@ -44,10 +44,10 @@ def arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], text
     """Draw an arrow, with a text above its middle.
 
     Args:
-        axes: Where to draw.
-        begin: (x, y) of its tail.
-        end: (x, y) of its head.
-        text: Above it.
+        axes: The axes to draw on.
+        begin: (x, y) of the tail.
+        end: (x, y) of the head.
+        text: The text above the middle; empty for none.
     """
     look = {"arrowstyle": "-|>", "color": INK, "linewidth": 1}
     axes.annotate("", xy=end, xytext=begin, arrowprops=look)
@@ -60,10 +60,10 @@ def note(axes: Axes, x: float, y: float, text: str, **look: object) -> None:
     """Write a small text.
 
     Args:
-        axes: Where to draw.
-        x: Of its left end.
-        y: Of its middle.
-        text: What to write.
-        **look: Of matplotlib's text.
+        axes: The axes to draw on.
+        x: x of the left end of the text.
+        y: y of the middle of the text.
+        text: The text to write.
+        **look: Settings of matplotlib's text.
     """
     axes.text(x, y, text, **{"fontsize": 8.5, "va": "center", "color": INK, **look})
