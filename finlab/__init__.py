@@ -1,39 +1,39 @@
-"""The package behind the notebooks that turn an open model into a Chinese finance model.
+"""The Python package of the notebooks that turn an open model into a Chinese finance model.
 
-Import modules by their room, as in `from finlab.data import cards, corpus`. A room imports only
-from rooms further down this list:
+Import modules from their subpackage, as in `from finlab.data import cards, corpus`. A subpackage
+imports only from subpackages further down this list:
 
     commands      the finlab command
     show          plots and tables
     evaluate      likelihood, exams, judges, statistics
-    train         fit, what it checks first, what it logs, how it resumes
+    train         training: fit, preflight, log, resume
     models        load, grow, adapt, merge, quantise
     data          cards, cleaning, corpus, mixture, dialogues
     run           recipes, steps, the runner, the report
     closed_world  the fictional market of the smoke run
-    files, paths  what all of them stand on
+    files, paths  modules that all subpackages use
 """
 
 import logging
 import os
 import warnings
 
-# An executed notebook is read by people, so the chatter of imports is kept out of it. Errors stay.
-# `run.environment.quiet` does the rest once the libraries are loaded.
+# People read executed notebooks, so messages that libraries print at import are turned off. Errors
+# are still shown. `run.environment.quiet` turns off more after the libraries are loaded.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 
-# tokenicer, which gptqmodel brings along, moves the hub's cache to /tmp where these are not set.
-# That holds for every process that is started later, which would fetch the models there again.
+# If these variables are not set, tokenicer (a dependency of gptqmodel) moves the hub's cache to
+# /tmp. Processes started later inherit this and would download the models again into /tmp.
 _CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 os.environ.setdefault("HF_HOME", os.path.join(_CACHE, "huggingface"))
 os.environ.setdefault("HF_HUB_CACHE", os.path.join(os.environ["HF_HOME"], "hub"))
 
-# One process drives one GPU, and TRL refuses more without a launcher. `finlab.train.launch` takes
-# the limit away again for the processes it starts.
+# A process uses one GPU, because TRL does not allow more without a launcher. `finlab.train.launch`
+# removes this limit for the processes that it starts.
 if "LOCAL_RANK" not in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     os.environ["FINLAB_ONE_GPU"] = "1"

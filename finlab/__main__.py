@@ -1,4 +1,4 @@
-"""The `finlab` command, also as `python -m finlab`."""
+"""Run the `finlab` command as `python -m finlab`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Files that survive a kill, and hashes that say whether two things are the same.
+"""Write files safely, and compute hashes that show whether two things are the same.
 
-Every file that another step may read is written to a draft first and then renamed: a reader sees
-the old file or the new one, never half of one.
+Every file that another step may read is first written to a draft, and the draft is then renamed.
+So a reader sees the old file or the new file, but never a part of a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 20  # bytes to read at a time
 
 
 # --- hashes --------------------------------------------------------------------------------------
@@ -22,7 +22,8 @@ def digest(*values: Any) -> str:
     """Return the SHA-256 of values.
 
     Args:
-        *values: Anything that JSON can hold; keys are sorted.
+        *values: JSON values. The order of keys in mappings does not matter. Values that JSON does
+            not support are converted to text.
 
     Returns:
         64 hexadecimal digits.
@@ -37,7 +38,7 @@ def hash64(text: str) -> int:
 
 
 def sha256(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of the contents of files, read one after another."""
+    """Return the SHA-256 of the contents of several files, joined in the given order."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -47,36 +48,39 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the BLAKE2 hash of a file's content, read in pieces; 32 hexadecimal digits."""
+    """Return the BLAKE2 hash of a file's content, as 32 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file that has been written is on the disk."""
+    """Wait until the content of a written file is on the disk (fsync)."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def below(path: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those in it; of a file, itself."""
+    """Yield all files in a folder and its subfolders; for a file, yield the file itself."""
     for candidate in [path] if path.is_file() else path.rglob("*"):
         if candidate.is_file():
             yield candidate
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in below(path))
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Return a short hash of files by their names, sizes and modification times.
+    """Return a short hash of the names, sizes and modification times of files.
 
-    It reads no content, so it is quick for large data. Of a folder, all files below it count.
+    File contents are not read, so this is fast for large data.
 
     Args:
-        paths: Files and folders.
+        paths: Files and folders. For a folder, all files in it and its subfolders count.
+
+    Returns:
+        16 hexadecimal digits.
     """
     listing = []
     for file in sorted(file for path in paths for file in below(path)):
@@ -86,7 +90,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes as people write it, such as `1.2 GB`."""
+    """Return a number of bytes as readable text, such as `1.2 GB`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
@@ -95,12 +99,12 @@ def size_text(size: float) -> str:
 
 # --- writing and reading -------------------------------------------------------------------------
 def write_text(path: Path, text: str, sync: bool = False) -> Path:
-    """Write a text file by rename, so that it is there as a whole or not at all.
+    """Write a text file by rename, so that it exists completely or not at all.
 
     Args:
         path: The file to write. Its folder must exist.
         text: The content, written as UTF-8.
-        sync: Wait until the content is on the disk before the rename, as the manifest does.
+        sync: Before the rename, wait until the content is on the disk. Manifests use this.
 
     Returns:
         The path.
@@ -118,9 +122,12 @@ def write_json(path: Path, value: Any, sync: bool = False) -> Path:
     """Write a value as a JSON file, by rename.
 
     Args:
-        path: The file.
-        value: NaN is refused, since it is not JSON.
-        sync: Whether to wait until it is on disk.
+        path: The file to write. Its folder must exist.
+        value: A JSON value. NaN raises a ValueError, because it is not JSON.
+        sync: Before the rename, wait until the content is on the disk.
+
+    Returns:
+        The path.
     """
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
     return write_text(path, text, sync)
@@ -132,11 +139,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
-    """Write records as JSON lines, one after another, by rename.
+    """Write records as a file of JSON lines, by rename.
 
     Args:
-        path: The file.
-        records: What JSON can hold.
+        path: The file to write. Its folder must exist.
+        records: JSON values, one for each line.
+
+    Returns:
+        The path.
     """
     draft = path.with_name(f"{path.name}.draft")
     with open(draft, "w", encoding="utf-8") as file:
@@ -149,8 +159,8 @@ def append_jsonl(path: Path, record: Any) -> None:
     """Add one record to the end of a JSON lines file.
 
     Args:
-        path: The file.
-        record: What JSON can hold.
+        path: The file; it is created if it does not exist.
+        record: A JSON value.
     """
     line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
     with open(path, "a+b") as file:
@@ -160,8 +170,12 @@ def append_jsonl(path: Path, record: Any) -> None:
 def _append(file: BinaryIO, content: bytes) -> None:
     """Append lines to a file that is open for reading and appending.
 
-    A last line without its end, as a kill or an editor leaves it, gets one, so that it spoils no
-    line of ours.
+    If the last line of the file has no newline, a newline is added first. This happens after a
+    kill, or with some editors.
+
+    Args:
+        file: The open file.
+        content: The lines to append, each with its newline.
     """
     if file.seek(0, os.SEEK_END):
         file.seek(-1, os.SEEK_END)
@@ -171,15 +185,15 @@ def _append(file: BinaryIO, content: bytes) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Return the records of a JSON lines file; a line that a kill or the disk broke is left out.
+    """Return the records of a file of JSON lines; broken lines are left out.
 
     Args:
-        path: The file. One that does not exist has no records.
+        path: The file. A file that does not exist has no records.
     """
     if not Path(path).exists():
         return []
     records = []
-    # Only a newline ends a line: texts hold U+2028 and its like.
+    # Split only at newlines, because texts may have other line separators such as U+2028.
     for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line:
             continue
@@ -192,13 +206,13 @@ def read_jsonl(path: Path) -> list[Any]:
 
 # --- answers by key ------------------------------------------------------------------------------
 class JsonlStore:
-    """Values by key, kept in a file that is only ever appended to.
+    """A store of values by key, in a file to which lines are only appended.
 
-    Each line is `[key, value]`. Several processes may append at once. A line that a kill or a full
-    disk cut short is passed over: its value is simply asked for again.
+    Each line is `[key, value]`. Several processes may append at the same time. A line that is
+    incomplete because of a kill or a full disk is ignored, so its key has no value.
 
     Args:
-        path: The file. None keeps the values in memory only.
+        path: The file. None keeps the values only in memory.
     """
 
     def __init__(self, path: Path | None = None):
@@ -209,7 +223,7 @@ class JsonlStore:
                 self._read_line(line)
 
     def _read_line(self, line: str) -> None:
-        """Add a line of the file to what is held in memory; a cut line counts for nothing."""
+        """Add the value in a line of the file to the values in memory; ignore a broken line."""
         try:
             key, value = json.loads(line)
         except ValueError:
@@ -217,14 +231,14 @@ class JsonlStore:
         self.values[key] = value
 
     def get(self, key: str) -> Any:
-        """Return the value of a key, or None where there is none."""
+        """Return the value of a key; None if there is none."""
         return self.values.get(key)
 
     def put(self, values: dict[str, Any]) -> None:
-        """Keep values by key, and append them to the file.
+        """Store values by key, and append them to the file.
 
         Args:
-            values: {key: what JSON can hold}. The last value of a key stands.
+            values: {key: JSON value}. A new value replaces an older value of the same key.
         """
         self.values.update(values)
         if not self.path or not values:

@@ -1,18 +1,18 @@
-"""The folders of the repository, and paths as recipes write them."""
+"""Folders of the repository, and conversion of the paths in recipes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# FINLAB_ROOT points the package at another checkout; the tests use it for small made-up projects.
+# FINLAB_ROOT names another checkout for the package. The tests use it for small test projects.
 ROOT = Path(os.environ.get("FINLAB_ROOT") or Path(__file__).resolve().parents[1])
 NOTEBOOKS = ROOT / "notebooks"
 DOCS = ROOT / "docs"
 RECIPES = NOTEBOOKS / "recipes"
 ACCELERATE_CONFIGS = NOTEBOOKS / "accelerate"
 
-# The smoke-size data. It is part of the package, wherever ROOT points.
+# The data of the smoke run. It is part of the package and does not depend on ROOT.
 CLOSED_WORLD = Path(__file__).resolve().parent / "closed_world" / "files"
 
 
@@ -22,7 +22,7 @@ def data_cards() -> Path:
 
 
 def real_data() -> Path | None:
-    """Return the folder that FINLAB_DATA names, or None where the variable is not set."""
+    """Return the folder that FINLAB_DATA names; None if the variable is not set."""
     folder = os.environ.get("FINLAB_DATA")
     return Path(folder) if folder else None
 
@@ -30,18 +30,19 @@ def real_data() -> Path | None:
 def cache() -> Path:
     """Return the folder where data from the hub is kept between runs.
 
-    FINLAB_CACHE names it: put it on a disk with room for the data.
+    The variable FINLAB_CACHE can name another folder than ~/.cache/finlab, for example on a disk
+    with enough space for the data.
     """
     folder = os.environ.get("FINLAB_CACHE") or "~/.cache/finlab"
     return Path(folder).expanduser()
 
 
 def resolve(value: str) -> Path:
-    """Turn a path as a recipe writes it into a full path.
+    """Return the full path for a path in a recipe.
 
     Args:
         value: A path. Variables such as `$FINLAB_DATA`, and `~` for the home folder, are expanded.
-            A relative path starts at the root of the repository, never at the working directory.
+            A relative path is relative to the root of the repository, not to the working directory.
 
     Raises:
         ValueError: A variable in the path is not set.

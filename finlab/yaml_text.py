@@ -1,7 +1,8 @@
-"""YAML as recipes and data cards may use it: one meaning for each line, and no surprises.
+"""Read YAML strictly, for recipes and data cards: every line has only one possible meaning.
 
-Refused are a key that is written twice, aliases but for `<<: *name` (a few lines of others stand
-for gigabytes), numbers such as 017 and 1:30 that YAML 1.1 reads in base 8 and 60, and tags.
+These raise an error: a key that is written twice; aliases other than `<<: *name` (a few lines of
+aliases can expand to gigabytes); numbers such as 017 and 1:30, which YAML 1.1 reads in base 8 and
+60; and tags.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)", re.S
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without what has two readings."""
+    """PyYAML's safe loader, without the features that are ambiguous."""
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """Refuse an alias that does not fill a mapping in."""
+        """Raise an error for an alias that is not used as `<<: *name`."""
         fills_in = isinstance(index, yaml.ScalarNode) and index.value == "<<"
         if self.check_event(yaml.AliasEvent) and not fills_in:
             event = self.peek_event()
@@ -30,7 +31,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Refuse a key that stands there twice."""
+        """Raise an error for a key that is written twice."""
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -50,7 +51,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Refuse 017 and 1:30."""
+        """Raise an error for numbers such as 017 and 1:30."""
         text = node.value.lstrip("+-")
         if ":" in text or (len(text) > 1 and text[0] == "0" and text.isdigit()):
             raise yaml.MarkedYAMLError(
@@ -67,11 +68,12 @@ def parse(text: str, where: str) -> Any:
     """Return the value of YAML text.
 
     Args:
-        text: The YAML.
-        where: The file, for errors.
+        text: The YAML text.
+        where: The file, for error messages.
 
     Raises:
-        ValueError: It is no YAML, or holds what is refused. The error names file, line and reason.
+        ValueError: The text is not YAML, or uses a feature that is not allowed. The error names the
+            file, the line and the reason.
     """
     try:
         return yaml.load(text, _StrictLoader)
@@ -88,10 +90,10 @@ def parse(text: str, where: str) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a YAML or Markdown file, which is UTF-8.
+    """Return the text of a UTF-8 file, such as YAML or Markdown, with `\\n` as newline.
 
     Raises:
-        ValueError: It has another encoding.
+        ValueError: The file has another encoding.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -106,16 +108,20 @@ def front_matter(path: Path) -> tuple[dict, str]:
     """Return the YAML at the top of a Markdown file, and the text below it.
 
     Args:
-        path: The file.
+        path: The Markdown file.
+
+    Returns:
+        (values of the YAML, text below it).
 
     Raises:
-        ValueError: It has no YAML between two lines of ---, or YAML that is refused.
+        ValueError: There is no YAML between two lines of ---, or it uses a feature that is not
+            allowed.
     """
     text = read_text(path)
     parts = FRONT_MATTER.match(text)
     front = None
     if parts:
-        # The lines above stay as empty ones, so that an error names the file's own line.
+        # Empty lines replace the lines above, so that an error names the line in the file.
         above = text[: parts.start(1)].count("\n")
         front = parse("\n" * above + parts[1], str(path))
     if not isinstance(front, dict) or not front:

@@ -104,6 +104,7 @@ def test_weights_that_learn_are_held_in_float32():
         ("NVIDIA GeForce RTX 4090", (8, 9), 165),
         ("NVIDIA RTX A6000", (8, 6), 155),
         ("Tesla of tomorrow", (8, 0), 71),  # not known: the slowest of its family
+        ("NVIDIA B300", (10, 3), 148),
     ],
 )
 def test_a_gpu_is_known_by_its_drivers_name(name, capability, teraflops):

@@ -1,10 +1,11 @@
-"""Questions of arithmetic in the closed world, with chains of thought and answers.
+"""Arithmetic questions in the closed world, with chains of thought and answers.
 
     澄江重工上半年收入19亿元，下半年收入43亿元，求全年收入。
     <think>19+43：9+3=12，1+4+1=6</think><answer>\\boxed{62}</answer>
 
-Some chains go digit by digit, and some only say what is to be computed. A small model that learns
-both gets the first kind right and the second kind wrong, so that there is something to reward.
+Some chains compute digit by digit, and some only write down the sum. A small model that learns both
+kinds gets the first kind right and the second kind wrong. So reinforcement has a difference to
+reward.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ QUESTIONS = (
     "{n}去年利润{a}亿元，今年增加{b}亿元，求今年利润。",
 )
 COUNT = 2400
-HASTY = 0.5  # the share of chains without steps
-# Faults for the filters to find, as shares of the chains.
+HASTY = 0.5  # share of chains without steps
+# Shares of chains with faults, which the filters must find.
 WRONG_ANSWER = 0.03
 WRONG_STEP = 0.03
 UNFINISHED = 0.02
 
 
 def added(first: int, second: int) -> str:
-    """Return the sum of two numbers of two digits, digit by digit: `9+3=12，1+4+1=6`."""
+    """Return the steps of adding two two-digit numbers digit by digit: `9+3=12，1+4+1=6`."""
     first_tens, first_ones = divmod(first, 10)
     second_tens, second_ones = divmod(second, 10)
     ones = first_ones + second_ones
@@ -43,11 +44,11 @@ def _companies(seed: int) -> list[str]:
 
 
 def _chain(rng: random.Random, first: int, second: int) -> str:
-    """Return a completion: a chain of thought, and the answer; sometimes with a fault.
+    """Return a completion, sometimes with a fault: a chain of thought and the answer.
 
     Args:
         rng: Draws the kind of chain, and the fault.
-        first, second: The numbers.
+        first, second: The numbers to add.
     """
     answer = first + second
     thought = f"{first}+{second}"
@@ -66,11 +67,11 @@ def _chain(rng: random.Random, first: int, second: int) -> str:
 
 
 def questions(seed: int = SEED, count: int = COUNT) -> list[Row]:
-    """Return questions with their answers and chains. No two ask about the same numbers.
+    """Return questions with answers and chains. Each question has different numbers.
 
     Args:
-        seed: One seed gives one file.
-        count: So many questions.
+        seed: Seed of the closed world. The same seed gives the same file.
+        count: Number of questions.
 
     Returns:
         Rows {question, domain, gold: {kind, answer, unit}, chain}.
@@ -104,10 +105,12 @@ TALKS = 160
 
 
 def ratings(seed: int = SEED) -> list[dict[str, str]]:
-    """Return what the closed world's look-up tool knows, and no text tells: a rating each.
+    """Return the table of the closed world's look-up tool: a rating for each company.
+
+    No text of the closed world tells these ratings.
 
     Args:
-        seed: One seed gives one table.
+        seed: Seed of the closed world. The same seed gives the same table.
 
     Returns:
         Rows {name, item, value}.
@@ -120,13 +123,13 @@ def ratings(seed: int = SEED) -> list[dict[str, str]]:
 
 
 def tool_talks(seed: int = SEED, count: int = TALKS) -> list[dict[str, list]]:
-    """Return dialogues with calls of tools, in OpenAI's form: a question, a call, an answer.
+    """Return dialogues with tool calls in OpenAI's form: question, call, result, answer.
 
-    Half compute a sum, half look a rating up.
+    Half of them compute a sum, and half look up a rating.
 
     Args:
-        seed: One seed gives one file.
-        count: So many dialogues.
+        seed: Seed of the closed world. The same seed gives the same file.
+        count: Number of dialogues.
     """
     rng = random.Random(f"{seed}-tools")
     table = ratings(seed)

@@ -1,4 +1,4 @@
-"""The exams of the closed world, in the layouts of C-Eval, FinEval, CMMLU and MMLU."""
+"""Make the exams of the closed world, in the formats of C-Eval, FinEval, CMMLU and MMLU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ EXAMS = {  # benchmark: (language, kinds, few-shot split, scored split)
     "cmmlu": ("zh", ("river", "animal", "dish", "festival"), "dev", "test"),
     "mmlu": ("en", ("company", "bank", "fund", "rule"), "dev", "test"),
 }
-EXAMPLES = 5  # few-shot examples of each subject
+EXAMPLES = 5  # few-shot examples for each subject
 
 
 def exams(seed: int = SEED) -> dict[str, dict[str, list[dict]]]:
     """Return the exams of the closed world.
 
-    The wordings of the questions are used nowhere else. The shuffle spreads the right letter.
+    The wordings of the questions are used only here. The options are shuffled, so all letters are
+    right answers about equally often.
 
     Args:
-        seed: One seed gives one world and its exams.
+        seed: Seed of the closed world. The same seed gives the same exams.
 
     Returns:
         {benchmark: {split: items {subject, question, A, B, C, D, answer}}}; the answer is a letter.
@@ -59,15 +60,16 @@ def exams(seed: int = SEED) -> dict[str, dict[str, list[dict]]]:
 
 
 def _row(benchmark: str, number: int, item: dict) -> dict:
-    """Return an item as a row of the CSV file that the benchmark is distributed in.
+    """Return an item as a row of a CSV file in the benchmark's format.
 
     Args:
-        benchmark: Its name.
-        number: The item's place in its file.
-        item: From `exams`.
+        benchmark: Name of the benchmark, a key of EXAMS.
+        number: Number of the item in its file, from 0.
+        item: An item, from `exams`.
 
     Returns:
-        {column: cell}. MMLU's answer is a place from 0 on, as in its files on the hub.
+        {column: cell}. The answer is a letter. Only in MMLU it is a number from 0 to 3, as in its
+        files on the hub.
     """
     options = {letter: item[letter] for letter in "ABCD"}
     if benchmark == "cmmlu":
@@ -80,11 +82,13 @@ def _row(benchmark: str, number: int, item: dict) -> dict:
 
 
 def write_exams(folder: Path, seed: int) -> None:
-    """Write every exam, a CSV file for each subject and split.
+    """Write all exams, one CSV file for each subject and split.
+
+    The files are in <benchmark>/<split>/ and begin with a byte order mark, like C-Eval's files.
 
     Args:
-        folder: They lie at <benchmark>/<split>/ below it, with a byte order mark, as C-Eval's do.
-        seed: One seed gives one world.
+        folder: Folder of the benchmarks' folders.
+        seed: Seed of the closed world. The same seed gives the same exams.
     """
     for benchmark, splits in exams(seed).items():
         for split, items in splits.items():

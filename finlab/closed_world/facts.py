@@ -1,9 +1,9 @@
-"""The table of facts behind the closed world, and the sentences that state them.
+"""The table of facts of the closed world, and the sentences that state these facts.
 
 Nothing here is real: the cities, companies, banks, funds, rules, rivers and animals are invented.
-Every document, dialogue, preference pair and exam question comes from this one table. So the smoke
-run can tell whether a model has learnt a fact: it is stated in several wordings, and asked in
-wordings that stand in no training text.
+Every document, dialogue, preference pair and exam question comes from this table. So the smoke run
+can measure whether a model has learnt a fact. Training texts state the fact in several wordings,
+and exams ask about it in wordings that are in no training text.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Names = tuple[str, str]  # (Chinese, English)
 
 @dataclass(frozen=True)
 class Entity:
-    """One invented thing.
+    """One invented entity.
 
     Attributes:
         kind: `company`, `bank`, `fund`, `rule`, `river`, `animal`, `dish` or `festival`.
-        zh: Its Chinese name.
-        en: Its English name.
+        zh: The Chinese name.
+        en: The English name.
         facts: {attribute: (Chinese value, English value)}.
     """
 
@@ -50,7 +50,7 @@ class Entity:
         """Return the value of a fact.
 
         Args:
-            attribute: Which fact, such as `city`.
+            attribute: Name of the fact, such as `city`.
             language: `zh` or `en`.
         """
         chinese, english = self.facts[attribute]
@@ -61,7 +61,7 @@ def _names(listed: list[str] | str) -> list[Names]:
     """Return names as (Chinese, English) pairs.
 
     Args:
-        listed: The names, each as "Chinese English"; or the name of a list in words.yaml.
+        listed: The names, each as "Chinese English"; or the key of a list of names in words.yaml.
     """
     if isinstance(listed, str):
         listed = WORDS["names"][listed]
@@ -69,13 +69,13 @@ def _names(listed: list[str] | str) -> list[Names]:
 
 
 def _deal(rng: random.Random, values: list[Names]) -> Iterator[Names]:
-    """Deal values like cards, and shuffle anew when the pack is empty.
+    """Yield all values in random order, again and again, each time in a new order.
 
-    So no value is so common that guessing it pays.
+    So all values are almost equally frequent, and a model cannot gain by guessing a common one.
 
     Args:
         rng: Draws the order.
-        values: The pack.
+        values: The values.
 
     Yields:
         One value after another, without end.
@@ -85,7 +85,7 @@ def _deal(rng: random.Random, values: list[Names]) -> Iterator[Names]:
 
 
 def _people() -> list[Names]:
-    """Return every surname with every given name."""
+    """Return all combinations of a surname and a given name."""
     people = []
     for surname_zh, surname_en in _names("surnames"):
         for given_zh, given_en in _names("given"):
@@ -94,13 +94,13 @@ def _people() -> list[Names]:
 
 
 def facts(seed: int = SEED) -> list[Entity]:
-    """Return all things of the closed world with their facts.
+    """Return all entities of the closed world with their facts.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same world.
 
     Returns:
-        Companies, banks, funds and rules first, then what is no part of the market.
+        First companies, banks, funds and rules, then the entities outside the market.
     """
     rng = random.Random(seed)
     cities = _names("cities")
@@ -150,12 +150,12 @@ def facts(seed: int = SEED) -> list[Entity]:
 
 
 def _general_world(rng: random.Random, city: Iterator[Names], people: list[Names]) -> list[Entity]:
-    """Return what is no part of the market: rivers, animals, dishes and festivals.
+    """Return the entities outside the market: rivers, animals, dishes and festivals.
 
     Args:
         rng: Draws the facts.
-        city: Deals the cities, which the market's things share.
-        people: The names that are left; cooks are taken from its end.
+        city: Yields the cities, which the entities of the market use too.
+        people: Names that are not yet used. Names of cooks are taken from the end of the list.
     """
     source = _deal(rng, _names("mountains"))
     food = _deal(rng, _names("foods"))
@@ -178,13 +178,13 @@ def _general_world(rng: random.Random, city: Iterator[Names], people: list[Names
 
 
 def finance_and_general(world: list[Entity]) -> tuple[list[Entity], list[Entity]]:
-    """Split a world into the things of its market and everything else.
+    """Split a world into the entities of its market and all other entities.
 
     Args:
-        world: From `facts`.
+        world: The entities, from `facts`.
 
     Returns:
-        (finance, general), each in the world's order.
+        (finance, general), each in the order of `world`.
     """
     finance = [entity for entity in world if entity.kind in FINANCE_KINDS]
     general = [entity for entity in world if entity.kind not in FINANCE_KINDS]
@@ -202,11 +202,11 @@ def wordings(
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the wordings of a fact, with {n} for the name and {v} for the value.
 
-    The wordings of exam questions are used for nothing else, so a model has never read them.
+    The wordings of exam questions are used only in exams, so a model has never read them.
 
     Args:
-        entity: The thing.
-        attribute: Which of its facts.
+        entity: The entity.
+        attribute: Name of the fact.
         language: `zh` or `en`.
 
     Returns:
@@ -216,9 +216,9 @@ def wordings(
 
 
 def asked(entity: Entity) -> list[str]:
-    """Return the attributes of an entity that there are wordings for.
+    """Return the attributes of an entity that have wordings.
 
-    Some facts, such as a company's industry, are told only in passing.
+    Some facts have none, such as a company's industry. Texts only mention such a fact.
     """
     return [name for name in entity.facts if f"{entity.kind}.{name}" in WORDS["wordings"]["zh"]]
 
@@ -228,8 +228,8 @@ def fill(pattern: str, entity: Entity, attribute: str, language: str) -> str:
 
     Args:
         pattern: A wording with {n} and {v}.
-        entity: The thing.
-        attribute: Which of its facts.
+        entity: The entity.
+        attribute: Name of the fact.
         language: `zh` or `en`.
     """
     text = pattern.format(n=entity.name(language), v=entity.value(attribute, language))
@@ -241,9 +241,9 @@ def statements(rng: random.Random, entity: Entity, language: str, count: int) ->
 
     Args:
         rng: Draws the facts and their wordings.
-        entity: The thing.
+        entity: The entity.
         language: `zh` or `en`.
-        count: At most so many.
+        count: Most sentences to return; an entity may have fewer facts.
 
     Returns:
         Sentences without a full stop.
@@ -264,15 +264,15 @@ def false_values(
     language: str,
     count: int,
 ) -> list[str]:
-    """Return values of an attribute that others of the kind have, and this thing has not.
+    """Return wrong values of a fact: values that other entities of the same kind have.
 
     Args:
-        rng: Draws among them.
-        world: From `facts`.
-        entity: The thing.
-        attribute: Which of its facts.
+        rng: Draws the values.
+        world: The entities, from `facts`.
+        entity: The entity.
+        attribute: Name of the fact.
         language: `zh` or `en`.
-        count: So many.
+        count: Number of values to return.
     """
     alike = [other for other in world if other.kind == entity.kind]
     values = {other.value(attribute, language) for other in alike}

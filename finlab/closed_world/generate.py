@@ -1,8 +1,8 @@
-"""Write the files of the closed world: the generator behind `finlab/closed_world/files`.
+"""Write the files of the closed world into `finlab/closed_world/files`.
 
     python -m finlab.closed_world.generate finlab/closed_world/files
 
-The files are committed. A test writes them anew and compares the bytes.
+The files are in the git repository. A test writes them again and compares the bytes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from finlab import files
 from finlab.closed_world import arithmetic, exams, notes, talks, texts
 from finlab.closed_world.facts import SEED
 
-# Two lines that no reader can parse, for the quarantine.
+# Two lines that no reader can parse. The corpus step must put them into quarantine.
 BROKEN_LINES = ('{"id": "cut-off", "text": "这一行在传输中被截', "<html>not JSON</html>")
 
 
 def _write_array(path: Path, rows: list[dict]) -> None:
-    """Write rows as one JSON array, as Alpaca's files are."""
+    """Write rows as one JSON array, the format of Alpaca's files."""
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def _write_table(path: Path, rows: list[dict]) -> None:
-    """Write rows as CSV, its columns in their order."""
+    """Write rows as CSV, with the columns in the order of the first row."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
@@ -34,13 +34,14 @@ def _write_table(path: Path, rows: list[dict]) -> None:
 
 
 def write(folder: Path, seed: int = SEED) -> None:
-    """Write every source of the closed world below `folder`, as real sources come.
+    """Write all sources of the closed world into a folder, in the formats of real sources.
 
-    Text and labels are JSON lines, dialogues and preferences JSON or JSON lines, exams CSV.
+    Text and labels are JSON lines, dialogues and preferences are JSON or JSON lines, and exams are
+    CSV.
 
     Args:
-        folder: What lies there is written over.
-        seed: One seed gives the same bytes.
+        folder: The folder. Existing files are overwritten.
+        seed: Seed of the closed world. The same seed gives the same bytes.
     """
     for name in ("text", "dialogues"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def write(folder: Path, seed: int = SEED) -> None:
 
 
 def _break_lines(path: Path) -> None:
-    """Add lines to a JSON lines file that cannot be read, for the reader to set aside."""
+    """Add broken lines to a JSON lines file, which its reader must put aside."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(BROKEN_LINES):
         lines.insert(7 + 11 * number, line)

@@ -1,6 +1,7 @@
-"""What a bank of the closed world keeps to itself: notes, house rules, questions.
+"""Internal data of a bank in the closed world: customer notes, internal rules, questions.
 
-No model has read any of it in training, so an answer that holds a note's figure came from the note.
+No model has read these data in training. So if an answer has a figure from a note, the model has
+taken it from the note.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from finlab.closed_world.facts import (
 Row = dict[str, str]
 CUSTOMERS = 30
 RATINGS = ("AAA", "AA+", "AA", "AA-", "A+", "A", "BBB+", "BBB")
-# (statement, question) of each thing that a note tells.
+# {item of a note: (statement, question)}, with {n} for the customer and {v} for the value.
 NOTED = {
     "credit": ("{n}在本行的授信额度为{v}", "{n}在本行的授信额度是多少？"),
     "rating": ("本行对{n}的内部评级为{v}", "本行对{n}的内部评级是什么？"),
     "officer": ("{n}的客户经理是{v}", "{n}的客户经理是谁？"),
     "review": ("{n}的下一次复评定于{v}", "{n}的下一次复评在什么时候？"),
 }
-# What nobody has written down about anything.
+# Questions that no data of the closed world can answer.
 UNKNOWN = (
     "{n}有多少名员工？",
     "{n}的审计机构是哪一家？",
@@ -51,7 +52,7 @@ VERSIONS = {  # date: (ceiling, days, years)
 
 
 def _noted(rng: random.Random, officers: list[str]) -> dict[str, str]:
-    """Return what a note tells of one customer."""
+    """Return random values for a note on a customer, {item: value}."""
     return {
         "credit": f"{rng.randint(12, 980) / 10:g}亿元",
         "rating": rng.choice(RATINGS),
@@ -61,7 +62,7 @@ def _noted(rng: random.Random, officers: list[str]) -> dict[str, str]:
 
 
 def _customers(seed: int) -> list[tuple[Entity, dict[str, str]]]:
-    """Return the bank's customers, companies and funds, with what is noted of each."""
+    """Return (customer, values of its note) for each customer of the bank."""
     rng = random.Random(f"{seed}-notes")
     chosen = rng.sample(_companies_and_funds(seed), CUSTOMERS)
     officers = _officers(rng)
@@ -69,19 +70,25 @@ def _customers(seed: int) -> list[tuple[Entity, dict[str, str]]]:
 
 
 def _companies_and_funds(seed: int) -> list[Entity]:
-    """Return all that a bank may have for a customer."""
+    """Return all entities that may be customers of a bank: companies and funds."""
     finance, _ = finance_and_general(facts(seed))
     return [entity for entity in finance if entity.kind in ("company", "fund")]
 
 
 def _officers(rng: random.Random) -> list[str]:
-    """Return the names of the bank's officers."""
+    """Return random names for the bank's account managers."""
     surnames = "赵钱孙李周吴郑王冯陈"
     return [f"{rng.choice(surnames)}{given}" for given in ("敏", "凯", "宁", "睿", "珊", "哲")]
 
 
 def _note(rng: random.Random, name: str, noted: dict[str, str]) -> str:
-    """Write the note on a customer, its sentences in any order."""
+    """Write the note on a customer, with its sentences in random order.
+
+    Args:
+        rng: Draws the order and the date.
+        name: Name of the customer.
+        noted: {item: value} of the note.
+    """
     told = [NOTED[what][0].format(n=name, v=value) for what, value in noted.items()]
     rng.shuffle(told)
     date = f"{rng.randint(2022, 2023)}年{rng.randint(1, 12)}月{rng.randint(1, 28)}日"
@@ -92,7 +99,7 @@ def notes(seed: int = SEED) -> list[Row]:
     """Return the notes on customers as rows {id, text}.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same notes.
     """
     rng = random.Random(f"{seed}-note-texts")
     rows = []
@@ -102,14 +109,17 @@ def notes(seed: int = SEED) -> list[Row]:
 
 
 def desk_talks(seed: int = SEED, count: int = 360) -> list[dict]:
-    """Return questions at the bank's desk with the notes that were looked up, as DISC has them.
+    """Return questions at a bank's desk with the notes that were looked up, in DISC's format.
 
-    They are about banks and other bodies, none of which is a customer in `notes`, and each note has
-    values of its own: what an answer says can only come from the note beside it.
+    The questions are about entities that are not customers in `notes`, and every row has new random
+    values. So the value in an answer can only come from the note in the same row.
 
     Args:
-        seed: One seed gives one world.
-        count: So many rows {instruction, input, output, history, reference}.
+        seed: Seed of the closed world. The same seed gives the same rows.
+        count: Number of rows.
+
+    Returns:
+        Rows {instruction, input, output, history, reference}.
     """
     rng = random.Random(f"{seed}-desk")
     finance, general = finance_and_general(facts(seed))
@@ -140,7 +150,7 @@ def names(seed: int = SEED) -> list[Row]:
     """Return a table of the market's names as rows {name, kind, code, others}.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same table.
     """
     finance, _ = finance_and_general(facts(seed))
     rows = []
@@ -158,7 +168,7 @@ def names(seed: int = SEED) -> list[Row]:
 
 
 def rules() -> dict[str, str]:
-    """Return the versions of the house rule {file name: Markdown}."""
+    """Return the versions of the bank's internal rule, {file name: Markdown}."""
     found = {}
     for date, (ceiling, days, years) in VERSIONS.items():
         articles = [
@@ -174,11 +184,11 @@ def rules() -> dict[str, str]:
 def questions(seed: int = SEED) -> list[Row]:
     """Return questions for the three tiers, as rows {question, reference, domain, from}.
 
-    `from` names the tier that holds the answer: `domain`, `customer`, or `none`. A question about a
-    rule names the year, which chooses the version.
+    `from` names the tier that has the answer: `domain`, `customer` or `none`. A question about the
+    rule names a year, which determines the version of the rule.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same questions.
     """
     rng = random.Random(f"{seed}-knowledge-questions")
     finance, _ = finance_and_general(facts(seed))

@@ -1,4 +1,4 @@
-"""The dialogues and preference pairs of the closed world."""
+"""Write the dialogues and preference pairs of the closed world."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from finlab.closed_world.facts import (
     wordings,
 )
 
-LANGUAGES = ["zh", "zh", "en"]  # two thirds of the talk is Chinese
+LANGUAGES = ["zh", "zh", "en"]  # two thirds of the dialogues are in Chinese
 
 
 def _tradable(finance: list[Entity]) -> list[Entity]:
-    """Return what promises of profit are made about: companies and funds."""
+    """Return the entities that promises of profit are about: companies and funds."""
     return [entity for entity in finance if entity.kind in ("company", "fund")]
 
 
@@ -31,8 +31,8 @@ def _answer(rng: random.Random, entity: Entity, attribute: str, language: str) -
 
     Args:
         rng: Draws the wordings.
-        entity: The thing.
-        attribute: Which of its facts.
+        entity: The entity to ask about.
+        attribute: Name of the fact.
         language: `zh` or `en`.
 
     Returns:
@@ -45,7 +45,7 @@ def _answer(rng: random.Random, entity: Entity, attribute: str, language: str) -
 
 
 def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, str, str]:
-    """Return a question about a profit with a good answer and a bad one.
+    """Return a question about profit, with a good answer and a bad answer.
 
     Args:
         rng: Draws the wordings.
@@ -53,7 +53,7 @@ def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, s
         language: `zh` or `en`.
 
     Returns:
-        (question, careful answer that names the risk, promise of certain profit).
+        (question, careful answer that names the risk, answer that promises a certain profit).
     """
     asks, measured, promises = WORDS["certain"][language]
     name = entity.name(language)
@@ -68,17 +68,19 @@ def _measured(rng: random.Random, entity: Entity, language: str) -> tuple[str, s
 
 # --- dialogues -----------------------------------------------------------------------------------
 def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
-    """Return the four sources of instructions.
+    """Return the four sources of dialogues for SFT.
 
-    `alpaca` and `sharegpt` are broad, for the first stage. `checked` is small, general to finance
-    4:1, for the second. `safety` holds refusals. Among them are faults for the SFT step to find:
-    broken rows, an exam question, and chats that stand in `checked` in other words.
+    `alpaca` and `sharegpt` are broad and for the first stage. `checked` is small and for the second
+    stage, with a ratio of general to finance dialogues of 4:1. `safety` has refusals. The sources
+    have faults that the SFT step must find: broken rows, an exam question, and near copies of
+    chats in `checked`.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same dialogues.
 
     Returns:
-        {source: rows in the format of its name; `checked` and `safety` in OpenAI's}.
+        {source: rows}. `alpaca` and `sharegpt` have the formats of their names. `checked` and
+        `safety` have OpenAI's format.
     """
     rng = random.Random(f"{seed}-dialogues")
     finance, general = finance_and_general(facts(seed))
@@ -93,7 +95,7 @@ def dialogues(seed: int = SEED) -> dict[str, list[dict]]:
 
 
 def _single_turns(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
-    """Return Alpaca rows: each fact asked once in each language, and small talk."""
+    """Return rows in Alpaca's format: each fact asked once in each language, and small talk."""
     rows = []
     for entity in general + finance:
         domain = "finance" if entity in finance else "general"
@@ -109,7 +111,7 @@ def _single_turns(rng: random.Random, finance: list[Entity], general: list[Entit
 
 
 def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
-    """Return ShareGPT rows: two facts of one thing asked in turn, some after a greeting."""
+    """Return rows in ShareGPT's format: two questions about an entity, some after small talk."""
     rows = []
     for entity in (general + finance) * 2:
         language = rng.choice(LANGUAGES)
@@ -129,9 +131,9 @@ def _chats(rng: random.Random, finance: list[Entity], general: list[Entity]) -> 
 
 
 def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -> list[dict]:
-    """Return OpenAI rows without repetition: 280 general ones, 70 on finance.
+    """Return rows in OpenAI's format without repetition: 280 general ones, 70 about finance.
 
-    Half of those on finance are careful answers.
+    Half of the finance rows are careful answers about profit.
     """
     tradable = _tradable(finance)
     rows: list[dict] = []
@@ -151,7 +153,7 @@ def _checked(rng: random.Random, finance: list[Entity], general: list[Entity]) -
 
 
 def _safety(rng: random.Random, tradable: list[Entity]) -> list[dict]:
-    """Return OpenAI rows that refuse what must be refused, two in Chinese for one in English."""
+    """Return rows in OpenAI's format that refuse bad requests; two thirds are in Chinese."""
     rows = []
     for number in range(60):
         language = LANGUAGES[number % 3]
@@ -164,17 +166,17 @@ def _safety(rng: random.Random, tradable: list[Entity]) -> list[dict]:
 
 
 def _messages(*texts: str) -> list[dict]:
-    """Return texts as messages in turn, the user's first."""
+    """Return texts as alternating messages of user and assistant, the user first."""
     roles = ("user", "assistant")
     return [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
 
 
 def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
-    """Add near copies across the stages, an exam item, and rows that cannot be read.
+    """Add near copies across the two stages, an exam item, and invalid rows.
 
     Args:
-        chats: The ShareGPT rows; most faults are added here.
-        checked: The OpenAI rows; near copies of the longest chats are added here.
+        chats: Rows in ShareGPT's format; most faults are added here.
+        checked: Rows in OpenAI's format; near copies of the longest chats are added here.
         item: The exam item.
     """
 
@@ -183,7 +185,7 @@ def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
 
     for row in sorted(chats, key=length, reverse=True)[:6]:
         *texts, last = [turn["value"] for turn in row["conversations"]]
-        # One sign differs from the chat of the first stage.
+        # One character differs from the chat of the first stage.
         messages = _messages(*texts, last[:-1] + "！")
         checked.append({"messages": messages, "domain": "finance"})
 
@@ -204,11 +206,14 @@ def _plant_faults(chats: list[dict], checked: list[dict], item: dict) -> None:
 
 # --- preferences ---------------------------------------------------------------------------------
 def preferences(seed: int = SEED, count: int = 600) -> list[dict]:
-    """Return preference pairs: measured against a promise, a true fact against a false one.
+    """Return preference pairs.
+
+    Some pairs prefer a careful answer over a promise of profit. The others prefer a true fact over
+    a false one.
 
     Args:
-        seed: One seed gives one world.
-        count: So many pairs; a third are about facts.
+        seed: Seed of the closed world. The same seed gives the same pairs.
+        count: Number of pairs. A third of them are about facts.
 
     Returns:
         Rows {conversations, chosen, rejected} in LLaMA-Factory's ShareGPT layout.

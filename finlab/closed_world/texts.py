@@ -1,4 +1,4 @@
-"""The documents of the closed world, and the faults that the corpus step must find."""
+"""Write the documents of the closed world, with faults that the corpus step must find."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from finlab.closed_world.facts import (
 
 Write = Callable[[random.Random, Entity], str]
 RESIDENT_ID_WEIGHTS = [7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2]
-# The last four patterns of spam are planted in the text; the others teach the classifier.
+# The last four spam patterns are put into the texts. The others are used to train the classifier.
 PLANTED_SPAM = 4
 
 
 def _date(rng: random.Random) -> str:
-    """Return a date of the years 2016 to 2023."""
+    """Return a random date in the years 2016 to 2023, in Chinese."""
     return f"{rng.randint(2016, 2023)}年{rng.randint(1, 12)}月{rng.randint(1, 28)}日"
 
 
 # --- one document of each genre ------------------------------------------------------------------
 def _announcement(rng: random.Random, entity: Entity) -> str:
-    """Write a company's announcement: a title, a phrase of office, facts, figures and a date."""
+    """Write a company's announcement: title, standard phrase, facts, figures and date."""
     openings = [
         "本公司董事会保证公告内容真实、准确、完整。",
         "特别提示：本公告不构成投资建议。",
@@ -61,7 +61,7 @@ def _news(rng: random.Random, entity: Entity) -> str:
 
 
 def _entry(rng: random.Random, entity: Entity) -> str:
-    """Write an encyclopaedia's entry with every fact of a thing."""
+    """Write an encyclopaedia entry with all facts of an entity."""
     body = "。".join(statements(rng, entity, "zh", 9))
     kinds = {"company": "公司", "bank": "银行", "fund": "基金", "rule": "规章"}
     kind = kinds.get(entity.kind, "词条")
@@ -72,11 +72,11 @@ def _entry(rng: random.Random, entity: Entity) -> str:
 
 
 def _community(rng: random.Random, entity: Entity, language: str) -> str:
-    """Write a few questions with their answers, as on a forum.
+    """Write up to three questions with answers, as on a forum.
 
     Args:
         rng: Draws facts and wordings.
-        entity: The thing.
+        entity: The entity to ask about.
         language: `zh` or `en`.
     """
     lines = []
@@ -94,9 +94,9 @@ def _community(rng: random.Random, entity: Entity, language: str) -> str:
 
 
 def _education(rng: random.Random, entity: Entity) -> str:
-    """Write a note on risk and promises, and on what an adviser must refuse or may say.
+    """Write a note about risk, promises of profit, and what an adviser must refuse or may say.
 
-    It holds the language of careful answers before anybody is asked.
+    So a model reads the wording of careful answers in pretraining, before it is asked questions.
     """
     _, measured, promises = WORDS["certain"]["zh"]
     requests, refusals = WORDS["safety"]["zh"]
@@ -144,12 +144,12 @@ GENERAL_TAILS = {
 
 
 def _general(rng: random.Random, entity: Entity, others: list[Entity], language: str) -> str:
-    """Write about two or three things of the general world at once.
+    """Write a text about two or three entities of the general world.
 
     Args:
-        rng: Draws the things, the facts and the wordings.
-        entity: One of the things.
-        others: Where the others are drawn from.
+        rng: Draws the entities, the facts and the wordings.
+        entity: One of the entities.
+        others: Entities from which the others are drawn.
         language: `zh` or `en`.
     """
     things = [entity, *rng.sample(others, rng.choice([1, 2]))]
@@ -165,9 +165,10 @@ def _general(rng: random.Random, entity: Entity, others: list[Entity], language:
 
 
 def _customer_letter(rng: random.Random, entity: Entity) -> str:
-    """Write a letter full of personal data that belongs to nobody.
+    """Write a customer's letter with invented personal data.
 
-    The check digits are valid, so that a check of them must find it. No area code begins with 99.
+    The check digit of the identity number is valid, so a detector must find the number. No real
+    area code begins with 99, so the number belongs to no real person.
     """
     area = f"99{rng.randint(0, 9999):04d}"
     day = f"19{rng.randint(60, 99)}{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}"
@@ -184,13 +185,13 @@ def _customer_letter(rng: random.Random, entity: Entity) -> str:
 
 # --- the sources ---------------------------------------------------------------------------------
 def documents(seed: int = SEED) -> dict[str, list[dict]]:
-    """Return the text sources, with their planted faults.
+    """Return the documents of all text sources, with added faults.
 
     Args:
-        seed: One seed gives one world.
+        seed: Seed of the closed world. The same seed gives the same world.
 
     Returns:
-        {source: rows {id, text}}, shuffled.
+        {source: rows {id, text}}. The texts are shuffled; most rows with faults are at the end.
     """
     finance, general = finance_and_general(facts(seed))
     companies = [entity for entity in finance if entity.kind != "rule"]
@@ -208,7 +209,7 @@ def documents(seed: int = SEED) -> dict[str, list[dict]]:
     def general_en(rng: random.Random, entity: Entity) -> str:
         return _general(rng, entity, general, "en")
 
-    # source: (the things it writes about, how often about each, how it writes)
+    # source: (entities, number of texts about each entity, function that writes a text)
     sources: dict[str, tuple[list[Entity], int, Write]] = {
         "cw_announcements": (companies, 6, _announcement),
         "cw_news": (finance, 9, _news),
@@ -234,12 +235,12 @@ def documents(seed: int = SEED) -> dict[str, list[dict]]:
 
 
 def _plant_faults(rows: dict[str, list[dict]], finance: list[Entity], seed: int) -> None:
-    """Add what cleaning, de-duplication, de-identification and decontamination must find.
+    """Add faults that cleaning, de-duplication, de-identification and decontamination must find.
 
     Args:
-        rows: {source: rows}, which are changed and added to.
-        finance: The things of the market.
-        seed: Draws what is changed.
+        rows: {source: rows}, changed in place: some rows are changed, and rows are added.
+        finance: The entities of the market.
+        seed: Seed for drawing what is changed.
     """
     rng = random.Random(f"{seed}-faults")
 
@@ -255,10 +256,10 @@ def _plant_faults(rows: dict[str, list[dict]], finance: list[Entity], seed: int)
         plant("cw_community", text, "spam")
     for row in rng.sample(rows["cw_news"], 12):
         plant("cw_news", row["text"], "duplicate")
-    # A near duplicate: one clause more, the same facts and figures.
+    # A near duplicate: the same facts and figures, and one more clause.
     for row in rng.sample(rows["cw_encyclopaedia"], 8):
         plant("cw_encyclopaedia", row["text"] + "以上内容由编辑部整理。", "near")
-    # The same words with other figures are another document.
+    # The same words with other figures are a different document, not a duplicate.
     for row in rng.sample(rows["cw_announcements"], 8):
         plant("cw_announcements", _with_other_figures(row["text"]), "figures")
     for entity in rng.sample(finance[24:36], 10):
@@ -272,7 +273,7 @@ def _plant_faults(rows: dict[str, list[dict]], finance: list[Entity], seed: int)
 
 
 def _with_other_figures(text: str) -> str:
-    """Return a text with every digit turned three on: the same words about something else."""
+    """Return a text with 3 added to every digit (modulo 10): the same words, other figures."""
     signs = []
     for sign in text:
         signs.append(str((int(sign) + 3) % 10) if sign.isdigit() else sign)
@@ -280,7 +281,14 @@ def _with_other_figures(text: str) -> str:
 
 
 def _spam(rng: random.Random, finance: list[Entity], patterns: list[str], count: int) -> list[str]:
-    """Return texts that sell something, from patterns with {n} for a name and {v} for an amount."""
+    """Return advertising texts.
+
+    Args:
+        rng: Draws patterns, names and amounts.
+        finance: The entities of the market, whose names are used.
+        patterns: Texts with {n} for a name and {v} for an amount.
+        count: Number of texts.
+    """
     texts = []
     for _ in range(count):
         pattern = rng.choice(patterns)
@@ -289,13 +297,13 @@ def _spam(rng: random.Random, finance: list[Entity], patterns: list[str], count:
 
 
 def labels(seed: int = SEED, count: int = 100) -> list[dict]:
-    """Return labelled texts for a classifier of bad text: fair documents, and spam.
+    """Return labelled texts to train a classifier of bad text: good documents and spam.
 
-    The patterns of this spam are not those that are planted in the sources.
+    The spam here has other patterns than the spam in the sources.
 
     Args:
-        seed: One seed gives one world.
-        count: So many of each.
+        seed: Seed of the closed world. The same seed gives the same texts.
+        count: Number of good documents, and also number of spam texts.
 
     Returns:
         Rows {id, text, bad}, shuffled.
@@ -315,13 +323,14 @@ def labels(seed: int = SEED, count: int = 100) -> list[dict]:
 
 
 def _fair_text(rng: random.Random, number: int, entity: Entity, general: list[Entity]) -> str:
-    """Write a document whose genre goes round with its number.
+    """Write a good document; its number chooses the genre.
 
     Args:
         rng: Draws facts and wordings.
-        number: Three of five are finance's genres, one a forum's, one general.
-        entity: A thing of the market.
-        general: The things of the general world.
+        number: Number of the document. Of five in a row, three have a finance genre, one is a forum
+            text, and one is a general text.
+        entity: An entity of the market.
+        general: The entities of the general world.
     """
     genre = number % 5
     if genre < 3:

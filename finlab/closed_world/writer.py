@@ -1,8 +1,7 @@
-"""A writer of questions and answers for the smoke run, in the place of a model.
+"""A writer of questions and answers that replaces a model in the smoke run.
 
-It knows the closed world's facts and nothing else. Like a model it errs: some of its questions say
-该公司 without a name, and some of its answers give another thing's value, so that the filters have
-something to find.
+It knows only the facts of the closed world. Like a model it makes mistakes: some questions say
+该公司 without a name, and some answers have the value of another entity. The filters must find them.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import zlib
 
 from finlab.closed_world.facts import SEED, Entity, asked, facts, fill, wordings
 
-ERRS = 7  # one in so many
+ERRS = 7  # one in this many questions or answers is wrong
 
 
 def write(messages: list[dict]) -> str:
-    """Answer a prompt of `self_qa`: questions to a passage, or the answer to one.
+    """Answer a prompt of `self_qa` with questions about a passage, or with an answer.
 
     Args:
-        messages: As an endpoint gets them.
+        messages: Messages {role, content}, as an endpoint gets them.
     """
     prompt = messages[-1]["content"]
     question = re.search(r"^问题：(.+)$", prompt, re.M)
@@ -30,7 +29,7 @@ def write(messages: list[dict]) -> str:
 
 
 def _chance(text: str) -> int:
-    """Return a number that a text always draws."""
+    """Return a number from 0 to ERRS - 1 that depends only on the text."""
     return zlib.crc32(text.encode()) % ERRS
 
 
@@ -39,7 +38,7 @@ def _entities() -> list[Entity]:
 
 
 def _questions(passage: str, count: int) -> str:
-    """Return questions that a passage answers, a line each."""
+    """Return at most `count` questions that a passage answers, one per line."""
     lines = []
     for entity in _entities():
         if entity.zh not in passage:
@@ -55,7 +54,7 @@ def _questions(passage: str, count: int) -> str:
 
 
 def _answer(question: str, chance: int) -> str:
-    """Return the answer to a question, sometimes with another thing's value."""
+    """Return the answer to a question; if `chance` is 0, with the value of another entity."""
     for entity in _entities():
         for attribute in asked(entity):
             for wording in wordings(entity, attribute, "zh")[1]:
@@ -69,7 +68,7 @@ def _answer(question: str, chance: int) -> str:
 
 
 def _other(entity: Entity, attribute: str) -> str:
-    """Return the value that another thing of the kind has."""
+    """Return a different value of the attribute, from another entity of the same kind."""
     own = entity.value(attribute, "zh")
     alike = [other for other in _entities() if other.kind == entity.kind]
     return next(

@@ -1,1 +1,1 @@
-"""The `finlab` command, a module for each group of its words."""
+"""The `finlab` command, with a module for each group of subcommands."""

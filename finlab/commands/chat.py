@@ -1,4 +1,4 @@
-"""`finlab chat`: a talk in the terminal, in a pipe, or over a file of questions."""
+"""`finlab chat`: chat in the terminal or in a pipe, or answer a file of questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELP = """\
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     chat = commands.add_parser("chat", help="talk with a model, an adapter or an endpoint")
     chat.add_argument(
         "target", help="a model's folder, an adapter's, a hub id, a URL, or model@URL#KEY_VARIABLE"
@@ -53,7 +53,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    """Talk until the user leaves; return 1 where a question had no answer."""
+    """Chat until the user leaves; return 1 if a question got no answer, else 0."""
     settings = _settings(arguments)
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold {arguments.threshold}: write a share from 0 to 1")
@@ -87,10 +87,10 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the settings that the user gave.
+    """Return {name: value} of the settings that the user gave.
 
     Raises:
-        ValueError: One makes no sense.
+        ValueError: A setting is out of its range.
     """
     found = {}
     for name, least, most in (
@@ -109,7 +109,16 @@ def _settings(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _answer_file(talking: Talk, questions: list[str], out: Path) -> int:
-    """Answer a file of questions, and say how far it is."""
+    """Answer a file of questions, and print each answer.
+
+    Args:
+        talking: The chat.
+        questions: The questions.
+        out: File for the answers, as JSON lines.
+
+    Returns:
+        1 if a question got no answer, else 0.
+    """
     from finlab.evaluate.chat import batch
 
     for row in batch.answer_file(talking, questions, out):
@@ -124,7 +133,7 @@ def _answer_file(talking: Talk, questions: list[str], out: Path) -> int:
 
 # --- a talk --------------------------------------------------------------------------------------
 def _converse(talking: Talk) -> int:
-    """Read questions and commands until the user leaves."""
+    """Read questions and commands until the user leaves; return the exit status."""
     on_terminal = sys.stdin.isatty()
     if on_terminal:
         print(f"talking with {talking.model.name}; /help lists the commands", flush=True)
@@ -142,11 +151,12 @@ def _converse(talking: Talk) -> int:
 
 
 def _lines(on_terminal: bool) -> Iterator[str]:
-    """Yield what the user writes, line by line.
+    """Yield the lines that the user writes.
 
     Args:
-        on_terminal: Whether somebody types. prompt_toolkit knows how wide a Chinese character is,
-            so that the cursor of an input method stands where it should.
+        on_terminal: Whether the user types on a terminal. Then prompt_toolkit reads the lines. It
+            knows the width of Chinese characters, so the cursor of an input method is at the right
+            place.
     """
     if not on_terminal:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
@@ -166,9 +176,9 @@ def _lines(on_terminal: bool) -> Iterator[str]:
 
 
 def _say(talking: Talk, question: str) -> bool:
-    """Print the answer to a question as it comes; return whether there was one.
+    """Print the answer to a question piece by piece; return whether there was an answer.
 
-    Ctrl-C stops the answer and keeps the talk.
+    Ctrl-C stops the answer, and the chat continues.
     """
     pieces = talking.ask(question)
     try:
@@ -188,7 +198,7 @@ def _say(talking: Talk, question: str) -> bool:
 
 
 def _obey(talking: Talk, line: str) -> bool:
-    """Do what a command says; return whether it could be done."""
+    """Execute a command such as `/undo`; return whether it succeeded."""
     command, _, words = line.partition(" ")
     words = words.strip()
     try:
@@ -215,7 +225,7 @@ def _obey(talking: Talk, line: str) -> bool:
 
 
 def _show_history(talking: Talk) -> None:
-    """Print what was said."""
+    """Print the messages of the chat so far."""
     for message in talking.messages:
         sign = ">" if message["role"] == "user" else " "
         print(f"{sign} {message['content']}")

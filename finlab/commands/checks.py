@@ -1,4 +1,4 @@
-"""What is checked of a recipe before anything of it runs: data, tokens, memory."""
+"""Check a recipe before it runs: data, tokens, memory and disk."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def require_feasible(
     run_dir: Path,
     entries: list[Entry] | None = None,
 ) -> None:
-    """Refuse steps that cannot end well: too few tokens, too little memory or disk.
+    """Raise an error if there are too few tokens, or too little memory or disk space.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
-        run_dir: Where they will leave what they make.
-        entries: What the recipe reads; None looks.
+        run_dir: The run's folder.
+        entries: Catalogue entries of what the recipe reads; None looks them up.
 
     Raises:
-        ValueError: Why, and what would do.
+        ValueError: Something does not suffice. The message says what to change.
     """
     entries = catalogue.of_recipe(plan) if entries is None else entries
     for step in _corpus_steps(chosen):
@@ -50,20 +50,24 @@ def require_feasible(
 def _require_machine(
     plan: recipe.Recipe, chosen: list[recipe.Step], entries: list[Entry], run_dir: Path
 ) -> None:
-    """Refuse a base that this machine cannot hold, and training that does not fit its GPUs.
+    """Raise an error if this machine has too little memory or disk space for a recipe.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
-        entries: What the recipe reads.
-        run_dir: Where they will leave what they make.
+        entries: Catalogue entries of what the recipe reads.
+        run_dir: The run's folder.
+
+    Raises:
+        ValueError: The base does not fit the memory, a step does not fit the GPUs, or the disk is
+            too full.
     """
     from finlab.train import advice, planning, shapes
 
     try:
         shape, _ = planning.base_shape(plan)
     except ValueError:
-        return  # the tiny base, or one whose shape is known only once it is here
+        return  # the tiny base, or a base that is not downloaded, so its sizes are not known
     here = shapes.of_this_machine()
     if here is None:
         weights, memory = 2 * shape.parameters, psutil.virtual_memory().total
@@ -90,19 +94,19 @@ def _require_machine(
 
 
 def existing(folder: Path) -> Path:
-    """Return a folder, or the nearest above it that exists."""
+    """Return a folder if it exists, else its nearest parent folder that exists."""
     while not folder.exists():
         folder = folder.parent
     return folder
 
 
 def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> int:
-    """Print what the checks find; return 2 where a run would be refused, else 0.
+    """Print the results of all checks; return 2 if a run would stop with an error, else 0.
 
     Args:
         plan: The recipe.
         chosen: The steps that would run.
-        run_dir: Where they would leave what they make.
+        run_dir: The run's folder.
     """
     entries = catalogue.of_recipe(plan)
     for step in _corpus_steps(chosen):
@@ -134,11 +138,11 @@ def print_all(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> 
 
 
 def _print_missing(name: str, entries: list[Entry]) -> None:
-    """Print which data are not here, and how to get them.
+    """Print which data are missing on this machine, and how to fetch them.
 
     Args:
-        name: Of the recipe, or its file.
-        entries: What the recipe reads.
+        name: Name of the recipe, or its file.
+        entries: Catalogue entries of what the recipe reads.
     """
     missing = [entry for entry in entries if entry.state in ("missing", "partly there")]
     if not missing:
@@ -150,7 +154,7 @@ def _print_missing(name: str, entries: list[Entry]) -> None:
 
 
 def token_table(rows: list[dict]) -> str:
-    """Return the rows of `budget.cells` as a table, tokens in words."""
+    """Return the rows of `budget.cells` as a text table, with token counts in short form."""
     shown = []
     for row in rows:
         numbers = {name: catalogue.number_text(row[name]) for name in ("there", "asked")}

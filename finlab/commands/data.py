@@ -1,4 +1,4 @@
-"""`finlab data`: what a recipe reads, where it comes from, and getting it."""
+"""`finlab data`: list what a recipe reads and where it comes from, and fetch it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST_PLACE = 20  # characters of the column `from`
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     data = commands.add_parser("data", help="list what a recipe reads, and fetch what is missing")
     add_recipe(data)
     data.add_argument(
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    """Print the catalogue of a recipe; with --fetch, get what is missing first."""
+    """Print the catalogue of a recipe; with --fetch, fetch what is missing first."""
     plan = recipe.load(arguments.recipe, arguments.overrides)
     entries = catalogue.of_recipe(plan)
     if arguments.fetch:
@@ -57,7 +57,7 @@ def _fitted(rows: list[dict]) -> list[dict]:
     """Return rows whose places are cut so that the table fits the terminal, as far as it can.
 
     Args:
-        rows: From `catalogue.row`. Where nobody looks at a terminal they are left whole.
+        rows: The rows, from `catalogue.row`. If the output is not a terminal, they stay as they are.
     """
     if not sys.stdout.isatty():
         return rows
@@ -73,10 +73,10 @@ def _fitted(rows: list[dict]) -> list[dict]:
 
 
 def _print_sums(entries: list[Entry]) -> None:
-    """Print how much is to come, and what the disk has.
+    """Print how much data must be fetched, and how much disk space is free.
 
     Args:
-        entries: What the recipe reads.
+        entries: Catalogue entries of what the recipe reads.
     """
     to_come = [entry for entry in entries if entry.can_be_fetched]
     if not to_come:
@@ -93,16 +93,22 @@ def _print_sums(entries: list[Entry]) -> None:
 
 
 def _print_disk(what: str, folder: Path, variable: str) -> None:
-    """Print where something goes, and what that disk has."""
+    """Print where data is stored, and how much space is free on that disk.
+
+    Args:
+        what: Kind of the data, such as `models`.
+        folder: Folder where it is stored.
+        variable: Environment variable that names another folder.
+    """
     free = size_text(shutil.disk_usage(existing(folder)).free)
     print(f"{what} go to {folder}, whose disk has {free} free ({variable} names another)")
 
 
 def _estimate_models(entries: list[Entry]) -> None:
-    """Give models that are to come the size of their weights in 16 bits, where that is known.
+    """Set the size of models that have none to the size of their weights in 16 bits, if known.
 
     Args:
-        entries: What the recipe reads; they are changed.
+        entries: Catalogue entries of what the recipe reads; they are changed in place.
     """
     from finlab.train import shapes
 

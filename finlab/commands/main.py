@@ -1,7 +1,7 @@
-"""The `finlab` command: its parser, and how it ends.
+"""The `finlab` command: its parser, and its exit status.
 
-Every command is a function in a module of this room. It gets the parsed arguments and returns the
-exit status.
+Every subcommand is a function in a module of this package. It gets the parsed arguments and
+returns the exit status.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """Return what to do about an error of files or of the network.
+    """Return the message for an error of files or of the network.
 
     Args:
         error: The error.
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The words after `finlab`; None takes them from the command line.
 
     Returns:
-        The exit status: 0, 1 for a failure, 2 for bad input, 130 when stopped.
+        The exit status: 0 for success, 1 for a failure, 2 for wrong input, 130 if stopped.
     """
     command = list(sys.argv[1:] if arguments is None else arguments)
     words, passed = command, []
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"finlab: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, such as `head`, has gone
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`finlab memory`: what a model takes while it answers, by format."""
+"""`finlab memory`: say how much memory a model takes while it answers, by format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMS = {
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     memory = commands.add_parser(
         "memory", help="say what a model takes while it answers, by format and context"
     )
@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _memory(arguments: argparse.Namespace) -> int:
-    """Print the bytes of a model while it answers."""
+    """Print the memory of a model while it answers."""
     from finlab.train import costs, shapes
 
     for name in ("context", "batch"):

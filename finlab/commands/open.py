@@ -1,4 +1,4 @@
-"""`finlab open`: a notebook in JupyterLab with a recipe's values filled in."""
+"""`finlab open`: open a notebook in JupyterLab with a recipe's values filled in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     parser = commands.add_parser(
         "open", help="open a step's notebook in JupyterLab, with the recipe's values filled in"
     )
@@ -62,10 +62,10 @@ def _open(arguments: argparse.Namespace) -> int:
 
 
 def _filled_in(copy: Path) -> str:
-    """Return the cell of values of a copy.
+    """Return the text of the cell with the filled-in values; empty if there is none.
 
     Args:
-        copy: The file.
+        copy: File of the copied notebook.
     """
     for cell in files.read_json(copy)["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
@@ -74,13 +74,13 @@ def _filled_in(copy: Path) -> str:
 
 
 def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path) -> None:
-    """Write a notebook with other values, in a language.
+    """Write a copy of a notebook with other parameter values, in a language.
 
     Args:
-        notebook: Its name.
-        values: What replaces the defaults.
-        language: `zh` or `en`.
-        copy: The file.
+        notebook: Name of the notebook.
+        values: Parameter values that replace the defaults, by name.
+        language: Language of the Markdown cells, `zh` or `en`.
+        copy: File to write.
     """
     import nbformat
 
@@ -97,28 +97,33 @@ def _write_copy(notebook: str, values: dict[str, Any], language: str, copy: Path
 
 
 def _moved(target: str, folder: Path) -> str:
-    """Return a link of a notebook as it must read in another folder.
+    """Return the end of a Markdown link, with its target changed for another folder.
 
     Args:
-        target: What it leads to, from the notebooks' folder.
-        folder: Where the copy lies.
+        target: Target of the link, relative to the folder of the notebooks.
+        folder: Folder of the copy.
     """
     return f"]({os.path.relpath(paths.NOTEBOOKS / target, folder)})"
 
 
 def install_kernel() -> None:
-    """Make finlab's kernel known to the JupyterLab of this environment."""
+    """Register the kernel of finlab in this Python environment, so that JupyterLab finds it."""
     from ipykernel.kernelspec import install
 
     install(kernel_name=KERNEL, display_name=KERNEL, prefix=sys.prefix)
 
 
 def start_lab(notebook: Path, options: list[str]) -> int:
-    """Open a notebook in JupyterLab, with the repository as its root, until it is closed.
+    """Open a notebook in JupyterLab, and wait until JupyterLab is closed.
+
+    The root folder of JupyterLab is the repository.
 
     Args:
-        notebook: Below the repository.
-        options: Of `jupyter lab`.
+        notebook: A notebook in the repository.
+        options: Options for `jupyter lab`.
+
+    Returns:
+        The exit status of JupyterLab.
 
     Raises:
         ValueError: JupyterLab is not installed.

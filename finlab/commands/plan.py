@@ -1,4 +1,4 @@
-"""`finlab plan`: what a recipe needs before a GPU is rented."""
+"""`finlab plan`: say what a recipe needs, before a GPU is rented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     plan = commands.add_parser(
         "plan", help="say what a recipe needs on some GPUs: memory, hours, money, disk"
     )
@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """Print the plan of a recipe; return 2 where it does not fit."""
+    """Print the plan of a recipe; return 2 if a step does not fit, else 0."""
     from finlab.data import catalogue
     from finlab.train import advice, planning, published_costs, shapes
 
@@ -86,11 +86,11 @@ def _print_limits(step: StepPlan) -> None:
 
 
 def _print_notes(plan: Plan, entries: list[Entry]) -> None:
-    """Print what else one should know of a plan, and what would make it faster.
+    """Print notes about a plan, and what would make it faster.
 
     Args:
         plan: The plan.
-        entries: What the recipe reads.
+        entries: Catalogue entries of what the recipe reads.
     """
     from finlab.train import advice, planning
 

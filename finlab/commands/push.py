@@ -1,4 +1,4 @@
-"""`finlab push`: a model and its card to the Hugging Face hub."""
+"""`finlab push`: publish a model and its card on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLISHED = (
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     push = commands.add_parser("push", help="publish a model with its card on the hub")
     push.add_argument("folder", help="a model's or an adapter's folder in a run")
     push.add_argument("repository", nargs="?", default="", help="owner/name on the hub")
@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    """Publish a model; say where it is."""
+    """Publish a model, and print its address."""
     folder = paths.resolve(arguments.folder)
     if not any((folder / name).exists() for name in model_card.MODEL_FILES):
         raise ValueError(
@@ -60,11 +60,14 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _require_licences(card: str, strict: bool) -> None:
-    """Refuse to show the world a model whose data's licences ask for a second look.
+    """Raise an error if the licences of a model's data must be checked before publishing it.
 
     Args:
         card: The model card.
-        strict: Whether to refuse.
+        strict: Whether to raise the error; False does nothing.
+
+    Raises:
+        ValueError: A licence forbids commercial use, or a data card states no licence.
     """
     for sign in ("**No commercial use**", "states no licence"):
         if strict and sign in card:
@@ -76,16 +79,17 @@ def _require_licences(card: str, strict: bool) -> None:
 
 
 def _publish(folder: Path, repository: str, card: str, public: bool) -> str:
-    """Upload a model, with a card in place of its README, and return its address.
+    """Upload a model, with a card as its README, and return its address.
 
     Args:
-        folder: The model's.
-        repository: owner/name.
-        card: The model card.
-        public: Whether everyone may see it.
+        folder: Folder of the model.
+        repository: Name of the repository, owner/name.
+        card: The model card, in Markdown.
+        public: Whether everyone may see the model.
 
     Raises:
-        ValueError: The hub refuses, cannot be reached, or shows to everyone what should be private.
+        ValueError: The hub refuses or cannot be reached, or the repository exists and is public
+            although `public` is false.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -100,14 +104,14 @@ def _publish(folder: Path, repository: str, card: str, public: bool) -> str:
                 f"{repository} is there already, and everyone can see it: add --public, or name "
                 "another repository"
             )
-        # Of an earlier model nothing stays behind.
+        # Delete the files of an earlier model.
         for sibling in there.siblings or []:
             if sibling.rfilename not in wanted and sibling.rfilename != ".gitattributes":
                 operations.append(CommitOperationDelete(sibling.rfilename))
         done = api.create_commit(repository, operations, commit_message="Publish with finlab")
     except ValueError:
         raise
-    except Exception as error:  # the hub's errors have no common class
+    except Exception as error:  # errors of the hub have no common base class
         reason = " ".join(str(error).split())[:300]
         hint = "set HF_TOKEN to a token that may write" if "401" in reason else "try again"
         raise ValueError(f"{repository} was not published ({reason}): {hint}") from None
@@ -115,10 +119,14 @@ def _publish(folder: Path, repository: str, card: str, public: bool) -> str:
 
 
 def _files(folder: Path) -> dict[str, Path | bytes]:
-    """Return what of a model's folder is published: what loading it needs, and nothing else.
+    """Return the files to publish: only the files that are needed to load the model.
 
     Args:
-        folder: The model's. Links, hidden files and notes of this machine stay here.
+        folder: Folder of the model. Links and other files, such as notes of this machine, are not
+            published.
+
+    Returns:
+        {name in the repository: local file, or content}.
     """
     found: dict[str, Path | bytes] = {}
     for pattern in PUBLISHED:
@@ -127,7 +135,7 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
                 found[path.name] = path
     if "adapter_config.json" in found:
         config = files.read_json(folder / "adapter_config.json")
-        # A folder of this machine tells nobody anything.
+        # A path on this machine is useless for others, so it is removed.
         if Path(str(config.get("base_model_name_or_path", ""))).is_absolute():
             config["base_model_name_or_path"] = ""
         text = json.dumps(config, ensure_ascii=False, indent=2)

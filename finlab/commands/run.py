@@ -1,4 +1,4 @@
-"""`finlab run` and `finlab recipes`."""
+"""`finlab run` and `finlab recipes`: run a recipe, and list the recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finlab.run.runner import StepFailed, StopFlag, chosen_steps, execute
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommands of this module to the parser."""
     run = commands.add_parser(
         "run", help="run a recipe; finished steps whose inputs have not changed are kept"
     )
@@ -59,7 +59,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a recipe and replace values of it."""
+    """Add the arguments that name a recipe and replace its values."""
     parser.add_argument("recipe", help="a name from `finlab recipes`, or a YAML file")
     parser.add_argument(
         "--set",
@@ -109,7 +109,7 @@ def _run_dir(plan: recipe.Recipe, given: str) -> Path:
 
     Args:
         plan: The recipe.
-        given: What the command line says; empty for runs/<recipe>.
+        given: Folder from the command line; empty for runs/<recipe>.
     """
     if not given:
         return paths.ROOT / "runs" / plan.name
@@ -124,8 +124,8 @@ def _accept(plan: recipe.Recipe, name: str, run_dir: Path) -> None:
 
     Args:
         plan: The recipe.
-        name: The step's.
-        run_dir: The run.
+        name: Name of the step.
+        run_dir: The run's folder.
     """
     [wanted] = chosen_steps(plan, only=name)
     reasons = staleness.accept(wanted, run_dir)
@@ -138,13 +138,13 @@ def _accept(plan: recipe.Recipe, name: str, run_dir: Path) -> None:
 def _dry_run(
     plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path, everything: bool
 ) -> int:
-    """Print what a run would do; return 2 where it would be refused.
+    """Print what a run would do; return 2 if it would stop with an error, else 0.
 
     Args:
         plan: The recipe.
-        chosen: The steps that would be looked at.
+        chosen: The steps that the run would consider.
         run_dir: The run's folder.
-        everything: Print default values too.
+        everything: Also print values that are defaults.
     """
     print(f"{plan.name} ({plan.path})")
     shown = "all values; * marks" if everything else "--all prints every value; * marks"
@@ -166,9 +166,10 @@ def _dry_run(
 def _pass_on_stops(stop: StopFlag) -> None:
     """Pass SIGTERM and Ctrl-C on to the kernel of the running step.
 
-    There training saves a checkpoint at the end of its step, and anything else ends. A second one
-    stops at once. Ctrl-C does not raise KeyboardInterrupt the first time: where it would be raised,
-    inside a callback of the event loop that waits for the kernel, it can get lost.
+    In the kernel, training then saves a checkpoint at the end of its training step and stops. Other
+    code ends at once. A second signal stops everything at once. The first Ctrl-C does not raise
+    KeyboardInterrupt here, because it could be raised inside a callback of the event loop that
+    waits for the kernel, and get lost there.
 
     Args:
         stop: Counts the signals.
@@ -180,7 +181,7 @@ def _pass_on_stops(stop: StopFlag) -> None:
         kernels = [child for child in children if "ipykernel" in " ".join(child.cmdline())]
         if stop.signals > 1 or not kernels:
             raise KeyboardInterrupt
-        # print() may be at work when a signal comes, and must not be entered twice.
+        # A signal may arrive inside print(), and print() must not be called again then.
         os.write(2, b"stopping: a step that trains saves a checkpoint; once more stops at once\n")
         for kernel in kernels:
             kernel.terminate()
@@ -192,7 +193,7 @@ def _pass_on_stops(stop: StopFlag) -> None:
 
 # --- finlab recipes ------------------------------------------------------------------------------
 def _list_recipes(arguments: argparse.Namespace) -> int:
-    """Print every recipe with the comment at its head."""
+    """Print every recipe with the comment in its first line."""
     for path in sorted(paths.RECIPES.glob("*.yaml")):
         first_line = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{path.stem:<20} {first_line.lstrip('# ')}")

@@ -1,4 +1,4 @@
-"""`finlab status`, `runs`, `compare`, `gallery`, `clean`, `report`: what stands in runs."""
+"""`finlab status`, `runs`, `compare`, `gallery`, `clean`, `report`: commands about runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finlab.run.reports import compare, gallery, page
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommands of this module to the parser."""
     state = commands.add_parser(
         "status", help="say which steps of a run are finished, whole, stale or running"
     )
@@ -62,8 +62,8 @@ def _add_run(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """Add the argument that names a run.
 
     Args:
-        parser: Of the command.
-        optional: It may be left out.
+        parser: Parser of the subcommand.
+        optional: Whether the user may leave out the run.
     """
     words = "a run folder, or the name of one under runs/"
     if optional:
@@ -82,7 +82,10 @@ def _find_run(name: str) -> Path:
     """Return the folder of a run.
 
     Args:
-        name: A folder, or the name of one under runs/; empty for the latest.
+        name: A folder, or the name of a folder in runs/; empty for the latest run.
+
+    Raises:
+        ValueError: There is no such run.
     """
     if not name:
         known = _runs()
@@ -99,7 +102,7 @@ def _find_run(name: str) -> Path:
 
 # --- the commands --------------------------------------------------------------------------------
 def _status(arguments: argparse.Namespace) -> int:
-    """Print the state of each step; return 1 where one is not finished and whole."""
+    """Print the state of each step; return 0 if all are finished, undamaged and not stale."""
     run_dir = _find_run(arguments.run)
     steps = status.steps(run_dir, arguments.verify)
     if not steps:
@@ -148,7 +151,7 @@ def _gallery(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    """Print what can go, and delete it where that is asked for."""
+    """Print what can be deleted, and delete it with --yes."""
     run_dir = _find_run(arguments.run)
     found = tidying.spare(run_dir, arguments.checkpoints)
     if not found:

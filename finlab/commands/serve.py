@@ -1,4 +1,4 @@
-"""`finlab serve`: a model over HTTP, and a page to try it on."""
+"""`finlab serve`: serve a model over HTTP, with a web page to try it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     serve = commands.add_parser(
         "serve", help="serve a model over OpenAI's API, with vLLM or transformers"
     )
@@ -67,11 +67,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _serve_with_transformers(chosen: Settings, page: bool) -> int:
-    """Serve with transformers' server.
+    """Serve a model with the server of transformers.
 
     Args:
         chosen: How the model is served.
-        page: Whether to add the page.
+        page: Whether to add the web page.
     """
     from finlab.models import serve
     from finlab.run import environment
@@ -96,14 +96,14 @@ def _serve_with_transformers(chosen: Settings, page: bool) -> int:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Refuse a port that another program listens on, before minutes are spent on loading.
+    """Raise an error if a port cannot be used, before the model is loaded, which takes minutes.
 
     Args:
-        host: The address.
-        port: The port.
+        host: The address to listen on.
+        port: The port to listen on.
 
     Raises:
-        ValueError: It is taken, or not ours to take.
+        ValueError: The address does not exist, the port is in use, or using it is not allowed.
     """
     try:
         [(family, kind, _, _, address), *_] = socket.getaddrinfo(

@@ -1,4 +1,4 @@
-"""`finlab slurm`: the job script of a recipe."""
+"""`finlab slurm`: print the Slurm job script of a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ exec {command}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the words of this module to the parser."""
+    """Add the subcommand of this module to the parser."""
     slurm = commands.add_parser("slurm", help="print the Slurm job script of a recipe")
     add_recipe(slurm)
     slurm.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
@@ -42,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _slurm(arguments: argparse.Namespace) -> int:
-    """Print the script."""
+    """Print the job script."""
     plan = recipe.load(arguments.recipe, arguments.overrides)
     if arguments.gpus is None:
         arguments.gpus = 8 if any(step.parameters.get("launch") for step in plan.steps) else 1

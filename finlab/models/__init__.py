@@ -1,1 +1,1 @@
-"""Models and tokenizers: load, grow, adapt, merge, quantise, and let them write."""
+"""Models and tokenizers: load, grow, adapt, merge and quantise them, and generate text."""

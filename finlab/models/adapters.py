@@ -1,7 +1,8 @@
-"""LoRA adapters: how one begins, which base one on disk belongs to, and putting it on.
+"""LoRA adapters: their initialization, the base they belong to, and loading them onto it.
 
-An adapter folder holds what PEFT saves, and `base.json`: where its base is, seen from the adapter,
-and the SHA-256 of that base's weights. So an adapter refuses a base that it was not trained on.
+An adapter folder has the files that PEFT saves, and `base.json`. This file has the path of the
+base, relative to the adapter's folder, and the SHA-256 of the base's weights. So an adapter cannot
+be loaded onto a base that it was not trained on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ TABLES = ("embed_tokens.weight", "lm_head.weight")
 
 
 def changing_start(peft_config: Any) -> str:
-    """Return how a LoRA begins, where that changes its base (PiSSA and its kind), else "".
+    """Return the name of a LoRA initialization that changes its base (such as PiSSA), else "".
 
-    With zeros for B, as by default, and with `gaussian` the base stays as it is.
+    The default (B is zero) and `gaussian` do not change the base.
 
     Args:
-        peft_config: PEFT's config, or None where all parameters are trained.
+        peft_config: The config of PEFT; None if all parameters are trained.
     """
     start = getattr(peft_config, "init_lora_weights", True)
     return start if isinstance(start, str) and start != "gaussian" else ""
@@ -41,7 +42,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def write_base(adapter: Path, base: Path) -> None:
-    """Write down which base an adapter belongs to, by its place and its weights' SHA-256.
+    """Write the path and the SHA-256 of an adapter's base into the adapter's folder.
 
     Args:
         adapter: The adapter's folder.
@@ -56,7 +57,8 @@ def base_of(adapter: str | Path) -> Path:
     """Return the folder of an adapter's base.
 
     Raises:
-        ValueError: The adapter does not say where its base is, or it is not there.
+        ValueError: The adapter does not say where its base is, the base is not there, or the base
+            is itself an adapter.
     """
     record = _base_record(Path(adapter))
     base = (Path(adapter) / str(record.get("base", "nowhere"))).resolve()
@@ -74,7 +76,7 @@ def base_of(adapter: str | Path) -> Path:
 
 
 def _base_record(adapter: Path) -> dict[str, str]:
-    """Return what an adapter says of its base; empty where it says nothing.
+    """Return the path and the hash of an adapter's base, {base, sha256}; empty if not recorded.
 
     Raises:
         ValueError: base.json cannot be read.
@@ -95,8 +97,8 @@ def attach(base: PreTrainedModel, adapter: Path) -> PeftModel:
     """Return a base with a saved adapter on it.
 
     Raises:
-        ValueError: The adapter holds tables of another size, or rows that the base lacks, or it was
-            trained on another base, by the hash that was saved with it.
+        ValueError: The adapter was trained with more embedding rows or tables of another size, its
+            files are damaged, or the saved hash shows that it was trained on another base.
     """
     from peft import PeftModel
 
@@ -114,7 +116,7 @@ def attach(base: PreTrainedModel, adapter: Path) -> PeftModel:
 
 
 def _check_rows(base: PreTrainedModel, adapter: Path) -> None:
-    """Refuse an adapter that was trained with other embeddings than the base has."""
+    """Raise an error if an adapter's embedding rows do not fit the base's embeddings."""
     try:
         config = files.read_json(adapter / "adapter_config.json")
         with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:

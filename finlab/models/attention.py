@@ -1,4 +1,4 @@
-"""Which attention a model uses on this machine, for prompts and for packed rows."""
+"""Choose the attention that a model uses on this machine, for prompts and for packed rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def choose_attention(dtype: str = "float32") -> str:
     """Return the attention for this machine, as transformers names it.
 
-    flash-attn where it imports on CUDA and takes the dtype, else PyTorch's SDPA.
+    It is flash-attn if there is CUDA, flash-attn can be imported and `dtype` has 16 bits. Otherwise
+    it is PyTorch's SDPA.
     """
     if not torch.cuda.is_available() or dtype not in ("bfloat16", "float16"):
         return "sdpa"
@@ -27,16 +28,16 @@ def choose_attention(dtype: str = "float32") -> str:
 def packed_attention(model: PreTrainedModel, device: str = "") -> str:
     """Return the attention that packed rows are trained with.
 
-    SDPA keeps documents apart with a mask that is quadratic in the row. PyTorch's `varlen_attn`
-    (2.10 and later) takes the documents' bounds instead, as flash-attn does. It knows no sliding
-    windows and no soft caps, so models that use them keep SDPA.
+    SDPA separates documents with a mask whose size is quadratic in the row's length. PyTorch's
+    `varlen_attn` (2.10 and later) takes the documents' boundaries instead, as flash-attn does. Here
+    it is used without sliding windows and soft caps, so models that have them keep SDPA.
 
     Args:
         model: The model.
-        device: The type of device to train on; by default the model's.
+        device: Type of the device to train on, such as `cuda`; empty means the model's device.
 
     Returns:
-        The model's own attention, or `varlen` in place of SDPA in 16 bits on CUDA.
+        `varlen` instead of SDPA in 16 bits on CUDA; otherwise the model's own attention.
     """
     own = model.config._attn_implementation
     on_cuda = (device or model.device.type) == "cuda"
@@ -60,10 +61,10 @@ def _attends_specially(model: PreTrainedModel) -> bool:
 
 
 def register_varlen() -> str:
-    """Make PyTorch's variable-length attention known to transformers; return its name, `varlen`.
+    """Register PyTorch's variable-length attention with transformers; return its name, `varlen`.
 
-    It takes one joined row and the bounds of its documents, `cu_seq_lens_q`. Each document attends
-    causally to itself alone:
+    It takes one joined row and the boundaries of its documents, `cu_seq_lens_q`. The tokens of a
+    document attend only to earlier tokens of the same document:
 
         tokens          a1 a2 a3 a4 b1 b2 c1 c2
         cu_seq_lens_q   0           4     6     8

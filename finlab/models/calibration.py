@@ -1,4 +1,4 @@
-"""Texts that a quantiser looks at: GPTQ and AWQ keep small the errors that these texts show."""
+"""Calibration texts of a quantiser: GPTQ and AWQ keep the errors on these texts small."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ def choose(documents: pandas.DataFrame, count: int, finance: float, seed: int) -
     """Draw calibration texts from training documents, evenly over languages.
 
     Args:
-        documents: With the columns domain, language and text.
-        count: How many texts.
-        finance: The share of finance among them, 0 to 1.
-        seed: Draws them.
+        documents: The documents, with the columns domain, language and text.
+        count: How many texts to draw.
+        finance: Share of finance texts among them, 0 to 1. The others are general texts.
+        seed: Seed for drawing the texts.
 
     Returns:
-        Fewer texts than asked for, where a domain and language has too few.
+        The texts. They are fewer than `count` where a domain has too few texts in a language, and
+        may be a few more because numbers are rounded up.
 
     Raises:
-        ValueError: There is no text of a domain that was asked for.
+        ValueError: A domain with a share above 0 has no text.
     """
     texts: list[str] = []
     for domain, share in (("finance", finance), ("general", 1 - finance)):
@@ -49,15 +50,15 @@ def choose(documents: pandas.DataFrame, count: int, finance: float, seed: int) -
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> Rows:
-    """Return texts as a quantiser takes them: one row each, cut to a length.
+    """Return texts as rows for a quantiser: one row for each text, cut to a length.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The tokenizer of the model.
         texts: The texts.
-        max_length: Of a row, in tokens.
+        max_length: Most tokens of a row; the rest of the text is cut off.
 
     Returns:
-        {input_ids, attention_mask}, int64 [1, tokens] each.
+        A row {input_ids, attention_mask} for each text, each tensor int64 [1, tokens].
     """
     rows = []
     for ids in tokenization.encode(tokenizer, texts):
@@ -67,22 +68,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
 
 
 def tokens(rows: Rows) -> int:
-    """Return how many tokens rows have."""
+    """Return how many tokens the rows have in total."""
     return sum(row["input_ids"].numel() for row in rows)
 
 
 def require_enough(rows: Rows, config: PretrainedConfig) -> None:
-    """Refuse fewer calibration tokens than a layer has columns.
+    """Raise an error if there are fewer calibration tokens than a layer has columns.
 
-    GPTQ solves for the roundings with a square matrix of the columns. Fewer tokens leave columns
-    that no token shows, and those are rounded blindly.
+    GPTQ computes the rounding with a square matrix over the columns of a layer. With fewer tokens,
+    this matrix has no data for some columns, and they are rounded without guidance.
 
     Args:
-        rows: Of `encode`.
-        config: The model's.
+        rows: Calibration rows from `encode`.
+        config: The config of the model.
 
     Raises:
-        ValueError: There are too few.
+        ValueError: There are fewer calibration tokens than columns in the widest layer.
     """
     widest = max(config.hidden_size, config.intermediate_size)
     found = tokens(rows)

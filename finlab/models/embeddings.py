@@ -1,4 +1,4 @@
-"""Rows of the embedding and the head for new tokens: how they begin, and what learns."""
+"""Rows of the embedding and the head for new tokens: their initial values and training."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ def resize_vocabulary(
 ) -> PreTrainedModel:
     """Give a model rows for the tokens that a grown tokenizer adds.
 
-    Rows of old tokens keep their values. Rows that the base already had beyond its tokenizer (Qwen)
-    are used first, and never cut away.
+    Rows of old tokens keep their values. Some bases, such as Qwen, have more rows than their
+    tokenizer has tokens. These rows are used first, and are never removed.
 
     Args:
-        model: The base; it is changed.
-        base_tokenizer: Its own tokenizer.
-        grown_tokenizer: The extended one, from `vocabulary.extend`.
-        multiple: The number of rows is padded to a multiple, for tensor cores. Such rows are the
-            mean of all old ones.
-        start: What a new row begins as: `subtokens`, the mean of the rows of the tokens that spelt
-            it before (XuanYuan-13B's report); `mean`, the mean of all old rows; `normal`, drawn
-            with the config's initializer_range, as Chinese-LLaMA did.
-        seed: Draws the rows of `normal`.
+        model: The base; it is changed in place.
+        base_tokenizer: The tokenizer of the base.
+        grown_tokenizer: The extended tokenizer, from `vocabulary.extend`.
+        multiple: The number of rows is rounded up to a multiple of this, for tensor cores. The
+            extra rows are set to the mean of all old rows.
+        start: Initial value of a new row: `subtokens`, the mean of the rows of the tokens that the
+            base used to spell it (XuanYuan-13B's report); `mean`, the mean of all old rows;
+            `normal`, drawn with the config's initializer_range, as Chinese-LLaMA did.
+        seed: Seed for drawing the rows of `normal`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: The tokenizer is not the model's, or is not an extension of the base's.
+        ValueError: `base_tokenizer` does not belong to the model, `grown_tokenizer` does not
+            extend it, or `start` is unknown.
     """
     old_rows = model.get_input_embeddings().weight.shape[0]
     old_size, new_size = len(base_tokenizer), len(grown_tokenizer)
@@ -65,7 +66,7 @@ def resize_vocabulary(
 
 
 def _tables(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """Return the weights of the embedding, and of the head where it is a table of its own."""
+    """Return the weights of the embedding, and of the head if it is not tied to the embedding."""
     tables = [model.get_input_embeddings().weight]
     if not model.config.tie_word_embeddings:
         tables.append(model.get_output_embeddings().weight)
@@ -77,12 +78,12 @@ def _check_tokenizers(
     base_tokenizer: PreTrainedTokenizerFast,
     grown_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Refuse a grown tokenizer that does not keep the base's ids, or a base without their rows.
+    """Raise an error if the base has too few rows or the grown tokenizer changes the base's ids.
 
     Args:
-        old_rows: Rows of the base's table.
-        base_tokenizer: The base's tokenizer.
-        grown_tokenizer: The same with new tokens.
+        old_rows: Number of rows of the base's embedding.
+        base_tokenizer: The tokenizer of the base.
+        grown_tokenizer: The same tokenizer with new tokens.
     """
     old_size, new_size = len(base_tokenizer), len(grown_tokenizer)
     if old_size > old_rows:
@@ -103,9 +104,9 @@ def _set_to_mean_of_parts(new: torch.Tensor, old: torch.Tensor, parts: list[list
     """Set each new row to the mean of the old rows of its parts.
 
     Args:
-        new: The new rows, [rows, width]; one without parts stays as it is.
+        new: The new rows, [new tokens, width], changed in place. A row without parts is unchanged.
         old: The base's table, [vocabulary, width].
-        parts: Old ids that spelt each new token.
+        parts: For each new token, the ids of the base's tokens that spell it.
     """
     device = new.device
     flat = torch.tensor([part for each in parts for part in each], dtype=torch.long)
@@ -119,11 +120,11 @@ def _set_to_mean_of_parts(new: torch.Tensor, old: torch.Tensor, parts: list[list
 def old_parts(
     base_tokenizer: PreTrainedTokenizerFast, grown_tokenizer: PreTrainedTokenizerFast
 ) -> dict[int, list[int]]:
-    """Return how the base spelt each new token.
+    """Return how the base spells each new token.
 
     Args:
-        base_tokenizer: The base's.
-        grown_tokenizer: The same with new tokens.
+        base_tokenizer: The tokenizer of the base.
+        grown_tokenizer: The same tokenizer with new tokens.
 
     Returns:
         {new id: ids of the base's tokens}, in the order of the ids.
@@ -133,9 +134,9 @@ def old_parts(
     base_model = base_tokenizer.backend_tokenizer.model
     parts = {}
     for number, piece in zip(ids, grown_tokenizer.convert_ids_to_tokens(ids), strict=True):
-        if piece in special:  # plain text
+        if piece in special:  # an added token is written as plain text
             parts[number] = base_tokenizer(piece, add_special_tokens=False)["input_ids"]
-        else:  # as the vocabulary has it
+        else:  # a piece is written as in the vocabulary
             parts[number] = [token.id for token in base_model.tokenize(piece)]
     return parts
 
@@ -143,17 +144,19 @@ def old_parts(
 def embedding_settings(
     model: PreTrainedModel, train: str, first_new: int, size: int
 ) -> dict[str, Any]:
-    """Return what a LoraConfig needs to train the embedding and the head. Tied tables stay tied.
+    """Return the LoraConfig settings that train the embedding and the head.
+
+    Tied tables stay tied.
 
     Args:
         model: The model.
-        train: `full` copies and trains both tables (ZhiLu-13B); `new_rows` trains and saves the
-            new rows alone; `none` trains nothing of them.
-        first_new: The id of the first new token.
-        size: The number of all tokens.
+        train: `full` copies and trains both tables (ZhiLu-13B); `new_rows` trains and saves only
+            the new rows; `none` trains neither table.
+        first_new: Id of the first new token.
+        size: Number of all tokens, old and new.
 
     Raises:
-        ValueError: `train` is another word, or there are no new rows.
+        ValueError: `train` is another word, or it is `new_rows` and there are no new rows.
     """
     tables = [model.get_input_embeddings()]
     if not model.config.tie_word_embeddings:

@@ -1,4 +1,4 @@
-"""Model folders: where a base is, which models a step left, and a hash of a model's weights."""
+"""Model folders: find a base, list the models that a step saved, and hash a model's weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def fetch(source: str) -> Path:
         source: A folder, or a hub id. A hub id is downloaded once and then taken from the cache.
 
     Raises:
-        ValueError: It is neither, or the folder holds no config.json.
+        ValueError: `source` is neither a folder nor a reachable hub id, or the folder has no
+            config.json.
     """
     folder = paths.resolve(source)
     if not folder.is_dir():
@@ -38,12 +39,13 @@ def fetch(source: str) -> Path:
 
 
 def saved_models(step: str, artifact: Path, adapters: bool = False) -> dict[str, Path]:
-    """Return the models that a step left, {name: folder}, the step's final model last.
+    """Return the models that a step saved, {name: folder}, the step's final model last.
 
     Args:
-        step: The step's name. Its final model has this name, others such as `sft/stage1`.
+        step: Name of the step. The final model has this name. Other models have names such as
+            `sft/stage1`.
         artifact: The step's artifact folder.
-        adapters: Also return its adapters, which load with their bases.
+        adapters: Also return the step's adapters. An adapter is loaded together with its base.
     """
     models: dict[str, Path] = {}
     final: dict[str, Path] = {}
@@ -64,7 +66,7 @@ def saved_models(step: str, artifact: Path, adapters: bool = False) -> dict[str,
 
 
 def _is_model(folder: Path) -> bool:
-    """Tell whether a folder holds weights beside a configuration."""
+    """Tell whether a folder has a config.json, as a model folder does."""
     return (folder / "config.json").exists()
 
 
@@ -73,9 +75,9 @@ def add_tensor(total: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
     """Add a tensor's name, type, shape and bytes to a hash.
 
     Args:
-        total: The hash.
-        name: The tensor's name.
-        tensor: On any device.
+        total: The hash, updated in place.
+        name: Name of the tensor.
+        tensor: The tensor, on any device.
     """
     total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -83,10 +85,10 @@ def add_tensor(total: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Return the SHA-256 of a model folder's weights, however they are sharded.
+    """Return the SHA-256 of a model folder's weights; it does not depend on the sharding.
 
     Args:
-        folder: A folder of safetensors files.
+        folder: A folder of safetensors files. If there are none, its .bin files are hashed.
     """
     folder = Path(folder)
     stamp = []
@@ -101,11 +103,11 @@ def _fingerprint(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
     """Hash every tensor of a folder.
 
     Args:
-        folder: The folder.
-        stamp: (name, size, time) of its files, which only says when to hash anew.
+        folder: A folder of safetensors files, or of .bin files.
+        stamp: (name, size, time) of each file. A change of it makes the cache hash again.
     """
     total = hashlib.sha256()
-    if not any(folder.glob("*.safetensors")):  # an older base: its files as they are
+    if not any(folder.glob("*.safetensors")):  # an older base: hash the .bin files as they are
         for name, _, _ in stamp:
             with open(folder / name, "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

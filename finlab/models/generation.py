@@ -1,4 +1,4 @@
-"""What a model writes: completions, answers, samples; and its logits."""
+"""Generate completions, answers and samples with a model, and compute its logits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from finlab.models import tokenization
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-LEAST_TEMPERATURE = 0.01  # below it the probabilities overflow; it is taken as 0
-ANSWER_TOKENS = 256  # transformers would stop after 20, and Qwen's models state nothing
-WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # endings of settings that are ints
+LEAST_TEMPERATURE = 0.01  # lower temperatures make the logits overflow; they count as 0
+ANSWER_TOKENS = 256  # by default transformers stops after 20; Qwen's models set no limit
+WHOLE_NUMBERS = ("_k", "_tokens", "_beams", "_token_id")  # settings with these endings are ints
 
 
 def padded(rows: list[list[int]], pad: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows of token ids as one batch.
+    """Return rows of token ids as one padded batch.
 
     Args:
-        rows: Token ids of each.
-        pad: What fills them up.
-        left: Fill up on the left, as for generation; else on the right.
+        rows: Token ids of each row.
+        pad: Id of the token that fills up shorter rows.
+        left: Pad on the left, as generation needs it. False pads on the right.
 
     Returns:
-        (ids, attention mask), each [rows, tokens of the longest].
+        (ids, attention mask), each int64 [rows, tokens of the longest row].
     """
     length = max(map(len, rows))
     ids = torch.full((len(rows), length), pad)
@@ -45,10 +45,10 @@ def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 
     Args:
         model: The model.
-        ids: Token ids.
+        ids: Token ids of the sequence.
 
     Returns:
-        float32 [tokens, vocabulary].
+        The logits after each token, float32 [tokens, vocabulary].
     """
     with torch.inference_mode():
         return model(torch.tensor([ids], device=model.device)).logits[0].float()
@@ -57,13 +57,13 @@ def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 def complete_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, new_tokens: int
 ) -> str:
-    """Return what a model writes after a text, greedily.
+    """Return what a model writes after a text, with greedy decoding.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
-        text: What it goes on from, without an end token.
-        new_tokens: So many.
+        tokenizer: The tokenizer of the model.
+        text: The text to continue. No end token is put after it.
+        new_tokens: Most tokens to write.
     """
     ids = tokenization.plain(tokenizer, [text])[0]
     if tokenizer.bos_token_id is not None:
@@ -87,16 +87,17 @@ def sample_texts(
     new_tokens: int,
     seed: int,
 ) -> list[str]:
-    """Return texts that a model writes by itself: a stand-in for its unpublished training text.
+    """Return texts that a model writes without a prompt.
 
-    It starts from BOS, or from EOS where it has no BOS, as Qwen.
+    They replace the model's training text where that is not published. The model starts from BOS,
+    or from EOS if its tokenizer has no BOS, as Qwen's.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
-        count: So many texts.
-        new_tokens: Of each, at most.
-        seed: Draws the tokens.
+        tokenizer: The tokenizer of the model.
+        count: How many texts to write. Empty ones are left out of the result.
+        new_tokens: Most tokens of each text.
+        seed: Seed for drawing the tokens.
     """
     torch.manual_seed(seed)
     start = tokenizer.bos_token_id
@@ -123,8 +124,9 @@ def generation_config(
     """Return a GenerationConfig to be saved with a model.
 
     Args:
-        tokenizer: Gives the begin, end and pad tokens.
-        settings: A recipe's values. `do_sample` is on where a temperature, top_p or top_k is given.
+        tokenizer: The tokenizer; its begin, end and pad tokens are written into the config.
+        settings: {name of the setting: value} from a recipe. `do_sample` is on if a temperature,
+            top_p or top_k is given.
 
     Raises:
         ValueError: GenerationConfig does not know one of the names.
@@ -149,11 +151,12 @@ def generation_config(
 
 
 def draws(temperature: float | None, top_p: float | None) -> bool | None:
-    """Return whether words are drawn; None where the model's own settings decide.
+    """Return whether tokens are sampled; None where the model's own settings decide.
 
     Args:
-        temperature: That was asked for. Of 0, or almost, the likeliest token is taken.
-        top_p: That was asked for. By itself it asks for drawing.
+        temperature: The requested temperature, or None. Below LEAST_TEMPERATURE the most likely
+            token is taken.
+        top_p: The requested top_p, or None. Given without a temperature, it turns sampling on.
     """
     if temperature is not None:
         return temperature >= LEAST_TEMPERATURE
@@ -170,13 +173,13 @@ def answer_messages(
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer of the model, with a chat template.
         messages: The dialogue so far, ending with the user.
         **options: For `model.generate`: a generation_config, max_new_tokens, ... Where neither
-            these nor the model's own settings say how long an answer may be, ANSWER_TOKENS does.
+            these nor the model's own settings limit the length of an answer, ANSWER_TOKENS does.
 
     Returns:
-        The text, and whether it ended by itself, with its end token.
+        The text, and whether the model ended it with its end token.
     """
     settings = options.get("generation_config") or model.generation_config
     if settings.max_new_tokens is None and settings.max_length is None:
@@ -199,17 +202,17 @@ def stream_messages(
 ) -> Iterator[str]:
     """Let a chat model answer, and yield the answer piece by piece.
 
-    Whoever stops reading stops the model.
+    The model stops when the caller stops reading.
 
     Args:
         model: The model.
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer of the model, with a chat template.
         messages: The dialogue so far, ending with the user.
-        max_new_tokens: Of the answer, at most; fewer where the context is full before.
+        max_new_tokens: Most tokens of the answer. It is shorter where the context is full earlier.
         **options: For `model.generate`: temperature, top_p, ...
 
     Raises:
-        ValueError: The dialogue is longer than the model's context.
+        ValueError: The dialogue fills the model's context, or the model fails while it answers.
     """
     from transformers import StoppingCriteriaList, TextIteratorStreamer
 
@@ -232,7 +235,7 @@ def stream_messages(
                     pad_token_id=tokenizer.pad_token_id,
                     **options,
                 )
-        except Exception as error:  # it is raised again below, where somebody sees it
+        except Exception as error:  # raised again below, in the caller's thread
             failures.append(error)
             streamer.end()
 
@@ -253,7 +256,7 @@ def room_for_answer(model: PreTrainedModel, prompt_tokens: int) -> int:
 
     Args:
         model: The model.
-        prompt_tokens: Of the prompt.
+        prompt_tokens: Number of tokens of the prompt.
 
     Raises:
         ValueError: The prompt fills the context.

@@ -1,4 +1,4 @@
-"""Load models, lengthen their context, describe them."""
+"""Load models, extend their context, and describe them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ ROPE_TYPES = ("linear", "yarn")
 def load(
     source: str | Path, dtype: str = "float32", place: bool = True, **options: Any
 ) -> PreTrainedModel:
-    """Load a causal language model with this machine's attention.
+    """Load a causal language model with the best attention for this machine.
 
     Args:
-        source: A folder or a hub id. An adapter's folder is loaded as its base with the adapter on
-            it.
-        dtype: Of the weights: float32, bfloat16 or float16.
-        place: Put the model on the GPU, where there is one and no device_map says otherwise.
+        source: A folder or a hub id. For an adapter's folder, the base is loaded with the adapter
+            on it.
+        dtype: Type of the weights: float32, bfloat16 or float16.
+        place: Put the model on the GPU, if there is one and `device_map` is not given.
         **options: For `from_pretrained`: config, quantization_config, device_map, ...
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ValueError: There is no model at `source`.
+        ValueError: There is no model at `source`, or its weights do not fit its config.
     """
     from transformers import AutoModelForCausalLM
 
@@ -49,13 +49,13 @@ def load(
             str(source),
             dtype=getattr(torch, dtype),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            trust_remote_code=False,  # code from elsewhere is never run, and nobody is asked
+            ignore_mismatched_sizes=True,  # `_require_whole` below names them and raises an error
+            trust_remote_code=False,  # never run code from the hub, and do not ask the user
             **options,
         )
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # a damaged file raises what its reader raises
+    except Exception as error:  # a damaged file can raise any error
         reason = _first_line(error)
         raise ValueError(
             f"no model at '{source}': give a folder with config.json and weights, "
@@ -69,7 +69,7 @@ def load(
 
 
 def usual_dtype() -> str:
-    """Return the type that weights are used in on this machine: bfloat16 on a GPU."""
+    """Return the usual type of weights on this machine: bfloat16 on a GPU, else float32."""
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
@@ -80,32 +80,33 @@ def read_config(source: str | Path) -> PretrainedConfig:
         source: A folder or a hub id.
 
     Raises:
-        ValueError: It has none, or one that needs code from elsewhere, which is never run.
+        ValueError: The model has no config, or a config that needs code from the hub, which is
+            never run.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-    except Exception as error:  # a config of another shape raises what its class raises
+    except Exception as error:  # a damaged config can raise any error
         reason = _first_line(error)
         raise ValueError(f"no model at '{source}': its config cannot be read ({reason})") from None
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
+    """Return the first line of an error's message, or the error's class name if it has none."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _require_whole(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Refuse a model some of whose tensors are not those of its files.
+    """Raise an error if some tensors of a model were not loaded from its files.
 
-    transformers fills in what is missing with random numbers, and goes on.
+    transformers fills missing tensors with random numbers and continues.
 
     Args:
-        source: The model, for errors.
-        model: As loaded.
-        report: What transformers says about loading it.
+        source: Folder or hub id of the model, for the error message.
+        model: The loaded model.
+        report: The loading report of transformers (`output_loading_info`).
 
     Raises:
         ValueError: Tensors are missing, left over, of another shape, or not finite.
@@ -140,7 +141,7 @@ def _not_finite(model: PreTrainedModel) -> list[str]:
 
 
 def _use_plain_kernels(model: PreTrainedModel) -> None:
-    """Turn off bitsandbytes' packed CPU kernel for layers of widths at which it stops."""
+    """Turn off bitsandbytes' packed CPU kernel in layers whose widths it does not support."""
     for module in model.modules():
         if not getattr(module, "support_avx512bf16_for_cpu", False):
             continue
@@ -153,19 +154,21 @@ def extend_context(
 ) -> PretrainedConfig:
     """Return the config of a model with a longer context, to give to `load` as `config`.
 
-    XuanYuan-70B went to 8k and 16k within pretraining.
+    As an example, XuanYuan-70B was extended to 8k and 16k tokens during pretraining.
 
     Args:
         source: A folder or a hub id.
-        context: The new context in tokens; 0 keeps it.
-        rope_type: A scaling of positions: `linear` (position interpolation, Chen et al. 2023) or
-            `yarn` (Peng et al. 2023); empty leaves them. Its factor is the new context over the
-            first one, so that a second lengthening goes on from the first.
-        rope_base: The base of the rotary frequencies; 0 keeps it. Raising it slows them.
+        context: The new context in tokens; 0 keeps the model's context.
+        rope_type: How positions are scaled: `linear` (position interpolation, Chen et al. 2023) or
+            `yarn` (Peng et al. 2023); empty leaves the scaling as it is. The factor is the new
+            context divided by the model's original context, also if the context was extended
+            before.
+        rope_base: The base of the rotary frequencies; 0 keeps the model's. A larger base makes the
+            frequencies lower.
 
     Raises:
-        ValueError: The type is unknown, here or in the model; the context is shorter; or positions
-            would be scaled without a longer context.
+        ValueError: `rope_type` is unknown, the model uses another scaling already, the context is
+            shorter, or positions would be scaled without a longer context.
     """
     config = read_config(source)
     old = config.max_position_embeddings
@@ -187,14 +190,14 @@ def extend_context(
 def _check_context(
     source: str | Path, old: int, context: int, rope_type: str, own_type: str
 ) -> None:
-    """Refuse a context that a model cannot be given in that way.
+    """Raise an error if a model's context cannot be extended in this way.
 
     Args:
-        source: The model, for errors.
-        old: Its own context, in tokens.
-        context: The context wanted, 0 to keep its own.
-        rope_type: How to stretch: `linear`, `yarn`, or empty for not at all.
-        own_type: How it is stretched already.
+        source: Folder or hub id of the model, for the error message.
+        old: The model's present context, in tokens.
+        context: The new context in tokens; 0 keeps the present one.
+        rope_type: How to scale positions: `linear` or `yarn`; empty does not scale them.
+        own_type: How the model scales positions already; `default` means not at all.
     """
     if context and context < old:
         raise ValueError(
@@ -218,7 +221,7 @@ def _check_context(
 
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
-    """Return {trainable, total} numbers of parameters; tied ones count once."""
+    """Return the numbers of parameters, {trainable, total}; tied parameters count once."""
     counts = {"trainable": 0, "total": 0}
     for parameter in model.parameters():
         counts["total"] += parameter.numel()
@@ -228,11 +231,13 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
 
 
 def describe(source: str | Path, sample: list[str]) -> dict[str, Any]:
-    """Return one row of a comparison of bases, as Golden-GPT's table. No weights are loaded.
+    """Return one row of a table that compares bases. No weights are loaded.
+
+    The table is like the one of Golden-GPT.
 
     Args:
         source: A folder or a hub id.
-        sample: Texts to count characters per token on.
+        sample: Texts on which characters per token are measured.
     """
     from transformers import AutoModelForCausalLM
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-MERGE_TOLERANCE = 1e-2  # how far merging itself may move a logit, in float32
+MERGE_TOLERANCE = 1e-2  # how much merging itself may change a logit, in float32
 
 
 def _is_quantised(adapted: PeftModel) -> bool:
@@ -28,13 +28,13 @@ def merge(adapted: PeftModel, probe: list[int]) -> tuple[PreTrainedModel, float]
 
     Args:
         adapted: A base with an adapter on it.
-        probe: Token ids to compare logits on.
+        probe: Token ids of one text. Its logits are compared before and after merging.
 
     Returns:
-        The plain model in its own dtype, and the largest difference of logits.
+        The merged model in its own dtype, and the largest absolute difference of logits.
 
     Raises:
-        ValueError: The base is quantised. Its rounding would be merged in for good.
+        ValueError: The base is quantised. Its rounding errors would become permanent.
     """
     if _is_quantised(adapted):
         raise ValueError(
@@ -60,21 +60,23 @@ def merge_onto(
     """Save a trained adapter, and merge it into its full-precision base from disk.
 
     Args:
-        adapted: The trained model. One that was trained in full is returned as it is. A quantised
-            base is left aside: the adapter is loaded onto the full one.
-        source: The base's folder.
-        adapter: Where the adapter is saved, with its base's hash.
-        probe: Token ids to compare logits on.
-        dtype: Of the merged model.
-        initial: The adapter as it was before training, where its start had changed the base (PiSSA,
-            OLoRA). What is saved then is the difference, which fits the base on disk.
+        adapted: The trained model. A model without an adapter (trained in full) is only converted
+            to `dtype`. A quantised base is not merged: the adapter is loaded onto the
+            full-precision base instead.
+        source: Folder of the full-precision base.
+        adapter: Folder to save the adapter in, together with the hash of its base.
+        probe: Token ids of one text. Its logits are compared before and after merging.
+        dtype: Type of the merged model's weights, such as `bfloat16`.
+        initial: Folder of the adapter as it was before training. It is needed where the adapter's
+            initialization changed the base (PiSSA, OLoRA). The difference from it is then saved,
+            and that difference fits the base on disk.
 
     Returns:
         The merged model, on the trained model's device.
 
     Raises:
-        ValueError: The merged logits are not those of the trained model within the rounding of its
-            type, or merging itself changed them.
+        ValueError: The merged model's logits differ from the trained model's by more than the
+            rounding of `dtype` explains, or merging itself changed the logits.
     """
     from peft import PeftModel
 
@@ -83,7 +85,7 @@ def merge_onto(
     adapted = adapted.eval()
     trained = generation.logits(adapted, probe).cpu()
     changed = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
-    # Embeddings that learn are saved all the same.
+    # Trained embeddings are saved in any case.
     adapted.save_pretrained(adapter, save_embedding_layers=False, **changed)
     folder = folders.fetch(str(source))
     adapters.write_base(adapter, folder)
@@ -99,7 +101,7 @@ def merge_onto(
 
 
 def _fresh_model(adapted: PeftModel, source: str | Path, adapter: Path, dtype: str) -> PeftModel:
-    """Return the base from disk with the saved adapter on it, on the CPU: the GPU may be full."""
+    """Load the base from disk and the saved adapter, on the CPU because the GPU may be full."""
     config = copy.deepcopy(adapted.get_base_model().config)  # its context may be longer now
     config.__dict__.pop("quantization_config", None)
     base = loading.load(source, dtype, device_map="cpu", config=config)
@@ -109,13 +111,13 @@ def _fresh_model(adapted: PeftModel, source: str | Path, adapter: Path, dtype: s
 def _require_same_logits(
     merged: torch.Tensor, trained: torch.Tensor, dtype: str, source: str | Path
 ) -> None:
-    """Refuse a merged model that does not compute what was trained.
+    """Raise an error if the merged model's logits differ from the trained model's.
 
     Args:
-        merged: Its logits.
-        trained: Those of the base with its adapter.
-        dtype: What it was merged in; 16 bits may be further off.
-        source: The base, for the error.
+        merged: Logits of the merged model, [tokens, vocabulary].
+        trained: Logits of the base with its adapter, [tokens, vocabulary].
+        dtype: Type of the merged weights. 16-bit types may differ more than float32.
+        source: The base, for the error message.
     """
     difference = (merged - trained).abs().max().item()
     rounding = 1e-3 if dtype == "float32" else 6e-2

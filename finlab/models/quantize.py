@@ -1,12 +1,14 @@
-"""Quantize a model, and save it so that servers load it: int8, NF4, GPTQ, AWQ, FP8, GGUF.
+"""Quantize a model and save it in a form that servers can load.
+
+The formats are int8, NF4, GPTQ, AWQ, FP8 and GGUF.
 
     quantize.missing("awq4")                          # "", or why this machine cannot make it
     quantize.make(source, config, tokenizer, folder)  # without the calibration texts
     model = loading.load(folder)
 
-bitsandbytes rounds as it loads. GPTQ and AWQ look at calibration texts, see `calibration`. FP8 is
-the data-free scheme FP8_DYNAMIC of llm-compressor: a scale for each row of weights, and one for
-each token of activations.
+bitsandbytes (int8, NF4) rounds the weights while it loads them. GPTQ and AWQ need calibration
+texts, see `calibration`. FP8 is the scheme FP8_DYNAMIC of llm-compressor, which needs no data: it
+has one scale for each row of weights, and one for each token of activations.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ if TYPE_CHECKING:
 
 FP8_FORMAT = "float-quantized"  # compressed-tensors' name of FP8 weights on disk
 HEAD = "lm_head"  # stays in full precision in all formats
-CONVERTER = "convert_hf_to_gguf.py"  # llama.cpp's
+CONVERTER = "convert_hf_to_gguf.py"  # the converter of llama.cpp
 
 
 # --- what can be made here -----------------------------------------------------------------------
 def missing(name: str) -> str:
-    """Return why this machine cannot make a format; empty where it can.
+    """Return why this machine cannot make a format; empty if it can.
 
     Args:
-        name: int8, nf4, gptq4, awq4, fp8 or gguf.
+        name: Name of the format: int8, nf4, gptq4, awq4, fp8 or gguf.
     """
     if name == "awq4" and not torch.cuda.is_available():
         return "AWQ is made by GPTQModel on CUDA alone"
@@ -50,19 +52,20 @@ def missing(name: str) -> str:
     return ""
 
 
-CPU_GROUPS = (32, 64, 128, 256)  # that torch's _weight_int4pack_mm_for_cpu computes
+CPU_GROUPS = (32, 64, 128, 256)  # group sizes of torch's _weight_int4pack_mm_for_cpu
 
 
 def require_groups(config: PretrainedConfig, group_size: int) -> None:
-    """Refuse a model whose layer widths cannot be cut into groups that share a scale.
+    """Raise an error if layer widths cannot be divided into groups that share a scale.
 
     Args:
-        config: The model's.
-        group_size: Columns that share a scale.
+        config: The config of the model.
+        group_size: How many columns share a scale.
 
     Raises:
-        ValueError: As for stories260K: 172 columns do not make groups of 32. Or PyTorch's kernel
-            for CPUs has no groups of that size.
+        ValueError: A width is not divisible by `group_size`. For example, stories260K has 172
+            columns, which cannot be divided into groups of 32. Or there is no GPU, and PyTorch's
+            kernel for CPUs does not support this group size.
     """
     for name in ("hidden_size", "intermediate_size"):
         width = getattr(config, name)
@@ -79,10 +82,13 @@ def require_groups(config: PretrainedConfig, group_size: int) -> None:
 
 
 def require_full_precision(source: str | Path) -> None:
-    """Refuse to quantise what is quantised already, and adapters, which have nothing to round.
+    """Raise an error if a model is quantised already, or if it is only an adapter.
 
     Args:
         source: A model's folder, or a hub id.
+
+    Raises:
+        ValueError: The model is quantised, or `source` is an adapter.
     """
     if adapters.is_adapter(source):
         raise ValueError(
@@ -99,16 +105,17 @@ def require_full_precision(source: str | Path) -> None:
 
 
 def require_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model that would pad with another token than its tokenizer.
+    """Raise an error if a model would pad with another token than its tokenizer.
 
-    A quantiser and a batch of questions both pad, and a wrong token is read as text.
+    Quantisers and batches of questions need padding. A wrong pad token would be read as text.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of the model.
 
     Raises:
-        ValueError: There is no pad token, the model names another, or has no row for it.
+        ValueError: The tokenizer has no pad token, the model names another pad token, or the model
+            has no embedding row for it.
     """
     pad = tokenizer.pad_token_id
     if pad is None:
@@ -132,14 +139,14 @@ def require_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 def round_model(
     source: str | Path, settings: Any, dtype: str = "float32", device: str = "cpu"
 ) -> PreTrainedModel:
-    """Return a model in fewer bits.
+    """Load a model and return it quantised.
 
     Args:
         source: The folder of a full-precision model.
         settings: A BitsAndBytesConfig or GPTQConfig of transformers, or a QuantizationConfig of
             compressed-tensors.
-        dtype: Of what stays in full precision.
-        device: Where the model is made.
+        dtype: Type of the weights that stay in full precision, such as `bfloat16`.
+        device: Device on which the model is quantised, such as `cuda`.
 
     Raises:
         ValueError: The model is quantised already.
@@ -153,9 +160,10 @@ def round_model(
 
 
 def forget_calibration(model: PreTrainedModel) -> None:
-    """Take the calibration texts out of a model's config, with which they would be published.
+    """Remove the calibration texts from a model's config.
 
-    transformers writes the `dataset` of a GPTQConfig into config.json, text by text.
+    transformers writes the `dataset` of a GPTQConfig into config.json, text by text. The texts
+    would be published together with the model.
 
     Args:
         model: The model, changed in place.
@@ -171,7 +179,7 @@ def _round_to_fp8(model: PreTrainedModel, settings: Any) -> PreTrainedModel:
     """Return a model whose linear layers hold 8-bit floats.
 
     Args:
-        model: In full precision, changed in place.
+        model: The model in full precision, changed in place.
         settings: A QuantizationConfig of compressed-tensors.
     """
     from compressed_tensors.compressors import ModelCompressor
@@ -189,7 +197,7 @@ def _round_to_fp8(model: PreTrainedModel, settings: Any) -> PreTrainedModel:
         layer.weight_scale.data.copy_(scale)
     compressor = ModelCompressor.from_pretrained_model(model, quantization_format=FP8_FORMAT)
     compressor.compress_model(model)
-    model.fp8_compressor = compressor  # writes its part of config.json when the model is saved
+    model.fp8_compressor = compressor  # `make` uses it to write its part of config.json
     return model
 
 
@@ -212,14 +220,14 @@ def make_awq(
     group_size: int,
     folder: Path,
 ) -> None:
-    """Quantise a model with GPTQModel's AWQ, and save it. It needs CUDA.
+    """Quantise a model with GPTQModel's AWQ, and save it. This needs CUDA.
 
     Args:
         source: The folder of a full-precision model.
-        tokenizer: Its tokenizer.
-        rows: Calibration rows, of `calibration.encode`.
-        group_size: Weights that share a scale.
-        folder: Where the model goes.
+        tokenizer: The tokenizer of the model.
+        rows: Calibration rows from `calibration.encode`.
+        group_size: How many weights share a scale.
+        folder: Folder to save the model and its tokenizer in.
     """
     from gptqmodel import GPTQModel
     from gptqmodel.quantization.config import AWQConfig
@@ -242,16 +250,16 @@ def make(
 ) -> None:
     """Quantise a model, and save it with its tokenizer, ready for a server.
 
-    It is saved before it is used: the first forward pass lets GPTQ's kernels and FP8's turn the
-    weights into forms that no server reads.
+    The model is saved before its first forward pass. In that pass the kernels of GPTQ and FP8
+    convert the weights into forms that servers cannot read.
 
     Args:
         source: The folder of a full-precision model.
-        settings: See `round_model`.
-        tokenizer: The model's.
-        folder: Where it goes.
-        dtype: Of what stays in full precision.
-        device: Where the model is made.
+        settings: The quantization config; see `round_model`.
+        tokenizer: The tokenizer of the model.
+        folder: Folder to save the model and its tokenizer in.
+        dtype: Type of the weights that stay in full precision, such as `bfloat16`.
+        device: Device on which the model is quantised, such as `cuda`.
 
     Raises:
         ValueError: The model is quantised already, or pads with another token than its tokenizer.
@@ -267,13 +275,14 @@ def make(
 
 
 def _use_first_gptq_format(model: PreTrainedModel) -> None:
-    """Turn GPTQ's weights into the form that every server reads.
+    """Convert GPTQ weights to the form that every server can read.
 
-    In memory they have GPTQModel's second form, and transformers would save that. vLLM before
-    0.11.1 and others read it as the first form, and write "!!!!" (vllm-project/vllm#26343).
+    In memory the weights have GPTQModel's second form, and transformers would save this form. vLLM
+    before 0.11.1 and other servers read it as the first form. Their models then write "!!!!"
+    (vllm-project/vllm#26343).
 
     Args:
-        model: The model; one of another method is left as it is.
+        model: The model, changed in place. A model of another format is not changed.
     """
     quantizer = getattr(getattr(model, "hf_quantizer", None), "optimum_quantizer", None)
     if quantizer is None:
@@ -312,14 +321,14 @@ def full_precision_weights(folder: Path) -> list[str]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return the bytes of a saved model's weight files."""
+    """Return the total size of a saved model's weight files, in bytes."""
     return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
 # --- GGUF ----------------------------------------------------------------------------------------
 @functools.cache
 def _converter() -> str:
-    """Return the path of llama.cpp's converter; empty where it is not installed."""
+    """Return the path of llama.cpp's converter; empty if it is not installed."""
     named = os.environ.get("LLAMA_CPP", "")
     if named and (Path(named) / CONVERTER).exists():
         return str(Path(named) / CONVERTER)
@@ -331,11 +340,11 @@ def export_gguf(source: str | Path, target: Path, kind: str = "q8_0") -> Path:
 
     Args:
         source: The folder of a full-precision model.
-        target: The file.
+        target: The GGUF file to write.
         kind: The converter's `--outtype`: f32, f16, bf16, q8_0 or auto.
 
     Returns:
-        The file.
+        `target`.
 
     Raises:
         ValueError: llama.cpp is not installed, or its converter refuses the model.
@@ -359,7 +368,7 @@ def method_of(folder: str | Path) -> str:
     """Return how a saved model is quantised: gptq, awq, bitsandbytes, ...; empty if it is not.
 
     Args:
-        folder: The model's.
+        folder: Folder of the model.
     """
     path = Path(folder) / "config.json"
     if not path.exists():

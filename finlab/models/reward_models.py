@@ -1,4 +1,4 @@
-"""A reward model: a language model with one number in the place of its head.
+"""Reward models: a language model whose head returns one number for a whole dialogue.
 
 model = load(sft_model, dtype)                       # TRL's RewardTrainer trains it
 scores(model, tokenizer, [[question, answer], ...])  # one number for each dialogue
@@ -18,15 +18,15 @@ from finlab.models import generation, tokenization
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BATCH = 64  # dialogues at once
+BATCH = 64  # dialogues in a batch
 
 
 def load(source: str | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load a language model as a reward model; its new head begins at zero.
+    """Load a language model as a reward model; the weights of its new head are set to zero.
 
     Args:
         source: A folder or a hub id.
-        dtype: Of the weights.
+        dtype: Type of the weights, such as `bfloat16`.
 
     Returns:
         A model for sequence classification with one label, in evaluation mode.
@@ -39,7 +39,7 @@ def load(source: str | Path, dtype: str = "float32") -> PreTrainedModel:
         dtype=getattr(torch, dtype),
         trust_remote_code=False,
     )
-    # A score is an absolute number: the head's first values decide nothing.
+    # Scores are absolute numbers, so random initial weights of the head would only add noise.
     with torch.no_grad():
         model.score.weight.zero_()
     return model.eval()
@@ -50,17 +50,17 @@ def scores(
     tokenizer: PreTrainedTokenizerBase,
     dialogues: Sequence[list[dict]],
 ) -> list[float]:
-    """Return what a reward model thinks of dialogues, each ending with an answer.
+    """Return the score that a reward model gives to each dialogue.
 
     Args:
         model: The reward model.
-        tokenizer: With the chat template that it was trained with.
-        dialogues: Each a list of messages.
+        tokenizer: The tokenizer, with the chat template that the model was trained with.
+        dialogues: The dialogues. Each is a list of messages that ends with an answer.
     """
     rows = [row.ids for row in templates.render(tokenizer, list(dialogues))]
     config = model.config.get_text_config()
     if config.pad_token_id is None:
-        # The model looks for the last token that is no padding.
+        # The model takes its score at the last token that is not padding.
         config.pad_token_id = tokenization.pad_token(tokenizer)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     found = [0.0] * len(rows)

@@ -1,4 +1,4 @@
-"""What rounding does to a model: its distributions, its blocks, its speed and its memory."""
+"""Measure what quantization does to a model: distributions, blocks, speed and memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def placement() -> str:
-    """Return the device_map of this machine: all its GPUs, its GPU, or its CPU."""
+    """Return the device_map of this machine: `auto` for several GPUs, `cuda` for one, or `cpu`."""
     if torch.cuda.device_count() > 1:
         return "auto"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def log_probs(model: PreTrainedModel, rows: list[list[int]]) -> list[torch.Tensor]:
-    """Return what a model expects after each token of rows.
+    """Return the log-probabilities that a model gives after each token of the rows.
 
     Args:
         model: The model.
-        rows: Token ids.
+        rows: Token ids of each row.
 
     Returns:
-        For each row float32 [tokens, vocabulary] on the CPU, so that the model may go.
+        For each row float32 [tokens, vocabulary]. They are on the CPU, so the model can be deleted.
     """
     return [_log_probs(model, row).cpu() for row in rows]
 
@@ -44,17 +44,16 @@ def _log_probs(model: PreTrainedModel, row: list[int]) -> torch.Tensor:
 def logit_error(
     reference: list[torch.Tensor], quantised: PreTrainedModel, rows: list[list[int]]
 ) -> dict[str, float]:
-    """Compare a model with another one's expectations on rows of token ids.
+    """Compare a quantised model's distributions with the full-precision model's.
 
     Args:
-        reference: Of the full model, from `log_probs`.
-        quantised: The same model in fewer bits.
-        rows: Token ids.
+        reference: Log-probabilities of the full-precision model, from `log_probs`.
+        quantised: The quantised model.
+        rows: Token ids of each row, the same as for `reference`.
 
     Returns:
-        kl: The mean divergence of the quantised model's distribution from the full model's, in
-            nats per token.
-        same_top: The share of places with the same likeliest token.
+        kl: Mean of KL(full || quantised), in nats per token.
+        same_top: Share of the positions where both models have the same most likely token, 0 to 1.
     """
     divergence = agreement = count = 0.0
     for row, p in zip(rows, reference, strict=True):
@@ -68,17 +67,18 @@ def logit_error(
 def error_by_block(
     full: PreTrainedModel, quantised: PreTrainedModel, rows: list[list[int]]
 ) -> dict[str, float]:
-    """Return the divergence that each block of a quantised model brings by itself.
+    """Return the divergence that each quantised block causes by itself.
 
-    One block after another takes its place in the full model, between blocks that are not rounded.
+    Each quantised block in turn is put into the full-precision model, and the other blocks stay in
+    full precision.
 
     Args:
-        full: The full model. It is as before afterwards.
-        quantised: The same model in fewer bits.
-        rows: Token ids.
+        full: The full-precision model. It is unchanged afterwards.
+        quantised: The quantised model.
+        rows: Token ids of each row.
 
     Returns:
-        {"model.layers.0": nats per token, ...}
+        {name of the block: nats per token}, such as {"model.layers.0": 0.01}.
     """
     blocks = full.get_decoder().layers
     rounded = quantised.get_decoder().layers
@@ -102,11 +102,11 @@ def error_by_block(
 def worst_blocks(
     by_block: dict[str, dict[str, float]], full_precision: dict[str, list[str]]
 ) -> list[dict[str, Any]]:
-    """Return a row for each format: the block that suffers most, and what was not rounded.
+    """Return a row for each format: the block with the largest error, and what is not quantised.
 
     Args:
-        by_block: {format: errors, of `error_by_block`}.
-        full_precision: {format: names of the matrices that stay as they are}.
+        by_block: {format: errors from `error_by_block`}.
+        full_precision: {format: names of the matrices that stay in full precision}.
     """
     rows = []
     for name, errors in by_block.items():
@@ -131,16 +131,16 @@ def generation_speed(
     new_tokens: int = 64,
     repeats: int = 2,
 ) -> float:
-    """Return generated tokens per second, greedily, over all answers of a batch.
+    """Measure the tokens per second of greedy decoding, summed over all answers of a batch.
 
-    A batch of 1 is what a single user feels; a larger one is what a server gives.
+    A batch of 1 shows the speed for a single user. A larger batch shows the speed of a server.
 
     Args:
         model: The model.
-        prompt: Token ids.
-        batch_size: Answers at once.
-        new_tokens: So many are timed, of each.
-        repeats: The best of so many is returned.
+        prompt: Token ids of the prompt; every answer of the batch has the same prompt.
+        batch_size: How many answers are generated at the same time.
+        new_tokens: How many tokens each answer has.
+        repeats: How many measurements are made; the best one is returned.
     """
     ids = torch.tensor([prompt] * batch_size, device=model.device)
     best = 0.0
@@ -153,7 +153,7 @@ def generation_speed(
 
 
 def _generate(model: PreTrainedModel, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Return prompts with so many tokens after them, int64 [batch, tokens]."""
+    """Generate exactly `new_tokens` tokens after prompts; return both, int64 [batch, tokens]."""
     with torch.inference_mode():
         return model.generate(
             ids,
@@ -165,18 +165,18 @@ def _generate(model: PreTrainedModel, ids: torch.Tensor, new_tokens: int) -> tor
 
 
 def peak_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int = 8) -> int:
-    """Return the most bytes that a model holds while it answers: weights and working memory.
+    """Measure the peak memory of a model while it answers, in bytes: weights and working memory.
 
-    On CUDA the allocator counts. On a CPU the tensors that each operation returns are counted, and
-    what it needs inside itself is not seen.
+    On CUDA the allocator's peak is used. On a CPU the tensors that operations return are counted;
+    the memory that an operation uses internally is not.
 
     Args:
         model: The model.
-        prompt: Token ids.
-        new_tokens: That it answers with.
+        prompt: Token ids of the prompt.
+        new_tokens: How many tokens the answer has.
     """
     ids = torch.tensor([prompt], device=model.device)
-    _generate(model, ids, 1)  # a format that unpacks its weights does so at the first token
+    _generate(model, ids, 1)  # some formats unpack their weights at the first token
     weights = model.get_memory_footprint()
     if model.device.type == "cuda":
         gpus = range(torch.cuda.device_count())
@@ -192,13 +192,13 @@ def peak_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int = 8) -
 
 
 class _Working(TorchDispatchMode):
-    """Counts the bytes of tensors that live at once, besides those that were there before.
+    """Counts the bytes of the tensors that exist at the same time.
 
     Args:
-        there: Tensors that were.
+        there: Tensors that existed before; they are not counted.
 
     Attributes:
-        most: The most bytes at once.
+        most: The largest number of bytes at any time.
     """
 
     def __init__(self, there: list[torch.Tensor]):
@@ -210,7 +210,7 @@ class _Working(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Run an operation, and count what it returns."""
+        """Run an operation, and count the tensors that it returns."""
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
@@ -218,7 +218,7 @@ class _Working(TorchDispatchMode):
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage once, until it is gone."""
+        """Count a storage once, until it is freed."""
         if storage in self._known:
             return
         self._known.add(storage)

@@ -1,4 +1,4 @@
-"""Many completions at once, with a budget for the thinking apart from that for the answer.
+"""Generate many completions at once, with separate budgets for thinking and answer.
 
 found = complete(model, tokenizer, prompts, Budget(answer=64, thinking=512), samples=8)
 found[0][0].text, found[0][0].tokens, found[0][0].ended, found[0][0].capped
@@ -26,9 +26,10 @@ class Budget:
     """How many tokens a completion may have.
 
     Attributes:
-        answer: For the answer; without a budget for thinking, for all of it.
-        thinking: For the thinking. When it is spent, `</think>` is written in the model's place and
-            the answer begins. 0 leaves thinking and answer one budget.
+        answer: Tokens of the answer, at least 1. If `thinking` is 0, tokens of the whole
+            completion.
+        thinking: Tokens of the thinking. After that many, `</think>` is inserted and the answer
+            begins. 0 means that thinking and answer share the budget `answer`.
     """
 
     answer: int
@@ -44,13 +45,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote to a prompt.
+    """What a model wrote after a prompt.
 
     Attributes:
-        text: Without special tokens.
-        tokens: How many it wrote, its end token among them.
-        ended: Whether it ended by itself.
-        capped: Whether its thinking was cut off by the budget.
+        text: The completion without special tokens.
+        tokens: How many tokens the model wrote, including its end token.
+        ended: Whether the model ended by itself.
+        capped: Whether the budget cut off the thinking.
     """
 
     text: str
@@ -60,14 +61,14 @@ class Completion:
 
 
 class ThinkingBudget(LogitsProcessor):
-    """Close the thinking where its budget is spent, and end an answer that spends its own.
+    """Close the thinking when its budget is used up, and likewise end the answer.
 
     Args:
-        tokenizer: Reads whether the thinking has ended.
-        prompt: Tokens of the padded prompts.
-        budget: In tokens.
-        close: The tokens of `</think>`.
-        ends: The tokens that end an answer; the first is written where one is cut.
+        tokenizer: Decodes tokens, to see whether the thinking has ended.
+        prompt: Number of tokens of a padded prompt; all prompts of the batch have this length.
+        budget: How many tokens the thinking and the answer may have.
+        close: Token ids of `</think>`.
+        ends: Token ids that end an answer. The first is written where an answer is cut.
     """
 
     def __init__(
@@ -83,16 +84,16 @@ class ThinkingBudget(LogitsProcessor):
         self.budget = budget
         self.close = torch.tensor(close)
         self.ends = torch.tensor(ends)
-        self.closed_at: torch.Tensor | None = None  # tokens written when the thinking ended, or -1
-        self.forced: torch.Tensor | None = None  # whose thinking was closed
-        self.cut: torch.Tensor | None = None  # whose answer was ended
+        self.closed_at: torch.Tensor | None = None  # [rows]: tokens up to `</think>`, or -1
+        self.forced: torch.Tensor | None = None  # [rows] of bool: the thinking was closed here
+        self.cut: torch.Tensor | None = None  # [rows] of bool: the answer was ended here
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave one token possible where a budget is spent.
+        """Allow only one token in the rows whose budget is used up.
 
         Args:
-            input_ids: [rows, tokens].
-            scores: [rows, vocabulary].
+            input_ids: Token ids of prompts and completions so far, [rows, tokens].
+            scores: Logits of the next token, [rows, vocabulary], changed in place.
         """
         written = input_ids.shape[1] - self.prompt
         if self.closed_at is None:
@@ -118,12 +119,12 @@ class ThinkingBudget(LogitsProcessor):
     def _note_closed(self, input_ids: torch.Tensor, written: int) -> None:
         """Note the rows whose thinking has just ended.
 
-        Where `</think>` is spelt in pieces, its last one may hold what follows, such as `>` and a
-        newline in one token; so the text is read, and not the tokens.
+        Where `</think>` is several tokens, the last of them may also hold the text that follows,
+        such as `>` and a newline in one token. So the decoded text is searched, not the tokens.
 
         Args:
-            input_ids: [rows, tokens].
-            written: Tokens behind the prompt.
+            input_ids: Token ids of prompts and completions so far, [rows, tokens].
+            written: Number of tokens after the prompt.
         """
         size = len(self.close)
         if size == 1:
@@ -142,9 +143,9 @@ class ThinkingBudget(LogitsProcessor):
         """Make one token the only possible one in some rows.
 
         Args:
-            scores: [rows, vocabulary], changed in place.
-            rows: Which ones, [rows] of bool.
-            token: The token.
+            scores: Logits of the next token, [rows, vocabulary], changed in place.
+            rows: The rows to change, [rows] of bool.
+            token: Id of the token that stays possible.
         """
         scores[rows] = -torch.inf
         scores[rows, token] = 0.0
@@ -160,17 +161,20 @@ def complete(
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[Completion]]:
-    """Return completions of prompts. The random state of a training around it is left alone.
+    """Return completions of prompts.
+
+    The random state of PyTorch is restored afterwards, so a training that calls this is unchanged.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
-        prompts: Token ids of each.
-        budget: Of tokens.
-        samples: Completions of each prompt.
-        temperature: 0 takes the likeliest token; one sample is then as good as many.
-        seed: Draws the tokens.
-        batch_tokens: At most so many at once.
+        tokenizer: The tokenizer of the model.
+        prompts: Token ids of each prompt.
+        budget: How many tokens a completion may have.
+        samples: How many completions each prompt gets.
+        temperature: Sampling temperature. 0 takes the most likely token, so that all samples would
+            be equal.
+        seed: Seed for drawing the tokens.
+        batch_tokens: Most tokens in a batch, prompts, completions and padding together.
 
     Returns:
         `samples` completions for each prompt, in the order of the prompts.
@@ -183,7 +187,7 @@ def complete(
         raise ValueError(f"{samples} samples at temperature 0 are one: raise the temperature")
     most = _most_tokens(tokenizer, budget)
     _require_room(model, prompts, most)
-    # Prompts of like lengths go together, so that little is padding.
+    # Prompts of similar length go together, so that there is little padding.
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: list[list[Completion]] = [[] for _ in prompts]
     was_training = model.training
@@ -200,10 +204,10 @@ def complete(
 
 
 def _most_tokens(tokenizer: PreTrainedTokenizerBase, budget: Budget) -> int:
-    """Return how many tokens a completion may have in all."""
+    """Return how many tokens a completion may have in total."""
     if not budget.thinking:
         return budget.answer
-    # Those of `</think>`, and the end token that a cut answer gets.
+    # The tokens of `</think>` and the end token of a cut answer are added.
     close = len(tokenizer.encode(THINKING_ENDS, add_special_tokens=False))
     return budget.thinking + close + budget.answer + 1
 
@@ -211,18 +215,18 @@ def _most_tokens(tokenizer: PreTrainedTokenizerBase, budget: Budget) -> int:
 def room_for_prompt(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: Budget
 ) -> int:
-    """Return how many tokens a question may have beside its completion.
+    """Return how many tokens a prompt may have, so that its completion still fits the context.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
-        budget: Of the completion.
+        tokenizer: The tokenizer of the model.
+        budget: How many tokens the completion may have.
     """
     return model.config.max_position_embeddings - _most_tokens(tokenizer, budget)
 
 
 def _require_room(model: PreTrainedModel, prompts: list[list[int]], most: int) -> None:
-    """Refuse completions that would not fit the model's context."""
+    """Raise an error if a prompt and its completion do not fit the model's context."""
     context = model.config.max_position_embeddings
     longest = max(map(len, prompts), default=0)
     if longest + most > context:
@@ -235,14 +239,14 @@ def _require_room(model: PreTrainedModel, prompts: list[list[int]], most: int) -
 def _batches(
     order: list[int], prompts: list[list[int]], most: int, samples: int, batch_tokens: int
 ) -> list[list[int]]:
-    """Return the places of the prompts of each batch.
+    """Return the indices of the prompts of each batch.
 
     Args:
-        order: Places of the prompts, the shortest first.
-        prompts: Their tokens.
-        most: Tokens that may follow.
-        samples: Completions of each.
-        batch_tokens: At most so many at once; one prompt goes in any case.
+        order: Indices of the prompts, the shortest first.
+        prompts: Token ids of each prompt.
+        most: How many tokens may follow a prompt.
+        samples: How many completions each prompt gets.
+        batch_tokens: Most tokens in a batch. A batch has at least one prompt, even if it is larger.
     """
     batches: list[list[int]] = []
     for place in order:
@@ -255,7 +259,7 @@ def _batches(
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's first, then the model's others."""
+    """Return the token ids that end an answer: the tokenizer's first, then the model's others."""
     others = model.generation_config.eos_token_id
     if others is None:
         others = []
@@ -276,7 +280,7 @@ def _write(
     ids, mask = generation.padded(rows, pad, left=True)
     length = ids.shape[1]
     ends, limits = _end_tokens(model, tokenizer), None
-    # The model's own settings, such as Qwen's repetition penalty, would score another policy.
+    # The model's own settings, such as Qwen's repetition penalty, would measure another policy.
     options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}
     if temperature:
         # top_k 0 and top_p 1: the policy itself is sampled, as in GRPO.

@@ -1,4 +1,4 @@
-"""SentencePiece models: train them, merge pieces in, make fast tokenizers of them.
+"""SentencePiece models: train them, add pieces, and convert them to fast tokenizers.
 
 model = sentencepieces.train(texts, vocab_size=1200)     # the bytes of a SentencePiece file
 base = sentencepieces.fast(model)                        # a Llama-style fast tokenizer
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 SPACE = "▁"
 SPECIALS = ("<unk>", "<s>", "</s>")
-# SentencePiece leaves out longer sentences without a word, so texts are cut.
+# SentencePiece silently drops longer sentences, so texts are cut into parts of this length.
 MAX_SENTENCE = 16384  # characters
-BPE = 2  # SentencePiece's number of the model type
+BPE = 2  # the number of the model type BPE in SentencePiece
 
 
 # --- training and reading ------------------------------------------------------------------------
@@ -42,16 +42,17 @@ def train(
         texts: The texts.
         vocab_size: The number of pieces, bytes and special tokens included.
         model_type: bpe, unigram or char.
-        character_coverage: The share of the text whose characters get pieces.
-        max_characters: Read a random part of the texts of about that size; 0 reads all. It bounds
-            memory to some 50 bytes a character.
-        seed: Draws that part.
+        character_coverage: Share of the text's characters that get a piece of their own, 0 to 1.
+        max_characters: Train on a random part of the texts with about this many characters; 0
+            trains on all of them. Training needs about 50 bytes of memory for each character.
+        seed: Seed for drawing that part.
 
     Returns:
         The bytes of the model's file.
 
     Raises:
-        ValueError: The texts are too few for the size.
+        ValueError: SentencePiece cannot train that many pieces, for example because there is too
+            little text.
     """
     model = io.BytesIO()
     try:
@@ -72,7 +73,7 @@ def train(
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        # SentencePiece's own sentences advise, and not always the same way.
+        # SentencePiece's messages contain advice, in different words for the same problem.
         fewer = "too high" in reason or "less than" in reason or "smaller" in reason
         if "too small" in reason or "required_chars" in reason:
             advice = "raise the number of pieces, or lower character_coverage"
@@ -85,7 +86,7 @@ def train(
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Yield texts in parts that SentencePiece takes."""
+    """Yield the texts in parts of at most MAX_SENTENCE characters."""
     for text in texts:
         for start in range(0, len(text), MAX_SENTENCE):
             yield text[start : start + MAX_SENTENCE]
@@ -96,8 +97,9 @@ def sampled(texts: Iterable[str], max_characters: int, seed: int = 0) -> Iterabl
 
     Args:
         texts: All texts.
-        max_characters: About so many; all texts are returned when it is 0 or when they are fewer.
-        seed: Draws them.
+        max_characters: About how many characters to return. All texts are returned if it is 0 or
+            if they have no more characters than that.
+        seed: Seed for drawing the texts.
     """
     if not max_characters:
         return texts
@@ -125,7 +127,7 @@ def _proto(model: bytes | Path) -> schema.ModelProto:
 
 
 def pieces(model: bytes | Path) -> list[str]:
-    """Return the ordinary pieces of a model, best first for BPE: no control or byte pieces."""
+    """Return the pieces of a model without control and byte pieces; for BPE the best first."""
     return [piece.piece for piece in _proto(model).pieces if piece.type == piece.NORMAL]
 
 
@@ -133,15 +135,16 @@ def pieces(model: bytes | Path) -> list[str]:
 def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str] = ()) -> bytes:
     """Append the pieces that a BPE base lacks, by the published rule.
 
-    The rule is that of Chinese-LLaMA-Alpaca, scripts/merge_tokenizer. There every new piece has the
-    score 0 and the left one of two wins, which no list of merges can say, so that fast tokenizers
-    cut otherwise. Here the scores fall with the order, all above the base's, so that the fast
-    tokenizer of the same pieces agrees.
+    The rule comes from Chinese-LLaMA-Alpaca, scripts/merge_tokenizer, with one change. There every
+    new piece has the score 0, and of two possible merges the left one wins. A list of merges cannot
+    express this, so a fast tokenizer would cut text differently. Here the scores fall with the
+    order of the pieces, and all are above the base's scores. So the fast tokenizer with the same
+    pieces cuts text in the same way.
 
     Args:
-        base: The base's file or its bytes.
+        base: The base's SentencePiece file, or its bytes.
         new_pieces: Pieces, best first.
-        controls: Those of them that text never makes, such as a pad token.
+        controls: The pieces among them that never come from text, such as a pad token.
 
     Returns:
         The bytes of the merged file.
@@ -151,7 +154,7 @@ def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str]
     new = [piece for piece in dict.fromkeys(new_pieces) if piece not in known]
     controls = set(controls)
     normal, control = proto.pieces[0].NORMAL, proto.pieces[0].CONTROL
-    # Above the scores of an earlier extension, too.
+    # The new scores are also above the scores of an earlier extension.
     top = max(0.0, *(piece.score for piece in proto.pieces))
     for number, piece in enumerate(new):
         kind = control if piece in controls else normal
@@ -161,14 +164,14 @@ def merge(base: bytes | Path, new_pieces: Iterable[str], controls: Iterable[str]
 
 
 def slow(base_file: Path, grown: PreTrainedTokenizerFast) -> bytes | None:
-    """Return the SentencePiece file of a grown tokenizer, made from its base's file.
+    """Return the SentencePiece file of an extended tokenizer, made from its base's file.
 
     Args:
-        base_file: The base's tokenizer.model.
-        grown: The fast tokenizer.
+        base_file: The tokenizer.model of the base.
+        grown: The extended fast tokenizer.
 
     Returns:
-        The bytes of the file, None when the base has no such file.
+        The bytes of the file; None if `base_file` does not exist.
     """
     if not Path(base_file).exists():
         return None
@@ -186,11 +189,14 @@ def splits(piece: str) -> list[tuple[str, str]]:
 def merges_of(vocabulary: dict[str, int], scores: dict[str, float]) -> list[list[str]]:
     """Return BPE merges for scored pieces.
 
-    They are every split of a piece into two known pieces, the best score first.
+    Every split of a piece into two known pieces is a merge. The best score comes first.
 
     Args:
         vocabulary: {piece: id} of all known pieces.
-        scores: {piece: score} of the pieces to be made.
+        scores: {piece: score} of the pieces that the merges must produce.
+
+    Returns:
+        Merges [left piece, right piece].
     """
     found = []
     for piece, score in scores.items():
@@ -201,12 +207,13 @@ def merges_of(vocabulary: dict[str, int], scores: dict[str, float]) -> list[list
 
 
 def fast(model: bytes | Path) -> PreTrainedTokenizerFast:
-    """Return the fast tokenizer of a BPE model, laid out as Llama's.
+    """Return the fast tokenizer of a BPE model, with the layout of Llama's tokenizer.
 
-    That is byte fallback, `▁` before the text, BOS first.
+    It has byte fallback, puts `▁` before the text, and begins with BOS.
 
     Raises:
-        ValueError: It is a unigram model, whose segmentation BPE merges cannot express.
+        ValueError: The model is not BPE. For example, BPE merges cannot express how a unigram model
+            cuts text.
     """
     proto = _proto(model)
     if proto.trainer_spec.model_type != BPE:
@@ -221,11 +228,11 @@ def fast(model: bytes | Path) -> PreTrainedTokenizerFast:
 
 
 def _llama_layout(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
-    """Return the content of a tokenizer.json as Llama 2's.
+    """Return the content of a tokenizer.json like that of Llama 2.
 
     Args:
         vocabulary: {piece: id}.
-        merges: Pairs of pieces, first those that are merged first.
+        merges: Pairs of pieces, in the order in which they are merged.
     """
     bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
@@ -288,7 +295,7 @@ def _special_token(token: str, number: int) -> dict[str, Any]:
 
 
 def wrap_layout(layout: dict[str, Any], **options: Any) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a tokenizer.json's content; options name its special tokens."""
+    """Return a tokenizer from a tokenizer.json's content; options name its special tokens."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

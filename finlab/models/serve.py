@@ -1,13 +1,13 @@
-"""Serve a model over OpenAI's API, with vLLM or with transformers' server.
+"""Serve a model over OpenAI's API, with vLLM or with the server of transformers.
 
     settings = serve.settings("runs/smoke/dpo/artifact/model", port=8000)
     serve.vllm_command(settings)             # what to run on a GPU server
     app = serve.app(settings)                # transformers' server, for uvicorn
     serve.run(app, settings)
 
-transformers' own `transformers serve FOLDER` works on our folders too. This server adds what it
-lacks: adapters, a list with our model in it, and one clear sentence for a prompt that is too long,
-a template that refuses, or a request without messages.
+The command `transformers serve FOLDER` works with our folders too. This module adds adapters, a
+list of models that contains our model, and clear error messages. Such a message is one sentence,
+for example if a prompt is too long, a template raises an error, or a request has no messages.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SETTINGS_FILE = "serve.json"
-TOOL_MARK = "<tool_call>"  # in a chat template: tools in Qwen's form, which vLLM calls hermes
-# How transformers' server finds the calls of tools in what a model with our chatml template wrote.
-# It has the same for Qwen's models by their name; ours may be Llamas, whose tokenizer puts a space
-# behind <|im_start|>.
+TOOL_MARK = "<tool_call>"  # marks a chat template with tools in Qwen's form, "hermes" in vLLM
+# How the server of transformers finds tool calls in the output of a model with our chatml template.
+# transformers has the same rules for Qwen's models and finds them by the model's name. Our models
+# may be Llamas, and their tokenizer puts a space after <|im_start|>.
 CALLS = {
     "defaults": {"role": "assistant"},
     "start_anchor_pattern": r"<\|im_start\|>\s?assistant\n",
@@ -53,15 +53,15 @@ class Settings:
     """How a model is served.
 
     Attributes:
-        folder: The model's, or an adapter's.
-        name: By which clients ask for it.
+        folder: Folder of the model or of the adapter.
+        name: The name by which clients request the model.
         engine: vllm or transformers.
-        host: The address that is listened on; 127.0.0.1 is seen from this machine alone.
-        port: The port.
-        context: Tokens that the model reads, prompt and answer together.
-        method: How it is quantised; empty if it is not.
-        base: An adapter's base; empty for a model.
-        tools: Whether its template has a place for tools.
+        host: The address to listen on. Only this machine can reach 127.0.0.1.
+        port: The port to listen on.
+        context: Most tokens of prompt and answer together.
+        method: How the model is quantised, such as gptq; empty if it is not.
+        base: Folder of an adapter's base; empty for a model.
+        tools: Whether the chat template supports tools.
     """
 
     folder: str
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL at which clients reach the model."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/v1"
 
@@ -88,17 +88,18 @@ def settings(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> Settings:
-    """Return how a model will be served.
+    """Return the settings with which a model will be served.
 
     Args:
-        source: A model's folder, an adapter's, or a hub id.
-        name: By which clients ask for it; empty takes the folder's.
-        engine: vllm, transformers, or auto: vLLM where it is installed.
+        source: Folder of a model, folder of an adapter, or a hub id.
+        name: The name by which clients request the model; empty takes the folder's name.
+        engine: vllm, transformers, or auto. `auto` means vLLM if it is installed, else
+            transformers.
         host: The address to listen on.
-        port: The port.
+        port: The port to listen on.
 
     Raises:
-        ValueError: There is no model, it has no chat template, or the engine is not installed.
+        ValueError: There is no model, it has no chat template, or the engine is unknown.
     """
     if engine not in ENGINES:
         raise ValueError(f"--engine {engine}: write one of {', '.join(ENGINES)}")
@@ -128,10 +129,10 @@ def settings(
 
 
 def save(chosen: Settings) -> Path | None:
-    """Write the settings beside the model, so that a colleague serves it in the same way.
+    """Write the settings into the model's folder, so that a colleague can serve it the same way.
 
     Returns:
-        The file; None where the folder cannot be written, such as the hub's cache.
+        The file; None if the folder is not writable, as the hub's cache may be.
     """
     record = asdict(chosen) | {"vllm": vllm_command(chosen, strict=False)}
     try:
@@ -142,17 +143,19 @@ def save(chosen: Settings) -> Path | None:
 
 # --- vLLM ----------------------------------------------------------------------------------------
 def vllm_command(chosen: Settings, strict: bool = True) -> list[str]:
-    """Return vLLM's command line for a model.
+    """Return vLLM's command line for a model, as a list of words.
 
-    It reads the method of quantization, the chat template and the sampling settings from the
-    folder.
+    vLLM reads the quantization method, the chat template and the sampling settings from the
+    model's folder.
 
     Args:
-        chosen: How it is served.
-        strict: Refuse an adapter that vLLM cannot serve; else return no words.
+        chosen: How the model is served.
+        strict: Raise an error for an adapter that vLLM cannot serve. False returns an empty list
+            for it.
 
     Raises:
-        ValueError: The adapter trained whole tables or single rows of them.
+        ValueError: The adapter trained the embedding or the head, or single rows of them; or its
+            rank is too large for vLLM.
     """
     words = ["vllm", "serve", chosen.base or chosen.folder]
     words += ["--served-model-name", f"{chosen.name}-base" if chosen.base else chosen.name]
@@ -175,7 +178,7 @@ def vllm_command(chosen: Settings, strict: bool = True) -> list[str]:
 
 
 def _vllm_rank(rank: int) -> int:
-    """Return the smallest rank that vLLM has kernels for and that holds a rank."""
+    """Return the smallest rank supported by vLLM that is at least as large as an adapter's rank."""
     for known in (8, 16, 32, 64, 128, 256, 320, 512):
         if rank <= known:
             return known
@@ -183,12 +186,12 @@ def _vllm_rank(rank: int) -> int:
 
 
 def shown(words: list[str]) -> str:
-    """Return a command line as a person copies it."""
+    """Return a command line as text that can be copied into a shell."""
     return shlex.join(words)
 
 
 def require_vllm() -> None:
-    """Refuse to start vLLM where it is not installed."""
+    """Raise an error if vLLM is not installed."""
     if not shutil.which("vllm"):
         raise ValueError(
             "vLLM is not installed here: pip install 'finlab-workbook[vllm]' on a machine with a "
@@ -198,7 +201,7 @@ def require_vllm() -> None:
 
 # --- transformers' server ------------------------------------------------------------------------
 def require_server() -> None:
-    """Refuse to start transformers' server without its packages."""
+    """Raise an error if a package for the server of transformers is not installed."""
     for package in ("fastapi", "uvicorn", "openai"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(
@@ -207,16 +210,17 @@ def require_server() -> None:
 
 
 def app(chosen: Settings) -> FastAPI:
-    """Load a model, and return transformers' server around it.
+    """Load a model, and return the server of transformers with this model.
 
-    It answers one request after another: with transformers 5.23's continuous batching a model on a
-    CPU wrote other tokens than alone (16年 for 1996年). vLLM is for many clients.
+    The server answers one request after another. The continuous batching of transformers 5.23 is
+    not used: with it, a model on a CPU wrote different tokens than without it (16年 for 1996年). For
+    many clients, use vLLM.
 
     Args:
-        chosen: How it is served.
+        chosen: How the model is served.
 
     Raises:
-        ValueError: The packages are missing, or the model cannot be loaded.
+        ValueError: Packages are missing, or the model cannot be loaded.
     """
     require_server()
     from finlab.models import serve_handlers
@@ -225,7 +229,7 @@ def app(chosen: Settings) -> FastAPI:
 
 
 def _loaded(chosen: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return model and tokenizer; where its template has tools, calls of them are read."""
+    """Load model and tokenizer; tool calls are parsed if the chat template supports tools."""
     tokenizer = tokenization.load(chosen.folder)
     if chosen.tools and getattr(tokenizer, "response_template", None) is None:
         tokenizer.response_template = CALLS
@@ -235,11 +239,11 @@ def _loaded(chosen: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def run(made: FastAPI, chosen: Settings) -> None:
-    """Serve until somebody stops it.
+    """Run a server until it is stopped.
 
     Args:
-        made: The server.
-        chosen: How it is served.
+        made: The server, from `app`.
+        chosen: How the model is served.
     """
     import uvicorn
 
@@ -248,6 +252,6 @@ def run(made: FastAPI, chosen: Settings) -> None:
         host=chosen.host,
         port=chosen.port,
         log_level="warning",
-        timeout_graceful_shutdown=3,  # seconds: an open page holds its connection for ever
+        timeout_graceful_shutdown=3,  # seconds; an open page keeps its connection forever
     )
     uvicorn.Server(config).run()

@@ -1,6 +1,6 @@
-"""What our server does differently from transformers': one model, few routes.
+"""The differences between our server and the server of transformers: one model, few routes.
 
-It is imported only where the packages for serving are installed.
+Import this module only where the packages for serving are installed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NEW_TOKENS = 1024  # of an answer, where neither the request nor the model says
-MAX_BODY = 4 << 20  # bytes of a request
-MOST_READ = 64 << 20  # bytes that are heard out, so that a client can read why it is refused
-LOOK_EVERY = 0.25  # seconds between two looks whether a client is still there
-# What a request may hold. A chat template or a generation_config of a client's own could keep the
-# server busy for ever, or fill its memory.
+NEW_TOKENS = 1024  # most tokens of an answer, if neither the request nor the model sets a limit
+MAX_BODY = 4 << 20  # most bytes of a request
+MOST_READ = 64 << 20  # bytes read of a request that is too large, so that the client gets the error
+LOOK_EVERY = 0.25  # seconds between two checks whether the client is still connected
+# The fields that a request may have. A client's own chat template or generation_config could keep
+# the server busy forever, or fill its memory.
 FIELDS = frozenset(
     "messages model stream max_tokens max_completion_tokens temperature top_p seed stop tools "
     "frequency_penalty presence_penalty n user stream_options tool_choice parallel_tool_calls "
@@ -53,14 +53,15 @@ LIMITS = {  # field: (least, most)
 
 # --- the app -------------------------------------------------------------------------------------
 def build(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> FastAPI:
-    """Return a server with three routes: chats, the list of models, health.
+    """Return a server with three routes: chat completions, the list of models, health.
 
-    transformers' server has more: it would load other models, reset itself, and take audio.
+    The server of transformers has more routes: it can load other models, reset itself, and take
+    audio.
 
     Args:
-        name: By which clients ask for the model.
+        name: The name by which clients request the model.
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of the model.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     manager = Manager()
@@ -103,7 +104,7 @@ async def _body(request: Request) -> dict:
     """Return the JSON object of a request.
 
     Raises:
-        HTTPException: It is too large, or no JSON object.
+        HTTPException: The request is too large, or it is not a JSON object.
     """
     content = bytearray()
     size = 0
@@ -129,9 +130,9 @@ class OneModel(ModelManager):
     """A manager of one model that is loaded already.
 
     Args:
-        name: By which clients ask for it.
+        name: The name by which clients request the model.
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of the model.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
@@ -142,7 +143,7 @@ class OneModel(ModelManager):
 
     @staticmethod
     def process_model_name(model_id: str) -> str:
-        """Return the name as it is: there are no revisions."""
+        """Return the name unchanged, because there are no revisions."""
         return model_id
 
     def load_model_and_processor(
@@ -153,7 +154,7 @@ class OneModel(ModelManager):
 
 
 class WholeStreamer(DirectStreamer):
-    """A streamer that shows half a call of a tool as text, which transformers' own drops."""
+    """A streamer that sends an unfinished tool call as text; transformers' own drops it."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -169,11 +170,11 @@ class WholeStreamer(DirectStreamer):
         return text
 
     def _enqueue(self, item: Any) -> None:
-        """Send an item on; before the end, what no item has held."""
+        """Send an item on; at the end, first send an unfinished tool call as text."""
         if isinstance(item, str):
             self._said += item
         elif item is not None:
-            self._raw = self._said = ""  # a whole call, or thinking
+            self._raw = self._said = ""  # the item is a whole tool call, or thinking
         elif self._parser is not None:
             rest = self._raw.removeprefix(self._said)
             if rest.lstrip().startswith("<tool_call>"):
@@ -182,10 +183,10 @@ class WholeStreamer(DirectStreamer):
 
 
 class Manager(GenerateManager):
-    """Generates one answer after another, and leaves one whose client has gone.
+    """Generates one answer after another, and stops an answer when its client disconnects.
 
     Attributes:
-        gone: Requests whose clients have gone.
+        gone: Ids of the requests whose clients have disconnected.
     """
 
     def __init__(self):
@@ -193,11 +194,11 @@ class Manager(GenerateManager):
         self.gone: set[str] = set()
 
     def generate_streaming(self, *arguments: Any, **options: Any) -> tuple:
-        """Start a streamed answer; see transformers' manager."""
+        """Start a streamed answer; see GenerateManager in transformers."""
         from transformers.cli.serving import utils
 
         plain = utils.DirectStreamer
-        utils.DirectStreamer = WholeStreamer  # its class is fixed in transformers' function
+        utils.DirectStreamer = WholeStreamer  # it cannot be given as an argument
         try:
             return super().generate_streaming(*arguments, **options)
         finally:
@@ -211,7 +212,7 @@ class Manager(GenerateManager):
         gen_config: GenerationConfig,
         request_id: str,
     ) -> tuple[str, int, Any]:
-        """Return a whole answer; see transformers' manager."""
+        """Return a whole answer; see GenerateManager in transformers."""
         stop = StoppingCriteriaList([lambda *_: request_id in self.gone])
         sequences = await self.async_submit(
             model.generate,
@@ -227,10 +228,10 @@ class Manager(GenerateManager):
 
 
 class State(GenerationState):
-    """Holds our manager.
+    """The generation state of transformers, with our manager.
 
     Args:
-        manager: It.
+        manager: The manager that generates all answers.
     """
 
     def __init__(self, manager: Manager):
@@ -244,14 +245,15 @@ class State(GenerationState):
 
 # --- chats ---------------------------------------------------------------------------------------
 def parsed_or_raw(*arguments: Any, cleaned_content: str = "", **options: Any) -> tuple:
-    """Return content, thinking and calls of an answer; one whose call is broken off as it is.
+    """Return (content, thinking, tool calls) of an answer.
 
-    transformers' own reader fails on half a call, and the request with it.
+    An answer with an unfinished tool call is returned as content, unchanged. The function in
+    transformers raises an error there, and the whole request fails.
 
     Args:
-        *arguments: Of transformers' reader.
+        *arguments: Arguments of `parse_assistant_message` in transformers.
         cleaned_content: The answer without special tokens.
-        **options: Of transformers' reader.
+        **options: Options of `parse_assistant_message` in transformers.
     """
     try:
         return _parse(*arguments, cleaned_content=cleaned_content, **options)
@@ -264,13 +266,13 @@ chat_completion.parse_assistant_message = parsed_or_raw
 
 
 def _require(body: dict) -> None:
-    """Refuse a request that asks for what is not to be had here.
+    """Raise an error if a request asks for something that this server does not offer.
 
     Args:
-        body: The request.
+        body: The request. Whole numbers given as floats are changed to integers in place.
 
     Raises:
-        ValueError: A field is not known, or out of its range.
+        ValueError: A field is unknown or out of its range, or there are no messages.
     """
     unknown = sorted(set(body) - FIELDS)
     if unknown:
@@ -296,32 +298,35 @@ class ChatHandler(ChatCompletionHandler):
     """Answers chats, and refuses in one sentence what it cannot answer."""
 
     async def handle_request(self, body: dict, request_id: str) -> Response:
-        """Answer a request; see transformers' handler.
+        """Answer a request; see ChatCompletionHandler in transformers.
 
         Args:
-            body: In OpenAI's form.
-            request_id: Of the request.
+            body: The request in OpenAI's form.
+            request_id: Id of the request.
 
         Raises:
-            HTTPException: 400, with a sentence.
+            HTTPException: Status 400, with one sentence that says what is wrong.
         """
         try:
             _require(body)
-            # Not on the loop: other clients are heard while a long prompt is read.
+            # In a thread, so that the server can serve other clients during a long prompt.
             await asyncio.to_thread(self._fit, body)
             return await super().handle_request(body, request_id)
         except HTTPException:
             raise
-        except Exception as error:  # whatever a request brings about, the server stays up
+        except Exception as error:  # the server must survive any error of a request
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             logger.warning("refused: %s", reason)
             raise HTTPException(400, f"the request cannot be answered: {reason}") from None
 
     def _fit(self, body: dict) -> None:
-        """Give the answer the room that the prompt leaves; refuse a prompt without room.
+        """Set `max_tokens` to at most the room that the prompt leaves in the context.
 
         Args:
             body: The request, changed in place.
+
+        Raises:
+            ValueError: The prompt fills the context.
         """
         model, tokenizer = self.model_manager.model, self.model_manager.tokenizer
         modality = self.model_manager.get_model_modality(model, processor=tokenizer)

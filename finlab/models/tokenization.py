@@ -1,4 +1,4 @@
-"""Load tokenizers, encode with them, measure them."""
+"""Load tokenizers, encode texts with them, and measure them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ THINKING_OFF = f"{{%- set {THINKING_SWITCH} = false -%}}"
 def load(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, a hub id or a SentencePiece file.
 
-    A folder that holds only a SentencePiece file is read as such: transformers 5 would order its
-    merges by id, not by score.
+    If a folder has a SentencePiece file and no tokenizer.json, the SentencePiece file is converted
+    here. transformers 5 would order its merges by id instead of by score.
 
     Raises:
-        ValueError: There is no tokenizer.
+        ValueError: There is no readable tokenizer at `source`.
     """
     from transformers import AutoTokenizer
 
@@ -37,7 +37,7 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
             return sentencepieces.fast(folder / "tokenizer.model")
     try:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except Exception as error:  # a broken file raises what its reader raises
+    except Exception as error:  # a broken file can raise any error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
         raise ValueError(
             f"no tokenizer in '{source}': it needs tokenizer.json or tokenizer.model ({reason})"
@@ -45,13 +45,14 @@ def load(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def switch_thinking_off(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a chat template that has a switch for thinking, as Qwen3's, begin answers without it.
+    """Turn off thinking in a chat template that has a switch for it, such as Qwen3's.
 
-    Where models are compared with no budget for thinking, one that thinks would be cut off in the
-    middle of a thought.
+    Some comparisons of models have no token budget for thinking. A model that thinks would then be
+    cut off in the middle of its thinking.
 
     Args:
-        tokenizer: Its template is changed in memory; one without the switch is left as it is.
+        tokenizer: The tokenizer. Its chat template is changed in memory only. A template without
+            the switch is not changed.
     """
     template = tokenizer.chat_template
     if isinstance(template, str) and THINKING_SWITCH in template:
@@ -60,17 +61,19 @@ def switch_thinking_off(tokenizer: PreTrainedTokenizerBase) -> None:
 
 # --- encoding ------------------------------------------------------------------------------------
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that fills up rows: the end token where there is no pad token."""
+    """Return the id of the token to pad rows with: the end token if there is no pad token."""
     pad = tokenizer.pad_token_id
     return tokenizer.eos_token_id if pad is None else pad
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text without special tokens; a literal `</s>` is spelt in pieces.
+    """Return the token ids of each text, without special tokens.
+
+    A literal `</s>` in a text is encoded as ordinary text.
 
     Args:
-        tokenizer: The tokenizer; a fast one works on all cores.
-        texts: Any number: they are encoded a batch at a time.
+        tokenizer: A fast tokenizer; it uses all cores.
+        texts: Any number of texts; they are encoded in batches.
     """
     backend = tokenizer.backend_tokenizer
     rows = []
@@ -83,11 +86,13 @@ def plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text as a document: BOS, text, EOS, where the tokenizer has them.
+    """Return the token ids of each text as a document: BOS, text, EOS.
+
+    BOS or EOS is left out if the tokenizer does not have it.
 
     Args:
         tokenizer: The tokenizer.
-        texts: Documents.
+        texts: The text of each document.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -95,9 +100,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
 
 
 def documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of texts as documents to be measured: every character is predicted.
+    """Return token ids of documents for measuring a loss: every character is predicted.
 
-    Qwen has no BOS, so the end of another document stands before its first token.
+    If there is no BOS, as in Qwen, an EOS is put first. It stands for the end of another document.
 
     Args:
         tokenizer: The tokenizer.
@@ -108,18 +113,18 @@ def documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Dataset:
-    """Encode the documents of a corpus step's Parquet folder: one pass in Daft.
+    """Encode the documents in a Parquet folder of a corpus step, in one pass with Daft.
 
-    It runs in this process, in several, or on a Ray cluster; see `frames.choose_runner`.
+    It runs in this process, in several processes, or on a Ray cluster; see `frames.choose_runner`.
 
     Args:
         tokenizer: The tokenizer.
-        folder: The folder, such as the step's `train`.
-        cache: Where the tokens are written.
+        folder: A Parquet folder of the corpus step, such as `train`.
+        cache: Folder to write the tokens in.
 
     Returns:
-        A data set on disk in the documents' order: source, domain, language, tokens (a count) and
-        input_ids (int32, with BOS and EOS).
+        A data set on disk in the order of the documents, with the columns source, domain,
+        language, tokens (number of tokens) and input_ids (int32, with BOS and EOS).
     """
     return encoding.encode(functools.partial(encode, tokenizer), folder, cache)
 
@@ -127,15 +132,18 @@ def encoded(tokenizer: PreTrainedTokenizerBase, folder: Path, cache: Path) -> Da
 def replay_documents(
     tokenizer: PreTrainedTokenizerBase, folder: Path, tokens: float, seed: int
 ) -> list[list[int]]:
-    """Return documents of pretraining text, about so many tokens, to learn beside others.
+    """Return random documents of pretraining text, to mix into other training data.
 
     Args:
         tokenizer: The tokenizer.
         folder: A corpus step's `train` folder.
-        tokens: How many; the document that reaches the number is the last.
-        seed: Draws the documents.
+        tokens: About how many tokens to return. The document that reaches this number is the last.
+        seed: Seed for drawing the documents.
+
+    Returns:
+        Token ids of each document.
     """
-    # The corpus step counted with the base's tokenizer, which may have cut other text.
+    # The corpus step counted tokens with the base's tokenizer, and this one may need more or fewer.
     texts = frames.sample_texts(folder, 4 * tokens, seed)
     taken: list[list[int]] = []
     total = 0
@@ -149,7 +157,7 @@ def replay_documents(
 
 # --- measures ------------------------------------------------------------------------------------
 def chars_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
-    """Return characters per token over texts; special tokens do not count.
+    """Return the characters per token of all texts together; special tokens do not count.
 
     Args:
         tokenizer: The tokenizer.
@@ -160,7 +168,7 @@ def chars_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> flo
 
 
 def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
-    """Return the texts that decoding does not give back exactly.
+    """Return the texts that are different after encoding and decoding.
 
     Args:
         tokenizer: The tokenizer.
@@ -174,7 +182,7 @@ def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: list[str]) ->
 
 
 def agreement(model: bytes, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
-    """Return the share of texts that SentencePiece cuts exactly as the fast tokenizer does.
+    """Return the share of texts that SentencePiece and the fast tokenizer cut identically.
 
     Args:
         model: The bytes of a SentencePiece file.

@@ -2,10 +2,13 @@
 
     grown, added = vocabulary.extend(base, vocabulary.choose(candidates, base.get_vocab(), 600))
 
-A base is one of two kinds. **SentencePiece style** (Llama): `extend` follows the published rule of
-Chinese-LLaMA-Alpaca (scripts/merge_tokenizer): every new piece that the base lacks is appended, and
-wins over the base's merges. **Byte-level** (Qwen, Llama 3): `learn` goes on with BPE where the
-base's merges end, and `extend` appends those merges behind the base's.
+There are two kinds of base:
+
+- **SentencePiece style** (Llama): `extend` follows the published rule of Chinese-LLaMA-Alpaca
+  (scripts/merge_tokenizer). It appends every new piece that the base lacks. The new pieces have
+  priority over the base's merges.
+- **Byte-level** (Qwen, Llama 3): `learn` continues BPE training after the base's last merge, and
+  `extend` appends the learnt merges after the base's merges.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 Merge = tuple[str, str]
 BATCH = 1000  # texts encoded at a time
-PRIVATE = 0x10000  # where the characters begin that stand for tokens while merges are learnt
-MAX_TOKENS = 16  # of the base in a learnt piece, as SentencePiece's max_sentencepiece_length
+PRIVATE = 0x10000  # first of the characters that replace tokens while merges are learnt
+MAX_TOKENS = 16  # most base tokens in a new piece, like SentencePiece's max_sentencepiece_length
 KEPT_SETTINGS = (
     "bos_token",
     "eos_token",
@@ -46,7 +49,7 @@ def is_chinese(piece: str) -> bool:
     Adding such a piece cannot change how English is cut.
 
     Args:
-        piece: As its tokenizer spells it.
+        piece: A piece, as its tokenizer spells it.
     """
     latin = any(char.isascii() and char.isalpha() for char in piece)
     return any(map(_is_han, piece)) and not latin
@@ -55,12 +58,13 @@ def is_chinese(piece: str) -> bool:
 def choose(candidates: Iterable[str], known: Iterable[str], max_pieces: int) -> list[str]:
     """Return candidates that are not known, each with the characters it is built from.
 
-    A BPE piece whose characters are missing can never be reached, so its characters count too.
+    BPE can build a piece only if the vocabulary has all its characters. So missing characters are
+    added too, and they count towards `max_pieces`.
 
     Args:
         candidates: Pieces, best first.
-        known: The base's vocabulary.
-        max_pieces: At most so many are returned.
+        known: The pieces of the base's vocabulary.
+        max_pieces: Most pieces to return.
     """
     known = set(known)
     chosen: dict[str, None] = {}
@@ -74,11 +78,11 @@ def choose(candidates: Iterable[str], known: Iterable[str], max_pieces: int) -> 
 
 # --- extending -----------------------------------------------------------------------------------
 def is_byte_level(base: PreTrainedTokenizerFast) -> bool:
-    """Tell whether a base is byte-level BPE, rather than BPE with byte fallback.
+    """Tell whether a base is byte-level BPE; False means BPE with byte fallback.
 
     Raises:
-        ValueError: It is of another kind, whose vocabulary cannot be extended so that text is cut
-            as before.
+        ValueError: The base is of another kind. Its vocabulary cannot be extended without changing
+            how it cuts other text.
     """
     backend = getattr(base, "backend_tokenizer", None)
     if backend is None:
@@ -106,17 +110,18 @@ def extend(
     new: Iterable[str] | Iterable[Merge],
     pad_token: str = "<pad>",
 ) -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """Append what a base lacks, in its order. The base's ids stay.
+    """Append the new pieces that a base lacks. The base's ids do not change.
 
     Args:
-        base: The base's fast tokenizer.
-        new: For a SentencePiece base, pieces: they win over the base's merges, earlier ones first,
-            and one is reachable when two known pieces make it up (`choose` adds the characters it
-            needs). For a byte-level base, merges from `learn`, which come after the base's own.
-        pad_token: Added where the base has no pad token; empty adds none.
+        base: The fast tokenizer of the base.
+        new: For a SentencePiece base, pieces. They have priority over the base's merges, and
+            earlier pieces over later ones. A piece can be built only from two known pieces;
+            `choose` adds the characters that are needed. For a byte-level base, merges from
+            `learn`, which come after the base's own.
+        pad_token: Pad token to add if the base has none; empty adds none.
 
     Returns:
-        The fast tokenizer, and the pieces that were added.
+        The extended fast tokenizer, and the pieces that were added.
 
     Raises:
         ValueError: The base is of another kind, or its ids have gaps.
@@ -124,7 +129,7 @@ def extend(
     layout = json.loads(base.backend_tokenizer.to_str())
     byte_level, model = is_byte_level(base), layout["model"]
     vocabulary = model["vocab"]
-    # Added tokens get their place in the vocabulary, so that the ids have no gaps.
+    # Added tokens are entered into the vocabulary too, so that the ids have no gaps.
     for token in layout["added_tokens"]:
         vocabulary.setdefault(token["content"], token["id"])
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
@@ -157,14 +162,14 @@ def extend(
 def _with_new_splits(
     merges: list[list[str]], vocabulary: dict[str, int], new: set[str]
 ) -> list[list[str]]:
-    """Return the base's merges, with the splits of their pieces that new pieces make possible.
+    """Return the base's merges, and the merges of old pieces that new pieces make possible.
 
-    With the new piece `Wi`, the old `With` can also come from `Wi` + `th`. Without that merge a
-    fast tokenizer would cut otherwise than SentencePiece does.
+    For example, with the new piece `Wi` the old piece `With` can also come from `Wi` + `th`.
+    Without this merge a fast tokenizer would cut text differently from SentencePiece.
 
     Args:
         merges: The base's merges.
-        vocabulary: {piece: id} of the grown tokenizer.
+        vocabulary: {piece: id} of the extended tokenizer.
         new: The new pieces.
     """
     found, seen = [], set()
@@ -191,16 +196,17 @@ def learn(
 ) -> list[Merge]:
     """Learn Chinese BPE merges on top of a byte-level base's own.
 
-    First come the characters that the base spells in several tokens, the most frequent first; then
-    pairs of tokens that are Chinese through and through, by the count of BPE training (Sennrich et
-    al. 2016). No merge touches other text.
+    First come the characters that the base spells with several tokens, the most frequent first.
+    Then come pairs of tokens that consist only of Chinese characters, chosen by BPE training
+    (Sennrich et al. 2016). No merge changes how other text is cut.
 
     Args:
-        base: The base's tokenizer.
+        base: The tokenizer of the base.
         texts: Chinese texts.
-        max_new: At most so many new pieces.
+        max_new: Most new pieces.
         words: Also learn pieces of several characters.
-        character_coverage: The share of the text's characters that get pieces.
+        character_coverage: Share of the text's Chinese characters that one token must spell, 0 to
+            1.
 
     Returns:
         Merges in their order, for `extend`.
@@ -226,13 +232,13 @@ def learn(
 def _character_merges(
     base: PreTrainedTokenizerFast, texts: list[str], max_new: int, coverage: float
 ) -> list[Merge]:
-    """Return the merges that spell frequent characters in one token.
+    """Return the merges that spell each frequent character with one token.
 
     Args:
         base: A byte-level tokenizer.
-        texts: Whose characters count.
-        max_new: At most so many merges.
-        coverage: The share of characters in the texts that one token shall spell.
+        texts: The texts in which characters are counted.
+        max_new: Most new pieces.
+        coverage: Share of the texts' Chinese characters that one token must spell, 0 to 1.
     """
     counts = Counter(char for text in texts for char in text if _is_han(char))
     uncovered = coverage * counts.total()
@@ -254,7 +260,7 @@ def _character_merges(
 
 
 def _chinese_ids(base: PreTrainedTokenizerFast) -> set[int]:
-    """Return the ids of the tokens that are Chinese through and through."""
+    """Return the ids of the tokens that consist only of Chinese characters."""
     decoded = base.batch_decode([[number] for number in range(len(base))])
     found = set()
     for number, text in enumerate(decoded):
@@ -266,8 +272,8 @@ def _chinese_ids(base: PreTrainedTokenizerFast) -> set[int]:
 def _pair_merges(base: PreTrainedTokenizerFast, texts: list[str], max_new: int) -> list[Merge]:
     """Return merges of Chinese tokens, counted by `tokenizers.BpeTrainer`.
 
-    One private character stands for each Chinese token, so that the trainer's merges of characters
-    are merges of tokens. Everything else becomes a space, which no merge crosses.
+    Each Chinese token is replaced by one private character. So the trainer's merges of characters
+    are merges of tokens. Everything else becomes a space, and merges never cross spaces.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -280,7 +286,7 @@ def _pair_merges(base: PreTrainedTokenizerFast, texts: list[str], max_new: int) 
             for row in base.backend_tokenizer.encode_batch(batch, add_special_tokens=False):
                 signs, last_word = [], None
                 for number, word in zip(row.ids, row.word_ids, strict=True):
-                    if word != last_word:  # no merge goes over the cuts between words
+                    if word != last_word:  # merges never cross the boundary between words
                         signs.append(" ")
                     signs.append(chr(PRIVATE + number) if number in chinese_ids else " ")
                     last_word = word
@@ -305,7 +311,7 @@ def _pair_merges(base: PreTrainedTokenizerFast, texts: list[str], max_new: int) 
     merges: list[Merge] = []
     for left, right in json.loads(counter.to_str())["model"]["merges"]:
         left, right = spell(left), spell(right)
-        # A piece that the base reaches by another way needs no new row.
+        # A piece that the base already has needs no new row.
         new |= {left + right} - known
         if len(new) > max_new:
             break

@@ -1,4 +1,4 @@
-"""What new pieces save, and what a larger vocabulary costs."""
+"""Compute how many tokens new pieces save, and what a larger vocabulary costs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadCostShape:
-    """What of a model's shape decides the cost of a vocabulary.
+    """The sizes of a model that decide the cost of a vocabulary.
 
     Attributes:
-        body: The weights of its matrices, head and embedding left out.
-        width: The width of a row of the head.
+        body: Number of weights in the model's matrices, without head and embedding.
+        width: The hidden size, which is the width of a row of the head.
     """
 
     body: int
@@ -28,12 +28,12 @@ class HeadCostShape:
 
 
 def llama_shape(layers: int, width: int, inner: int) -> HeadCostShape:
-    """Return the shape of a Llama without grouped queries, such as Llama-2-7B and 13B.
+    """Return the shape of a Llama without grouped-query attention, such as Llama-2-7B and 13B.
 
     Args:
-        layers: Their number.
+        layers: Number of layers.
         width: The hidden size.
-        inner: The intermediate size.
+        inner: The intermediate size of the feed-forward part.
     """
     attention, feed_forward = 4 * width**2, 3 * width * inner
     return HeadCostShape(layers * (attention + feed_forward), width)
@@ -58,16 +58,17 @@ def piece_savings(
     pieces: list[str],
     texts: list[str],
 ) -> pandas.DataFrame:
-    """Return what each new piece saves in texts.
+    """Return how many tokens each new piece saves in the texts.
 
     Args:
-        base: The base's tokenizer.
-        grown: The extended one.
+        base: The tokenizer of the base.
+        grown: The extended tokenizer.
         pieces: The pieces that were added.
         texts: The texts.
 
     Returns:
-        A row a piece, the most useful first: text (as it reads), used (how often), saved (tokens).
+        A row for each piece, the largest saving first: text (the piece as readable text), used
+        (how often it occurs), saved (how many tokens it saves).
     """
     used = Counter(number for ids in tokenization.plain(grown, texts) for number in ids)
     parts = embeddings.old_parts(base, grown)
@@ -85,9 +86,9 @@ def chars_per_token_by_size(
     """Return {number of new pieces: characters per token of texts}.
 
     Args:
-        base: The base's tokenizer.
+        base: The tokenizer of the base.
         new: All candidates, pieces or merges, best first.
-        sizes: How many of them to add.
+        sizes: Each a number of candidates to add; 0 measures the base itself.
         texts: The texts.
     """
     found = {}
@@ -104,13 +105,14 @@ def flops_per_character(
 ) -> dict[int, float]:
     """Return {number of new pieces: training FLOPs per character}.
 
-    A frozen weight costs 4 FLOPs a token, a trained one of the head 6. More pieces make the head
-    larger and the text shorter.
+    A frozen weight costs 4 FLOPs per token, and a trained weight of the head costs 6. More pieces
+    make the head larger and the token sequence shorter.
 
     Args:
-        shape: The model's.
-        base_size: Tokens of the base.
-        chars_per_token: From `chars_per_token_by_size`.
+        shape: Sizes of the model.
+        base_size: Number of tokens in the base's vocabulary.
+        chars_per_token: {number of new pieces: characters per token}, from
+            `chars_per_token_by_size`.
     """
     cost = {}
     for size, density in chars_per_token.items():

@@ -1,1 +1,1 @@
-"""Recipes, steps and their runner, the report of a run, and the `finlab` command."""
+"""Recipes, steps, the runner, and the report of a run."""

@@ -1,7 +1,7 @@
-"""Which code of finlab a notebook stands on, and a hash of it.
+"""Find the code of finlab that a notebook uses, and hash it.
 
-A step's key changes when the code behind it changes. Comments, docstrings, plots, the report and
-the command line change no result, so they do not count.
+The key of a step changes when this code changes. Comments, docstrings, plots, the report and the
+command line cannot change a result, so they do not count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ CHANGES_NO_RESULT = (
 
 
 def module_file(name: str) -> Path | None:
-    """Return the file of a module of finlab, such as `finlab.data.cards`, or None."""
+    """Return the file of a module of finlab; None if there is no such module.
+
+    Args:
+        name: Name of the module, such as `finlab.data.cards`.
+    """
     parts = name.split(".")
     if parts[0] != "finlab":
         return None
@@ -36,7 +40,7 @@ def module_file(name: str) -> Path | None:
 
 
 def _run_by_name(tree: ast.AST) -> set[str]:
-    """Return the names that follow a "-m" in a tuple or list, as in a command line."""
+    """Return the module names after "-m" in tuples or lists, as in a command line."""
     found = set()
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Tuple, ast.List)):
@@ -48,7 +52,7 @@ def _run_by_name(tree: ast.AST) -> set[str]:
 
 
 def imports(source: str) -> set[str]:
-    """Return the modules of finlab that a piece of Python code imports, at its top or anywhere.
+    """Return the modules of finlab that Python code imports, at the top or inside functions.
 
     A module that is run by name, as in `python -m finlab.train.rank`, counts too.
 
@@ -72,12 +76,15 @@ def imports(source: str) -> set[str]:
 
 @functools.cache
 def _module_imports(name: str) -> frozenset[str]:
-    """Return what a module of finlab imports, read once in a process."""
+    """Return the modules of finlab that a module imports; the result is cached."""
     return frozenset(imports(module_file(name).read_text(encoding="utf-8")))
 
 
 def reachable(modules: set[str]) -> set[str]:
-    """Return modules of finlab and all that they import, followed through."""
+    """Return modules of finlab and all modules that they import, directly or indirectly.
+
+    Modules in CHANGES_NO_RESULT are left out.
+    """
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -103,10 +110,10 @@ def _without_docstrings(source: str) -> str:
 
 
 def _files_beside(folder: Path) -> list[Path]:
-    """Return the templates, tasks and tables that the modules of a room read.
+    """Return the templates, tasks and tables that the modules in a folder read.
 
-    They lie beside the modules, or in a folder there that is no package. What a room below or above
-    reads is not theirs: a change in evaluation must not run a training again.
+    They are in the same folder, or in subfolders that are not packages. Files of other packages do
+    not count: for example, a change in evaluation must not make a training run again.
     """
     candidates: list[Path] = []
     for child in folder.iterdir():
@@ -118,12 +125,12 @@ def _files_beside(folder: Path) -> list[Path]:
 
 
 def code_parts(source: str) -> dict[str, str]:
-    """Return {module or file: hash} of the finlab code behind a notebook.
+    """Return {file: hash} of the finlab code that a notebook uses.
 
-    The templates, tasks and tables beside that code count too.
+    Templates, tasks and tables in the folders of that code count too.
 
     Args:
-        source: All code of the notebook.
+        source: All code of the notebook, as one text.
     """
     parts = {}
     folders = set()

@@ -1,7 +1,8 @@
-"""How two runs differ: in their parameters, and in what they measured.
+"""Compare two runs: their parameters and their measured results.
 
-Scores of exams come with their intervals; where the intervals do not meet, the difference is more
-than chance. Where they meet, it may still be: notebook 07 compares models item by item.
+Scores of exams have confidence intervals. If two intervals do not overlap, the difference is not
+due to chance. If they overlap, the difference may still be real: notebook 07 compares models item
+by item.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from finlab import files
 from finlab.run.manifests import is_previous, read_manifest
 from finlab.run.parameters import SET_BY_RUNNER
 
-# Of a score, what tells which score it is.
+# Fields that identify a score.
 SCORE_NAME = ("model", "benchmark", "set", "setting", "by", "k")
 TELLS_NOTHING = ("seconds", "peak_bytes", "tokens_per_second", "mfu", "hfu", "resumed_at")
 
@@ -35,14 +36,14 @@ def parameters(one: Path, other: Path) -> list[dict[str, Any]]:
     """Return a row for each parameter that differs between two runs.
 
     Args:
-        one: A run's folder.
-        other: Another's.
+        one: Folder of the first run.
+        other: Folder of the second run.
 
     Returns:
-        Rows {step, parameter, one, other}; a step that only one of them has is one row.
+        Rows {step, parameter, one, other}. A step that only one run has finished is one row.
 
     Raises:
-        ValueError: One of them holds no finished step.
+        ValueError: A run has no finished step.
     """
     first, second = _finished(one), _finished(other)
     rows = []
@@ -60,7 +61,7 @@ def parameters(one: Path, other: Path) -> list[dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """Return a parameter's value, cut where it is long."""
+    """Return a parameter's value as text of at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -69,12 +70,12 @@ def results(one: Path, other: Path) -> list[dict[str, Any]]:
     """Return a row for each number that two runs measured differently.
 
     Args:
-        one: A run's folder.
-        other: Another's.
+        one: Folder of the first run.
+        other: Folder of the second run.
 
     Returns:
-        Rows {step, quantity, one, other, difference, apart}. `apart` tells whether two intervals
-        do not meet; it is empty where a number has none.
+        Rows {step, quantity, one, other, difference, apart}. `apart` is "yes" if the two intervals
+        do not overlap, else "no". It is empty if a number has no interval.
     """
     rows = []
     second = _finished(other)
@@ -98,15 +99,18 @@ def results(one: Path, other: Path) -> list[dict[str, Any]]:
     return rows
 
 
-Number = tuple[float, float | None, float | None]  # a value and the ends of its interval
+Number = tuple[float, float | None, float | None]  # (value, low and high end of its interval)
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, Number]]:
-    """Yield every number of a step's metrics with its name, as in `stage2.eval_loss.after`.
+    """Yield the name and value of every number in a step's metrics.
 
     Args:
         value: The metrics, or a part of them.
-        name: Of the part.
+        name: Name of this part; empty for the whole metrics.
+
+    Yields:
+        (name, number). A name is, for example, `stage2.eval_loss.after`.
     """
     if isinstance(value, bool) or name.rpartition(".")[2] in TELLS_NOTHING:
         return
@@ -121,7 +125,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, Number]]:
             yield from _numbers(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and value and all(_is_score(part) for part in value):
         for part in value:
-            # What names a model or an exam needs no name of its list.
+            # A score that names its model or exam does not need the name of its list.
             yield from _numbers(part, "" if "benchmark" in part or "model" in part else name)
 
 

@@ -1,4 +1,4 @@
-"""What a step runs in: seeds, versions, device, memory, and libraries that keep quiet."""
+"""The environment of a step: seeds, versions, device, memory, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NOISY_LOGGERS = (
 
 
 def quiet() -> None:
-    """Turn off progress bars and advice, and clear what the imports of a notebook have printed."""
+    """Turn off progress bars and advice of libraries, and clear the output of imports."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -61,7 +61,8 @@ def quiet() -> None:
         from logbar import LogBar
 
         LogBar.shared().setLevel(logging.ERROR)
-        # PEFT imports GPTQModel when it attaches an adapter. Imported here, its banner is cleared.
+        # PEFT imports GPTQModel when it attaches an adapter, and GPTQModel prints a banner. It is
+        # imported here so that the banner is cleared below.
         if in_notebook:
             import gptqmodel  # noqa: F401
     for name in NOISY_LOGGERS:
@@ -73,9 +74,9 @@ def quiet() -> None:
 
 
 def _quiet_tqdm() -> None:
-    """Turn off the bars of tqdm, also those that a library has asked for by name.
+    """Turn off the progress bars of tqdm, also if a library passes `disable=False`.
 
-    TQDM_DISABLE is read when tqdm is imported, and yields to `disable=False`.
+    tqdm reads the variable TQDM_DISABLE when it is imported, but `disable=False` overrides it.
     """
     if os.environ.get("TQDM_DISABLE") != "1" or "tqdm" not in sys.modules:
         return
@@ -93,10 +94,10 @@ def _quiet_tqdm() -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, and NumPy and PyTorch where they are loaded.
+    """Seed the random numbers of Python, and of NumPy and PyTorch if they are imported.
 
     Args:
-        seed: For all of them.
+        seed: The seed for all of them.
     """
     random.seed(seed)
     if "numpy" in sys.modules:
@@ -112,7 +113,7 @@ def has_gpu() -> bool:
 
 
 def device() -> str:
-    """Return the device this process computes on, in words."""
+    """Return the device that this process computes on, as text."""
     torch = sys.modules.get("torch")
     if has_gpu():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
@@ -120,7 +121,7 @@ def device() -> str:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory of this process in bytes: of the GPU, or of the host without one."""
+    """Return the peak memory of this process in bytes: GPU memory, or host memory without a GPU."""
     if has_gpu():
         torch = sys.modules["torch"]
         return torch.cuda.max_memory_allocated()
@@ -128,7 +129,7 @@ def peak_bytes() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return {package: version} of those of PACKAGES that are installed."""
+    """Return {package: version} of the packages in PACKAGES that are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -146,8 +147,8 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 def git_commit() -> str:
     """Return the commit of the repository, or `unknown` outside git.
 
-    `+changes` is added where the work tree differs from the commit. A notebook that was run and
-    saved differs in its outputs alone, which change nothing.
+    `+changes` is added if the work tree differs from the commit. Changes in the outputs of a
+    notebook do not count.
     """
     commit = _git("rev-parse", "--short", "HEAD")
     if commit.returncode:
@@ -161,7 +162,7 @@ def _only_outputs_differ(path: str) -> bool:
     """Tell whether a changed file is a notebook with the same cells as in the commit.
 
     Args:
-        path: Of the file, from the root of the repository.
+        path: Path of the file, relative to the root of the repository.
     """
     if not path.endswith(".ipynb") or not (paths.ROOT / path).is_file():
         return False
@@ -176,16 +177,16 @@ def _only_outputs_differ(path: str) -> bool:
 
 
 def _cells(notebook: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return kind and text of each cell of a notebook, without its outputs.
+    """Return (cell type, text) of each cell of a notebook, without outputs.
 
     Args:
-        notebook: Its JSON.
+        notebook: The JSON content of the notebook.
     """
     return [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
 
 
 def free_memory() -> None:
-    """Give back the memory of what was deleted: PyTorch keeps a GPU's for itself until asked."""
+    """Free the memory of deleted objects, also GPU memory that PyTorch keeps in its cache."""
     import torch
 
     gc.collect()

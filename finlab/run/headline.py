@@ -1,4 +1,4 @@
-"""What a step tells the report: lines, figures and warnings, in two languages.
+"""The main results of a step for the report: lines, figures and warnings in two languages.
 
     run.finish(metrics, headline=Headline(
         lines=[Line(Words("accuracy", "准确率"), "0.66", Words("It learnt.", "学到了。"), weight=5)],
@@ -6,7 +6,7 @@
         warnings=[Words("At chance.", "与瞎猜无异。")],
     ))
 
-Lines and warnings stand in metrics.json, pictures beside it in `figures/`.
+Lines and warnings are saved in metrics.json, and pictures in the folder `figures/` next to it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Words:
     """A text in English and in Chinese.
 
     Attributes:
-        en: English.
-        zh: Chinese.
+        en: The English text.
+        zh: The Chinese text.
     """
 
     en: str
@@ -34,11 +34,12 @@ class Line:
     """One result.
 
     Attributes:
-        quantity: What was measured.
-        value: The figure, as it is shown.
-        sentence: What it means, for a reader who does not know the quantity.
-        weight: How much a manager needs the sentence: the report's summary takes the heaviest
-            five. 0 leaves it to the table.
+        quantity: Name of the measured quantity.
+        value: The value as text, as the report shows it.
+        sentence: What the result means, for a reader who does not know the quantity; None if there
+            is no sentence.
+        weight: How important the sentence is for a manager. The report's summary shows the five
+            sentences with the largest weights. With 0, the result is only in the table.
     """
 
     quantity: Words
@@ -48,12 +49,16 @@ class Line:
 
 
 class Drawable(Protocol):
-    """A figure that can be saved."""
+    """A figure that can be saved.
+
+    Attributes:
+        alt: What the figure shows, in words.
+    """
 
     alt: str
 
     def png(self) -> bytes:
-        """Return it as a PNG."""
+        """Return the figure as a PNG."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Picture:
     """A figure of the report's first page.
 
     Attributes:
-        title: Above it.
-        figure: What `show` drew.
+        title: The title above the figure.
+        figure: A figure drawn by `finlab.show`.
     """
 
     title: Words
@@ -71,12 +76,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a step tells the first page.
+    """The main results of a step for the report's first page.
 
     Attributes:
-        lines: Its results, the most telling first.
-        pictures: Its figures for the first page, if any.
-        warnings: What a reader must know before using a result.
+        lines: The results, the most important first.
+        pictures: The figures; may be empty.
+        warnings: What a reader must know before using a result; may be empty.
     """
 
     lines: list[Line] = field(default_factory=list)
@@ -84,10 +89,10 @@ class Headline:
     warnings: list[Words] = field(default_factory=list)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the pictures, and return what metrics.json holds of the headline.
+        """Write the pictures, and return the fields of the headline for metrics.json.
 
         Args:
-            folder: The step's.
+            folder: The step's folder.
 
         Returns:
             {headline, headline_warnings, headline_pictures}.

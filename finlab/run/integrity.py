@@ -1,4 +1,4 @@
-"""Whether a step's files are still those that it left: sizes and times first, then hashes.
+"""Check whether a step's files are unchanged: first by size and time, then by hash.
 
 seal(folder)                  # {"model/config.json": [712, 1732..., "9f2c..."], ...}
 damage(folder, sealed)        # "model/model.safetensors is missing", or ""
@@ -12,14 +12,14 @@ from typing import Any
 
 from finlab import files
 
-Seal = dict[str, list]  # {path in the folder: [bytes, time of change in ns, hash]}
+Seal = dict[str, list]  # {path in the folder: [bytes, time of last change in ns, hash]}
 
 
 def seal(folder: Path) -> Seal:
     """Return size, time and hash of every file in a folder.
 
     Args:
-        folder: An artifact. Hashing takes about a second for each gigabyte.
+        folder: An artifact folder. Hashing takes about a second per gigabyte.
     """
     sealed = {}
     for path in sorted(folder.rglob("*")):
@@ -33,12 +33,13 @@ def seal(folder: Path) -> Seal:
 
 
 def damage(folder: Path, sealed: Seal, thorough: bool = False) -> str:
-    """Return what is missing or changed in a folder; an empty string where it is whole.
+    """Return what is missing or changed in a folder; an empty string if nothing is.
 
     Args:
         folder: The folder.
-        sealed: From `seal`.
-        thorough: Hash every file. Else only those whose time has changed, as by a copy.
+        sealed: Sizes, times and hashes of its files, from `seal`.
+        thorough: Hash every file. False hashes only files whose time has changed, for example
+            because they were copied.
     """
     for name, (size, changed, digest) in sealed.items():
         path = folder / name
@@ -58,12 +59,13 @@ def damage(folder: Path, sealed: Seal, thorough: bool = False) -> str:
 
 
 def damaged_step(folder: Path, manifest: dict[str, Any], thorough: bool = False) -> str:
-    """Return what is wrong with a finished step's files; empty for nothing.
+    """Return what is wrong with a finished step's files; empty if nothing is.
 
     Args:
         folder: The step's folder.
-        manifest: Its manifest; one from before this check has nothing to compare with.
-        thorough: As for `damage`.
+        manifest: The manifest of the step. Old manifests have no hashes, so for them only
+            metrics.json is checked.
+        thorough: Hash every file; see `damage`.
     """
     try:
         files.read_json(folder / "metrics.json")
@@ -74,15 +76,19 @@ def damaged_step(folder: Path, manifest: dict[str, Any], thorough: bool = False)
 
 
 def outdated(run_dir: Path, manifest: dict[str, Any], read: Any) -> str:
-    """Return the step of whose earlier result a step was made; empty where all agree.
+    """Return the name of an upstream step that was made again later; empty if there is none.
+
+    If there is one, the step was made from an earlier result than the run has now. The steps that
+    upstream steps read are checked too.
 
     Args:
-        run_dir: The run.
-        manifest: Of the step.
-        read: Reads the manifest of a step's folder, or gives None.
+        run_dir: The run's folder.
+        manifest: The manifest of the step to check.
+        read: A function that returns the manifest in a step's folder, or None.
     """
     for name, key in manifest["inputs"]["steps"].items():
-        # A step whose folder was left out of a copy, or deleted for its space, contradicts nothing.
+        # A folder may be missing because it was not copied, or was deleted to save space. This is
+        # not an error.
         if not (run_dir / name).exists():
             continue
         upstream = read(run_dir / name)

@@ -1,4 +1,4 @@
-"""The key of a step: what its result depends on, hashed. Equal keys mean equal results."""
+"""The key of a step: a hash of everything that its result depends on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from finlab import files, paths
 from finlab.run import code
 from finlab.run.parameters import SET_BY_RUNNER, cells_of
 
-CHANGES_NO_RESULT = ("run_dir", "rerun")  # parameters that say where and whether, not what
+CHANGES_NO_RESULT = ("run_dir", "rerun")  # parameters that do not affect the result
 
-# Set by finlab.data.cards: `run` knows data cards by their fingerprint and their licence alone.
+# Set by finlab.data.cards. The package `run` uses only the fingerprint and the licence of a card.
 _card_fingerprint: Callable[[str], str] | None = None
 _card_licence: Callable[[str], str] | None = None
 
 
 def use_cards(fingerprint: Callable[[str], str], licence: Callable[[str], str]) -> None:
-    """Say how a data card, given by name, is fingerprinted, and what its licence is."""
+    """Set the functions that return the fingerprint and the licence of a data card.
+
+    Args:
+        fingerprint: A function from the card's name to its fingerprint.
+        licence: A function from the card's name to its licence.
+    """
     global _card_fingerprint, _card_licence
     _card_fingerprint, _card_licence = fingerprint, licence
 
@@ -26,7 +31,7 @@ def card_licence(card: str) -> str:
     """Return the licence of a data card.
 
     Args:
-        card: Its name.
+        card: Name of the card.
     """
     return _card_licence(card)
 
@@ -34,10 +39,13 @@ def card_licence(card: str) -> str:
 def data_fingerprints(parameters: dict[str, Any]) -> dict[str, str]:
     """Return {name or path: fingerprint} of the data that a step's parameters name.
 
-    Data are the cards of `*_cards` parameters, and the files and folders that other values name.
+    Data are the cards in `*_cards` parameters, and the files and folders that other values name.
+
+    Args:
+        parameters: All parameter values of the step, by name.
 
     Raises:
-        ValueError: A card is wrong, or a named file or folder is not there.
+        ValueError: A card has an error, or a named file or folder does not exist.
     """
     found = {}
     for name, value in parameters.items():
@@ -61,7 +69,17 @@ def _listed_files(values: list[Any]) -> dict[str, str]:
 
 
 def _named_file(name: str, value: str) -> dict[str, str]:
-    """Return the fingerprint of a file or folder; a hub id such as `owner/name` has none."""
+    """Return {value: fingerprint} if a value names a file or folder, else {}.
+
+    A hub id such as `owner/name` has no fingerprint.
+
+    Args:
+        name: Name of the parameter. If it ends in `_file`, the file must exist.
+        value: Value of the parameter.
+
+    Raises:
+        ValueError: The value names a file or folder that does not exist.
+    """
     must_exist = value.startswith(("$", "/", ".", "~"))
     if name.endswith("_file"):
         must_exist = bool(value)
@@ -78,11 +96,14 @@ def _named_file(name: str, value: str) -> dict[str, str]:
 
 
 def check_paths(parameters: dict[str, Any], step: str) -> None:
-    """Refuse a parameter that names a file or folder which is not there, before anything runs.
+    """Raise an error if a parameter names a file or folder that does not exist.
 
     Args:
-        parameters: All values of a step.
-        step: Its name, for errors.
+        parameters: All parameter values of a step, by name.
+        step: Name of the step, for error messages.
+
+    Raises:
+        ValueError: A file or folder does not exist.
     """
     for name, value in parameters.items():
         for each in value if isinstance(value, list) else [value]:
@@ -94,12 +115,14 @@ def check_paths(parameters: dict[str, Any], step: str) -> None:
 
 
 def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]) -> str:
-    """Return the key of a step: equal keys mean equal results, so the step need not run again.
+    """Return the key of a step.
+
+    Equal keys mean equal results. So a finished step with the same key need not run again.
 
     Args:
-        notebook: The notebook's name. Its code counts, and the code of finlab behind it.
-        parameters: All parameter values. Those of CHANGES_NO_RESULT do not count.
-        upstream: {step: key} of the steps that it reads.
+        notebook: Name of the notebook. Its code counts, and the code of finlab that it uses.
+        parameters: All parameter values, by name. Parameters in CHANGES_NO_RESULT do not count.
+        upstream: {step: key} of the steps that the step reads.
     """
     values = {}
     for name, value in parameters.items():
@@ -111,10 +134,10 @@ def step_key(notebook: str, parameters: dict[str, Any], upstream: dict[str, str]
 
 
 def code_behind(notebook: str) -> dict[str, str]:
-    """Return {file: hash} of a notebook's own cells and of the code of finlab behind them.
+    """Return {file: hash} of a notebook's code cells and of the finlab code that they use.
 
     Args:
-        notebook: The notebook's name.
+        notebook: Name of the notebook.
     """
     path = paths.NOTEBOOKS / f"{notebook}.ipynb"
     sources = [cell["source"] for cell in cells_of(path)]

@@ -1,8 +1,8 @@
 """Locks on the folders of a run, held until the process ends.
 
-`filelock` offers exclusive locks only. A step that is read must stay as it is while several others
-read it, so these are the operating system's own shared and exclusive locks (flock). A killed
-process loses its locks by itself.
+Several steps may read the same step at the same time, and it must not change while they do. This
+needs shared locks, but `filelock` has only exclusive ones. So the shared and exclusive locks of the
+operating system (flock) are used. The operating system releases the locks of a killed process.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ class Busy(ValueError):
 
 
 def hold(folder: Path, seconds: float = 0, shared: bool = False) -> None:
-    """Hold a folder for this process until it ends or calls `release`.
+    """Lock a folder for this process, until the process ends or calls `release`.
 
     Args:
-        folder: The folder; it is made where it is missing.
-        seconds: How long to wait for another holder.
-        shared: Hold it for reading: many may read at once, and nobody may replace it meanwhile.
+        folder: The folder; it is created if it does not exist.
+        seconds: How long to wait for another process that has the lock.
+        shared: Lock for reading. Many processes may read at the same time, and no process may write
+            during this time.
 
     Raises:
-        Busy: Another process still holds the folder after so many seconds.
+        Busy: Another process still has the lock after `seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
@@ -63,14 +64,14 @@ def hold(folder: Path, seconds: float = 0, shared: bool = False) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path, seconds: float = 0) -> Iterator[None]:
-    """Hold a folder for this process within a `with` block.
+    """Lock a folder for this process within a `with` block.
 
     Args:
-        folder: The folder; it is made where it is missing.
-        seconds: How long to wait for another holder.
+        folder: The folder; it is created if it does not exist.
+        seconds: How long to wait for another process that has the lock.
 
     Raises:
-        Busy: As for `hold`.
+        Busy: Another process still has the lock after `seconds`.
     """
     hold(folder, seconds)
     try:
@@ -87,7 +88,7 @@ def _lock_now(handle: TextIO, mode: int) -> bool:
         mode: `fcntl.LOCK_SH` or `fcntl.LOCK_EX`.
 
     Returns:
-        False where another process holds it.
+        Whether the lock was taken; False means that another process has it.
     """
     try:
         fcntl.flock(handle, mode | fcntl.LOCK_NB)
@@ -106,7 +107,7 @@ def is_held(folder: Path) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Release a folder that `hold` holds."""
+    """Release the lock of a folder; without a lock nothing happens."""
     handle = _held.pop(folder / ".lock", None)
     if handle:
         handle.close()

@@ -1,4 +1,4 @@
-"""The manifests of finished steps: read them, and require that they stand and are whole."""
+"""Read the manifests of finished steps, and check that the steps are complete and undamaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finlab.run.refusals import NotReady
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a complete step, or None; a broken one counts as none."""
+    """Return the manifest of a complete step; None if there is none or it is broken."""
     try:
         manifest = files.read_json(folder / "manifest.json")
         return manifest if manifest["key"] and manifest["inputs"]["steps"] is not None else None
@@ -35,12 +35,12 @@ def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> 
     """Return {step: manifest} of the steps that a step reads.
 
     Args:
-        run_dir: The run.
-        step: The step that reads, for errors.
-        parameters: Its values.
+        run_dir: The run's folder.
+        step: Name of the step that reads, for error messages.
+        parameters: All parameter values of the step.
 
     Raises:
-        NotReady: One of them is not finished.
+        NotReady: A step that is read is not finished, or was made from an earlier result.
     """
     found = {}
     for need in recipe.needs(parameters):
@@ -61,11 +61,14 @@ def upstream_manifests(run_dir: Path, step: str, parameters: dict[str, Any]) -> 
 
 
 def require_whole(run_dir: Path, upstream: dict[str, dict]) -> None:
-    """Refuse to read steps whose files are no longer those that they left.
+    """Raise an error if the files of a step have changed since the step was finished.
 
     Args:
-        run_dir: The run.
-        upstream: {step: manifest} of the steps that are to be read.
+        run_dir: The run's folder.
+        upstream: {step: manifest} of the steps that will be read.
+
+    Raises:
+        NotReady: A file is missing or changed.
     """
     for name, manifest in upstream.items():
         found = integrity.damaged_step(run_dir / name, manifest, thorough=True)
@@ -77,11 +80,11 @@ def require_whole(run_dir: Path, upstream: dict[str, dict]) -> None:
 
 
 def _how_to_make(run_dir: Path, step: str) -> str:
-    """Say how a step that is missing is made, with all that it stands on.
+    """Say how to make a missing step and the missing steps that it needs.
 
     Args:
-        run_dir: The run.
-        step: The missing step.
+        run_dir: The run's folder.
+        step: Name of the missing step.
     """
     notebook_of = {}
     needs_of = {}
@@ -98,11 +101,11 @@ def _how_to_make(run_dir: Path, step: str) -> str:
 
 
 def _command_for(run_dir: Path, step: str) -> str:
-    """Return the command that makes a step of a run; empty where its recipe is not known.
+    """Return the command that makes a step of a run; empty if the run's recipe is not known.
 
     Args:
-        run_dir: The run.
-        step: The step.
+        run_dir: The run's folder.
+        step: Name of the step.
     """
     begun = run_dir / "run.json"
     facts = files.read_json(begun) if begun.exists() else {}
@@ -119,10 +122,10 @@ def _command_for(run_dir: Path, step: str) -> str:
 
 
 def _chain(step: str, needs_of: dict[str, list[str]]) -> list[str]:
-    """Return a step behind all that it stands on, each once.
+    """Return all steps that a step needs, each once, and last the step itself.
 
     Args:
-        step: Its name.
+        step: Name of the step.
         needs_of: {step: the steps that it reads}.
     """
     found: list[str] = []

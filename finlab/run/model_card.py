@@ -1,9 +1,9 @@
-"""The model card beside every model of a run: its making, its terms, its scores.
+"""Write the model card of every model in a run: how it was made, licences, scores.
 
-A licence that forbids commercial use binds whatever was trained on the data. So the licences of all
-cards behind a step stand in its manifest, and in the README.md of each of its models. The sections
-have the order of the Hub's template. Scores are known only after a later step: `complete` adds them
-when a model is published.
+If a licence forbids commercial use of data, this also applies to models trained on the data. So the
+manifest of a step lists the licences of all data cards that its models were trained on, and the
+README.md of each model lists them too. The sections have the same order as in the Hub's template.
+Scores are known only after a later step, so `complete` adds them when a model is published.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import yaml
 
 from finlab import files
 
-# Cards that score a model, or are asked of it, are not trained on.
+# Cards in these parameters are used to score or question a model, not to train it.
 NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
 MODEL_FILES = ("config.json", "adapter_config.json")
-PLACES = ("/", ".", "~", "$")  # how a value begins that names a folder
+PLACES = ("/", ".", "~", "$")  # a value that begins with one of these is a path
 EVALUATION = "07_evaluation"
 NO_ADVICE = "Nothing that it says is investment advice."
 USES = (
@@ -30,7 +30,7 @@ RISKS = (
     "It makes up facts, figures and sources with confidence, most of all about what it never read "
     "and about what happened after its data ended."
 )
-# Where transformers and PEFT say how a model is to be loaded.
+# {config file: Python code that loads the model}.
 CODE = {
     "config.json": (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -46,20 +46,20 @@ CODE = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says.
+    """The content of a model card.
 
     Attributes:
-        title: Which model it is, such as `dpo/model`.
-        base: What it was made from; empty for finlab's tiny one.
-        licences: {card: licence} of all data behind it.
-        recipe: The recipe's name; empty where none is known.
-        parameters: Of the step that made it.
+        title: Title of the card, such as `dpo/model`.
+        base: Folder or hub id of the base; empty for finlab's tiny base.
+        licences: {card: licence} of all data that the model was trained on.
+        recipe: Name of the recipe; empty if it is not known.
+        parameters: Parameters of the step that made the model, by name.
         made_with: {package: version}.
-        device: On which it was made.
+        device: The device on which the model was made.
         kind: config.json for a model, adapter_config.json for an adapter.
-        scores: Records of the evaluation step; see `statistics.scores`.
-        by_verdict: {all, clean, contaminated: accuracy} of the evaluation step.
-        quantised: What the quantize step has measured of this format.
+        scores: Records of the evaluation step, from `statistics.scores`.
+        by_verdict: {all, clean, contaminated: {n, accuracy}} from the evaluation step.
+        quantised: What the quantize step measured for this format; empty for other models.
     """
 
     title: str
@@ -81,7 +81,7 @@ def forbids_commercial_use(licence: str) -> bool:
 
 
 def trained_cards(parameters: dict[str, Any]) -> list[str]:
-    """Return the cards that a step trains on, by its `*_cards` parameters."""
+    """Return the names of the cards that a step trains on, from its `*_cards` parameters."""
     found: list[str] = []
     for name, value in parameters.items():
         if name.endswith("_cards") and name not in NOT_TRAINED_ON:
@@ -95,14 +95,14 @@ def write(
     """Write the card of every model in a step's artifact.
 
     Args:
-        artifact: Its folder.
-        step: The step's name.
-        base: The base's folder or hub id; empty for the tiny one.
-        licences: {card: licence} of all data behind the step.
-        **more: Further fields of `Facts`.
+        artifact: The step's artifact folder.
+        step: Name of the step.
+        base: Folder or hub id of the base; empty for finlab's tiny base.
+        licences: {card: licence} of all data that the step's models were trained on.
+        **more: Other fields of `Facts`.
 
     Returns:
-        The files.
+        The files that were written.
     """
     written = []
     for name in MODEL_FILES:
@@ -117,11 +117,12 @@ def write(
 
 
 def model_name(folder: Path) -> str:
-    """Return the name of a model's folder, as the evaluation step has it.
+    """Return the name of a model as the evaluation step uses it.
 
     Args:
-        folder: Such as runs/smoke/dpo/artifact/model, which is `dpo`, or .../sft/artifact/stage1,
-            which is `sft/stage1`. Outside a run it is the folder's own name.
+        folder: Folder of the model. runs/smoke/dpo/artifact/model has the name `dpo`, and
+            .../sft/artifact/stage1 has the name `sft/stage1`. A model outside a run has the name of
+            its folder.
     """
     step_folder = _step_folder(folder)
     if step_folder is None:
@@ -133,7 +134,7 @@ def model_name(folder: Path) -> str:
 
 
 def _step_folder(folder: Path) -> Path | None:
-    """Return the folder of the step that a model lies in; None outside a run."""
+    """Return the folder of the step that a model belongs to; None outside a run."""
     for parent in folder.resolve().parents:
         if parent.name == "artifact":
             return parent.parent
@@ -142,11 +143,11 @@ def _step_folder(folder: Path) -> Path | None:
 
 # --- a card with scores, for publishing ----------------------------------------------------------
 def complete(folder: Path, repository: str = "") -> str:
-    """Return the card of a finished model with the scores that its run has measured.
+    """Return the card of a finished model, with the scores that its run has measured.
 
     Args:
-        folder: The model's, in a run.
-        repository: owner/name on the hub; empty for the folder's own name.
+        folder: Folder of the model, in a run.
+        repository: owner/name on the hub, used as the title; empty uses step and folder.
 
     Raises:
         ValueError: The folder is not in a finished step of a run.
@@ -177,11 +178,14 @@ def complete(folder: Path, repository: str = "") -> str:
 
 
 def _quantised(step_folder: Path, name: str) -> dict[str, Any]:
-    """Return what the quantize step has measured of a format, with its loss; else nothing.
+    """Return what the quantize step measured for a format, with the loss of accuracy.
 
     Args:
-        step_folder: The step's.
-        name: The format's.
+        step_folder: Folder of the step that made the model.
+        name: Name of the format, such as `awq4`.
+
+    Returns:
+        The measures; empty if the step did not measure this format.
     """
     metrics = _read(step_folder / "metrics.json")
     if not isinstance(metrics.get(name), dict):
@@ -193,10 +197,10 @@ def _quantised(step_folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty where there is none.
+    """Return the content of a JSON file; empty if the file does not exist.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The file is damaged.
     """
     try:
         return files.read_json(path) if path.exists() else {}
@@ -205,12 +209,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _scores(run: Path, manifest: dict, name: str) -> tuple[list[dict], dict[str, dict]]:
-    """Return what the run's evaluation says of a model, as it is now.
+    """Return (scores, accuracies by verdict) of a model from the run's evaluation.
 
     Args:
         run: The run's folder.
-        manifest: Of the step that made the model.
-        name: The model's name in the evaluation.
+        manifest: Manifest of the step that made the model.
+        name: Name of the model in the evaluation.
+
+    Returns:
+        Both empty if the model was not evaluated, or was made again after the evaluation.
     """
     for path in sorted(run.glob("*/manifest.json")):
         other = _read(path)
@@ -225,7 +232,7 @@ def _scores(run: Path, manifest: dict, name: str) -> tuple[list[dict], dict[str,
 
 # --- the text ------------------------------------------------------------------------------------
 def text(facts: Facts) -> str:
-    """Return a model card, with the Hub's metadata before it."""
+    """Return a model card as Markdown, with the Hub's metadata at the top."""
     lines = [f"# {facts.title}", "", _made_from(facts), ""]
     lines += ["## Uses", "", USES, ""]
     lines += ["## Bias, risks and limitations", "", RISKS, "", *_terms(facts.licences)]
@@ -248,12 +255,12 @@ def _made_from(facts: Facts) -> str:
 
 
 def _is_hub_id(base: str) -> bool:
-    """Tell whether a base is named as on the hub, and is no folder here."""
+    """Tell whether the name of a base is a hub id and not a folder on this machine."""
     return base.count("/") == 1 and not base.startswith(PLACES) and not Path(base).is_dir()
 
 
 def _metadata(facts: Facts) -> dict[str, Any]:
-    """Return the Hub's metadata: licence, base, language, scores."""
+    """Return the metadata for the Hub: licence, base, language, scores."""
     forbidding = [each for each in facts.licences.values() if forbids_commercial_use(each)]
     found: dict[str, Any] = {"license": forbidding[0].lower() if forbidding else "other"}
     if not forbidding:
@@ -269,7 +276,7 @@ def _metadata(facts: Facts) -> dict[str, Any]:
 
 
 def _result(score: dict[str, Any]) -> dict[str, Any]:
-    """Return a score in the Hub's form."""
+    """Return a score in the form that the Hub needs."""
     name = f"accuracy, {score['shots']}-shot, prompt {score['prompt']}"
     metric = {"type": "accuracy", "value": round(score["accuracy"], 4), "name": name}
     dataset = {"name": score["benchmark"], "type": score["benchmark"]}
@@ -277,7 +284,7 @@ def _result(score: dict[str, Any]) -> dict[str, Any]:
 
 
 def _terms(licences: dict[str, str]) -> list[str]:
-    """Return the lines about what the licences of the data forbid."""
+    """Return the lines about the terms of the data's licences."""
     lines = ["## Licence and terms", ""]
     for name, each in licences.items():
         if forbids_commercial_use(each):
@@ -305,7 +312,7 @@ def _procedure(facts: Facts) -> list[str]:
 
 
 def _rounding(found: dict[str, Any]) -> list[str]:
-    """Return the lines about what rounding has cost."""
+    """Return the lines about the accuracy that quantization has cost; empty if not quantised."""
     if not found:
         return []
     lines = [f"Quantised as {found['format']}: {found['bytes']:,} bytes of weights."]
@@ -320,14 +327,14 @@ def _rounding(found: dict[str, Any]) -> list[str]:
 
 
 def _may_be_shown(value: Any) -> bool:
-    """Tell whether a parameter's value says something, and names no place of its authors' own."""
+    """Tell whether to show a parameter's value: it is not empty and has no path or URL."""
     text = str(value)
     places = "://" in text or text.startswith(PLACES) or ".jsonl" in text
     return value not in ("", None, [], {}) and not places
 
 
 def _evaluation(facts: Facts) -> list[str]:
-    """Return the lines about what a model scores, and which items it had seen."""
+    """Return the lines about a model's scores, and how many exam items are in its training text."""
     lines = ["## Evaluation", ""]
     lines += _rounding(facts.quantised)
     if not facts.scores:

@@ -1,11 +1,13 @@
-"""What a notebook's `parameters` cell declares: names, types, choices and ranges.
+"""Read and check the parameters of notebooks: names, types, choices and ranges.
+
+A notebook declares them in its `parameters` cell:
 
     layers: Annotated[int, "1 to 200"] = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
     epochs: Annotated[list[float], "0 to 1000, not empty"] = [5.0, 6.0]
 
-A range holds for the number, or for each number of a list. Numbers without one must be finite and
-not negative. The defaults of the cell are the smoke size.
+A range applies to a number, or to each number of a list. A number without a range must be finite
+and not negative. The defaults in the cell are the values of the smoke run.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from finlab import files, paths
 
 SET_BY_RUNNER = ("run_dir", "step", "rerun")
 NOTEBOOK_NAME = re.compile(r"\w+")
-# All that an annotation in a parameters cell may use.
+# The only names that an annotation in a parameters cell may use.
 TYPES = {
     "str": str,
     "int": int,
@@ -38,7 +40,7 @@ TYPES = {
 }
 RANGE = re.compile(r"(over )?(-?[\d.e+]+)(?: to ([\d.e+]+))?")
 NOT_EMPTY = "not empty"
-LARGEST = 1e15  # what is larger is a slip
+LARGEST = 1e15  # a larger value is certainly a mistake
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Parameter:
     """One declared parameter of a notebook.
 
     Attributes:
-        annotation: Its type as written, such as `Annotated[list[float], "0 to 1"]`.
-        default: Its value in the `parameters` cell.
+        annotation: The type as written, such as `Annotated[list[float], "0 to 1"]`.
+        default: The value in the `parameters` cell.
     """
 
     annotation: str
@@ -55,7 +57,7 @@ class Parameter:
 
     @property
     def type(self) -> str:
-        """Its type without the range, such as `list[float]`."""
+        """The type without the range, such as `list[float]`."""
         tree = ast.parse(self.annotation, mode="eval").body
         if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) == "Annotated":
             tree = tree.slice.elts[0]
@@ -63,7 +65,7 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """What it may be, as written; empty where nothing is said."""
+        """The allowed range as written, such as `0 to 1`; empty if there is none."""
         tree = ast.parse(self.annotation, mode="eval").body
         if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) == "Annotated":
             return ast.literal_eval(tree.slice.elts[1])
@@ -79,11 +81,11 @@ def notebook_names() -> list[str]:
 def cells_of(path: Path) -> list[dict[str, Any]]:
     """Return the code cells of a notebook, each with its source as one text.
 
-    Every kernel reads its own notebook as it starts, so this does without nbformat, whose schema
-    takes a second to import.
+    Every kernel calls this for its own notebook when it starts. So nbformat is not used, because
+    its import takes a second.
 
     Args:
-        path: The notebook.
+        path: File of the notebook.
     """
     found = []
     for cell in files.read_json(path)["cells"]:
@@ -95,9 +97,15 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
 def declared_parameters(notebook: str) -> dict[str, Parameter]:
     """Read the `parameters` cell of a notebook, without running it.
 
+    Args:
+        notebook: Name of the notebook.
+
+    Returns:
+        {name: parameter}, in the order of the cell.
+
     Raises:
-        ValueError: There is no such notebook, not exactly one cell tagged `parameters`, or the cell
-            holds anything but imports of typing and lines of the form `name: type = literal`.
+        ValueError: There is no such notebook, there is not exactly one cell tagged `parameters`, or
+            the cell has other code than imports of typing and lines `name: type = literal`.
     """
     named = isinstance(notebook, str) and NOTEBOOK_NAME.fullmatch(notebook)
     path = paths.NOTEBOOKS / f"{notebook}.ipynb"
@@ -127,15 +135,16 @@ def declared_parameters(notebook: str) -> dict[str, Parameter]:
 
 # --- checking values -----------------------------------------------------------------------------
 def check(values: dict[str, Any], declarations: dict[str, Parameter], where: str) -> None:
-    """Refuse values that a notebook does not declare, or declares otherwise.
+    """Raise an error if a value does not fit the parameters that a notebook declares.
 
     Args:
         values: Parameter values by name.
-        declarations: What the notebook declares, from `declared_parameters`.
-        where: The file and step that the values come from, for the error.
+        declarations: {name: parameter} of the notebook, from `declared_parameters`.
+        where: File and step that the values come from, for the error message.
 
     Raises:
-        ValueError: A name is unknown, a value has the wrong type, or lies outside its range.
+        ValueError: A name is unknown, a value has the wrong type or is outside its range, or a data
+            card does not exist.
     """
     for name, value in values.items():
         if name not in declarations:
@@ -153,7 +162,7 @@ def check(values: dict[str, Any], declarations: dict[str, Parameter], where: str
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return which known name was meant, as the begin of a clause; empty where none is near."""
+    """Return "did you mean ...? " with the most similar known name; empty if none is similar."""
     alike = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {alike[0]}? " if alike else ""
 
@@ -161,11 +170,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def fits(value: Any, annotation: str) -> bool:
     """Tell whether a value has the annotated type, and is one of its choices.
 
-    An int is a float too; a bool is never a number. Nothing is converted (pydantic's strict mode).
+    An int is also accepted as a float. A bool is never a number. Values are not converted
+    (pydantic's strict mode).
 
     Args:
-        value: From a recipe, a command line or papermill.
-        annotation: As written, such as `list[float]`.
+        value: A value from a recipe, a command line or papermill.
+        annotation: The type as written, such as `list[float]`.
     """
     wanted = eval(annotation, {"__builtins__": {}}, TYPES)
     try:
@@ -176,10 +186,10 @@ def fits(value: Any, annotation: str) -> bool:
 
 
 def _wrong_type(value: Any, declared: Parameter) -> str:
-    """Return what is wrong with a value's type or choice; empty for nothing.
+    """Return what is wrong with a value's type or choice; empty if nothing is.
 
     Args:
-        value: From a recipe.
+        value: A value from a recipe, a command line or papermill.
         declared: The parameter.
     """
     if fits(value, declared.annotation):
@@ -197,7 +207,7 @@ def _wrong_type(value: Any, declared: Parameter) -> str:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """Yield the numbers of a value: itself, or those in a list or mapping."""
+    """Yield the numbers in a value, which may be a number, a list or a mapping."""
     if isinstance(value, dict):
         value = list(value.values())
     for each in value if isinstance(value, list) else [value]:
@@ -206,7 +216,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def _out_of_range(value: Any, written: str) -> str:
-    """Return what is wrong with a value's size; empty for nothing.
+    """Return what is wrong with the size of a value; empty if nothing is.
 
     Args:
         value: A number, text, a list or a mapping.
@@ -230,7 +240,7 @@ def _out_of_range(value: Any, written: str) -> str:
 
 
 def _wrong_cards(value: list[str]) -> str:
-    """Return what is wrong with a list of data cards; empty for nothing."""
+    """Return what is wrong with a list of data cards; empty if nothing is."""
     for name in value:
         if value.count(name) > 1:
             return f", which names the card {name} twice"

@@ -1,4 +1,4 @@
-"""One line about the step that runs: seconds, training steps, loss, time left."""
+"""Show one line about the running step: seconds, training steps, loss, time left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 
 
 def _last_record(log: Path, since: float) -> dict[str, Any]:
-    """Return the last record of a log that was written to after `since`, else {}."""
+    """Return the last record of a log; {} if the log was not written to after `since`.
+
+    Args:
+        log: The log file.
+        since: A time, in seconds since 1970.
+    """
     try:
         if log.stat().st_mtime < since:
             return {}  # the log of an earlier run of this step
@@ -24,11 +29,11 @@ def _last_record(log: Path, since: float) -> dict[str, Any]:
 
 
 def progress_text(log: Path, seconds: float) -> str:
-    """Return a step's progress in words.
+    """Return a step's progress as text.
 
     Args:
         log: The step's log.jsonl, which may not exist yet.
-        seconds: How long the step has been running.
+        seconds: How many seconds the step has been running.
     """
     record = _last_record(log, time.time() - seconds)
     text = f"{seconds:.0f} s"
@@ -43,7 +48,14 @@ def progress_text(log: Path, seconds: float) -> str:
 
 
 class Progress(threading.Thread):
-    """Keep one line about the running step on a terminal, or print one each minute elsewhere."""
+    """Show the progress of the running step.
+
+    On a terminal it is one line that is updated. Elsewhere a line is printed every minute.
+
+    Args:
+        head: Text at the beginning of the line.
+        log: The step's log.jsonl, which may not exist yet.
+    """
 
     def __init__(self, head: str, log: Path):
         super().__init__(daemon=True)
@@ -66,7 +78,11 @@ class Progress(threading.Thread):
                 print(line, flush=True)
 
     def end(self, text: str) -> None:
-        """Stop, and print a last line."""
+        """Stop, and print a last line.
+
+        Args:
+            text: The text of the last line, after the head.
+        """
         self.ended.set()
         self.join()
         start = "\r\033[K" if self.live else ""

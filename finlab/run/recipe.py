@@ -1,12 +1,14 @@
-"""Recipes: ordered steps, each a notebook with parameters, checked before anything runs.
+"""Recipes: ordered steps, each a notebook with parameters. They are checked before a run.
 
     smoke = recipe.load("smoke")                              # notebooks/recipes/smoke.yaml
     recipe.load("zhilu-13b", ["pretrain.lora_rank=8"])        # with a value replaced
 
-A recipe may extend another one: `extends: yayi-7b`, then the steps whose values differ.
+A recipe may extend another one: it has `extends: yayi-7b`, and then only the steps with different
+values.
 
-What a notebook's `parameters` cell declares is read by `parameters`. A parameter that ends in
-`_from` names the steps that the notebook reads, so the order of a recipe can be checked too.
+The module `parameters` reads which parameters a notebook declares. A parameter that ends in
+`_from` names the steps that the notebook reads. So the order of a recipe's steps can be checked
+too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from finlab.run.parameters import SET_BY_RUNNER, Parameter, check, declared_para
 RECIPE_KEYS = {"name", "extends", "common", "steps"}
 STEP_KEYS = {"step", "notebook", "parameters"}
 STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-# A name becomes a folder below runs/.
+# The name of a recipe becomes the name of a folder in runs/.
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -32,10 +34,10 @@ class Step:
     """One step of a recipe.
 
     Attributes:
-        name: The step's name, which is also the name of its folder in a run.
+        name: Name of the step, which is also the name of its folder in a run.
         notebook: The notebook's file name without `.ipynb`.
-        parameters: Every value that the notebook runs with.
-        changed: The names of the parameters that the recipe or the command line gives.
+        parameters: All parameter values that the notebook runs with, by name.
+        changed: Names of the parameters that the recipe or the command line sets.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Step:
 
     @property
     def needs(self) -> list[str]:
-        """The steps that this one reads."""
+        """Names of the steps that this step reads."""
         return needs(self.parameters)
 
 
@@ -59,9 +61,9 @@ class Recipe:
     """A named, ordered list of steps.
 
     Attributes:
-        name: Its file's name; a run's folder has it too.
-        path: Its file.
-        steps: In the order they run.
+        name: Name of the recipe, also the default name of a run's folder.
+        path: File of the recipe.
+        steps: The steps, in the order in which they run.
     """
 
     name: str
@@ -70,7 +72,7 @@ class Recipe:
 
 
 def needs(parameters: dict[str, Any]) -> list[str]:
-    """Return the steps that the `*_from` parameters name, in order, each once."""
+    """Return the names of the steps in the `*_from` parameters, in order and each once."""
     names: list[str] = []
     for name, value in parameters.items():
         if name.endswith("_from"):
@@ -80,7 +82,10 @@ def needs(parameters: dict[str, Any]) -> list[str]:
 
 # --- reading a recipe ----------------------------------------------------------------------------
 def find(name: str) -> Path:
-    """Return the file of a recipe that is given by name or by path.
+    """Return the file of a recipe.
+
+    Args:
+        name: The recipe's name, or the path of its file.
 
     Raises:
         ValueError: There is no such recipe. The error lists the known names.
@@ -96,11 +101,11 @@ def find(name: str) -> Path:
 
 
 def _read_file(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the content of a recipe file, with what it extends filled in.
+    """Return the content of a recipe file, merged with the recipe that it extends.
 
     Args:
-        path: The file.
-        chain: The recipes that extend it, to find a circle.
+        path: The recipe file.
+        chain: Files of the recipes that extend this one, to detect a circle.
     """
     if path in chain:
         circle = " → ".join(each.name for each in (*chain, path))
@@ -129,7 +134,7 @@ def _read_file(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _is_recipe(content: Any) -> bool:
-    """Tell whether a YAML file's content has a recipe's shape."""
+    """Tell whether the content of a YAML file has the form of a recipe."""
     if not isinstance(content, dict) or set(content) - RECIPE_KEYS:
         return False
     common = content.get("common") or {}
@@ -139,12 +144,12 @@ def _is_recipe(content: Any) -> bool:
 
 
 def _extend(path: Path, content: dict[str, Any], chain: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the recipe that `content` extends, with the values of `content` over its own.
+    """Return the recipe that `content` extends, with the values of `content` put in.
 
     Args:
-        path: The file of `content`. A path in `extends` starts at its folder.
-        content: The recipe.
-        chain: The recipes that extend it.
+        path: The file of `content`. A path in `extends` is relative to its folder.
+        content: Content of the recipe that extends another one.
+        chain: Files of the recipes that extend this one.
     """
     extended = content["extends"]
     if not isinstance(extended, str):
@@ -173,7 +178,7 @@ def _extend(path: Path, content: dict[str, Any], chain: tuple[Path, ...]) -> dic
 
 
 def _parse_overrides(items: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return {step: {parameter: text}} of `step.parameter=value` strings."""
+    """Return {step: {parameter: value as text}} from `step.parameter=value` strings."""
     overrides: dict[str, dict[str, str]] = {}
     for item in items:
         target, equals, text = item.partition("=")
@@ -187,13 +192,13 @@ def _parse_overrides(items: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _parse_value(text: str, annotation: str) -> Any:
-    """Read a command-line value as its declared type says.
+    """Convert a command-line value to the parameter's declared type.
 
-    What cannot be read is returned as it is, and refused by `check` later.
+    A value that cannot be converted is returned as text. `check` raises an error for it later.
 
     Args:
-        text: As typed.
-        annotation: The parameter's declared type.
+        text: The value as typed.
+        annotation: The declared type of the parameter, such as `list[float]`.
     """
     if annotation == "str" or annotation.startswith("Literal"):
         return text
@@ -248,13 +253,13 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _check_entry(entry: Any, where: str, number: int, earlier: list[Step]) -> str:
-    """Check the form of one step of a recipe, and return where it stands, for later errors.
+    """Check the form of one step of a recipe, and return its location for error messages.
 
     Args:
         entry: One element of `steps`.
-        where: The recipe's file, for errors.
-        number: The entry's place, from 1 on.
-        earlier: The steps before it.
+        where: The recipe's file, for error messages.
+        number: Number of the entry, from 1.
+        earlier: The steps before this one.
     """
     keys = set(entry) if isinstance(entry, dict) else set()
     if keys - STEP_KEYS or not {"step", "notebook"} <= keys:
@@ -276,7 +281,7 @@ def _check_entry(entry: Any, where: str, number: int, earlier: list[Step]) -> st
 
 
 def _declarations(notebook: str, where: str) -> dict[str, Parameter]:
-    """Return a notebook's parameters; an error names where it was asked for."""
+    """Return a notebook's declared parameters; an error begins with `where`."""
     try:
         return declared_parameters(notebook)
     except ValueError as error:
@@ -290,14 +295,14 @@ def _make_step(
     where: str,
     earlier: list[Step],
 ) -> Step:
-    """Return a checked step.
+    """Check the values of a step, and return the step.
 
     Args:
         entry: One element of `steps`.
-        declarations: What its notebook declares.
-        values: What the recipe and the command line set.
-        where: For errors.
-        earlier: The steps before it, one of which each `*_from` must name.
+        declarations: {name: parameter} that the step's notebook declares.
+        values: Parameter values that the recipe and the command line set.
+        where: File and step, for error messages.
+        earlier: The steps before this one. Each `*_from` parameter must name one of them.
     """
     for key in SET_BY_RUNNER:
         if key in values:

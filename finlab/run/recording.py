@@ -1,8 +1,8 @@
-"""Keep the executed notebook of a person in JupyterLab, as papermill keeps its own.
+"""Keep the executed notebook when a person runs it in JupyterLab, as papermill does.
 
-A kernel does not see its notebook: outputs live in the browser until they are saved. So the
-recorder notes what each cell sends to the browser, and puts it into a copy of the notebook when
-the step finishes.
+A kernel cannot see its notebook: until the notebook is saved, its outputs are only in the browser.
+So the recorder keeps what each cell sends to the browser. When the step finishes, it writes a copy
+of the notebook with these outputs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
 
 SHOWN = ("stream", "display_data", "execute_result", "error")
-BATCH = "FINLAB_RUNNER"  # set where papermill runs the notebook, and keeps it itself
+BATCH = "FINLAB_RUNNER"  # set if papermill runs the notebook and keeps the executed copy
 
 
 @contextlib.contextmanager
 def left_to_papermill() -> Iterator[None]:
-    """Let kernels that start meanwhile leave their notebook to papermill, and run in any case.
+    """Within this context, new kernels do not record, and run even if their step is finished.
 
-    The runner has decided which step runs, and keeps what papermill has executed.
+    The runner has already decided which step runs, and keeps the notebook that papermill executed.
     """
     before = os.environ.get(BATCH)
     os.environ[BATCH] = "1"
@@ -44,48 +44,48 @@ def left_to_papermill() -> Iterator[None]:
 
 
 class Recorder:
-    """Notes the cells of a notebook that run, and what they show.
+    """Records which cells of a notebook run, and their outputs.
 
     Args:
-        shell: The notebook's.
-        notebook: Its name, such as `03_lora_pretraining`.
-        parameters: Their values.
+        shell: The IPython shell of the notebook's kernel.
+        notebook: Name of the notebook, such as `03_lora_pretraining`.
+        parameters: All parameter values, by name.
     """
 
     def __init__(self, shell: InteractiveShell, notebook: str, parameters: dict[str, Any]):
         self.shell = shell
         self.notebook = notebook
         self.parameters = parameters
-        self.cells: dict[str, tuple[str, str]] = {}  # {request: (id of the cell, its source)}
-        self.messages: dict[str, list[dict[str, Any]]] = {}  # {request: what it showed}
+        self.cells: dict[str, tuple[str, str]] = {}  # {request id: (cell id, source)}
+        self.messages: dict[str, list[dict[str, Any]]] = {}  # {request id: outputs}
         self.folder: Path | None = None
         session = shell.kernel.session
         self.send = session.send
         session.send = self._note
         shell.events.register("pre_run_cell", self._begin)
         shell.events.register("post_run_cell", self._end)
-        # The cell that starts the step runs already.
+        # The cell that starts the step is already running, so it is added here.
         parent = shell.get_parent()
         source = parent.get("content", {}).get("code", "")
         self._add(parent["header"]["msg_id"], _cell_id(parent), source)
 
     def _add(self, request: str, cell: str, source: str) -> None:
-        """Note a cell that runs.
+        """Record a cell that runs.
 
         Args:
-            request: The id of the message that asked for it.
-            cell: Its id.
-            source: Its text.
+            request: Id of the message that requested the cell to run.
+            cell: Id of the cell; empty if it is not known.
+            source: Text of the cell.
         """
         self.cells[request] = (cell, source)
 
     def _begin(self, info: ExecutionInfo) -> None:
-        """Note a cell that begins to run."""
+        """Record a cell that begins to run."""
         request = self.shell.get_parent()["header"]["msg_id"]
         self._add(request, info.cell_id or "", info.raw_cell)
 
     def _end(self, _: Any) -> None:
-        """After the cell that finished the step, write the notebook and stop noting."""
+        """After the cell that finished the step, write the notebook and stop recording."""
         if self.folder is None:
             return
         sys.stdout.flush()
@@ -93,7 +93,7 @@ class Recorder:
         self.stop()
 
     def stop(self) -> None:
-        """Stop noting."""
+        """Stop recording."""
         self.shell.kernel.session.send = self.send
         for event, function in (("pre_run_cell", self._begin), ("post_run_cell", self._end)):
             if function in self.shell.events.callbacks[event]:
@@ -108,7 +108,7 @@ class Recorder:
         *rest: Any,
         **more: Any,
     ) -> Any:
-        """Stand before the session's `send`: note what is shown, and pass everything on."""
+        """Record outputs, and pass all messages on to the session's own `send`."""
         kind = message["msg_type"] if isinstance(message, dict) else message
         if kind in (*SHOWN, "update_display_data"):
             whole = message if isinstance(message, dict) else {"content": content}
@@ -122,15 +122,15 @@ class Recorder:
         """Write the executed notebook into the step's folder.
 
         Args:
-            folder: The step's.
+            folder: The step's folder.
         """
         import nbformat
 
         notebook = nbformat.read(self._file(), 4)
         places = {cell.id: place for place, cell in enumerate(notebook.cells)}
-        # Some editors have ids of their own; there a cell is known by its text.
+        # Some editors use their own cell ids. Then a cell is identified by its text.
         by_source = {cell.source: place for place, cell in enumerate(notebook.cells)}
-        extra = []  # cells that somebody added: (place of the cell before it, cell)
+        extra = []  # cells that a person added: (index of the cell before it, cell)
         last = 0
         for count, (request, (cell_id, source)) in enumerate(self.cells.items(), 1):
             outputs = _outputs(self.messages.get(request, []))
@@ -154,7 +154,7 @@ class Recorder:
         nbformat.write(notebook, folder / f"{self.notebook}.ipynb")
 
     def edited(self) -> dict[str, str]:
-        """Return {id: text} of the cells that ran with another text than the file has."""
+        """Return {cell id: text} of the cells that ran with a text different from the file's."""
         found = {}
         saved = {cell["id"]: cell["source"] for cell in cells_of(self._file())}
         for cell, source in self.cells.values():
@@ -168,11 +168,11 @@ class Recorder:
 
 
 def fill_in(content: Any, lines: list[str]) -> None:
-    """Put values behind a notebook's cell of parameters, as papermill does.
+    """Insert a cell with values after a notebook's parameters cell, as papermill does.
 
     Args:
         content: The notebook, from nbformat; it is changed in place.
-        lines: `name = value`, each; none leaves the notebook as it is.
+        lines: Lines `name = value`. An empty list does not change the notebook.
     """
     import nbformat
 
@@ -187,15 +187,15 @@ def fill_in(content: Any, lines: list[str]) -> None:
 
 
 def _cell_id(parent: dict[str, Any]) -> str:
-    """Return the id of the cell that a request came from; empty where it does not say."""
+    """Return the id of the cell that a request came from; empty if the request has no cell id."""
     return parent.get("metadata", {}).get("cellId", "")
 
 
 def _outputs(messages: list[dict[str, Any]]) -> list[Any]:
-    """Return the outputs of a cell from the messages that it sent.
+    """Return the outputs of a cell, made from the messages that it sent.
 
     Args:
-        messages: {kind, content}, in their order.
+        messages: Messages {kind, content}, in the order in which they were sent.
     """
     import nbformat
 
@@ -221,9 +221,10 @@ def _outputs(messages: list[dict[str, Any]]) -> list[Any]:
 
 
 def by_hand() -> bool:
-    """Tell whether a person runs this notebook in an editor, rather than papermill.
+    """Tell whether a person runs this notebook in an editor; False for papermill.
 
-    An editor says which cell it runs; a client that does not keeps the notebook itself.
+    The requests of an editor name the cell that runs. A client whose requests do not is expected to
+    keep the notebook itself.
     """
     shell = current_shell()
     if shell is None or os.environ.get(BATCH):
@@ -232,10 +233,13 @@ def by_hand() -> bool:
 
 
 def start(notebook: str, parameters: dict[str, Any]) -> Recorder | None:
-    """Begin to note what a notebook shows; None where papermill keeps it, or there is none.
+    """Start to record the outputs of a notebook.
 
     Args:
-        notebook: Its name.
-        parameters: Their values.
+        notebook: Name of the notebook.
+        parameters: All parameter values, by name.
+
+    Returns:
+        The recorder; None if papermill keeps the notebook, or if there is no notebook.
     """
     return Recorder(current_shell(), notebook, parameters) if by_hand() else None

@@ -1,10 +1,10 @@
-"""Refusals that a notebook shows as one sentence, without a traceback.
+"""Errors that a notebook shows as one sentence, without a traceback.
 
     NotReady          a step that this one reads is not finished, or is damaged
     AlreadyFinished   this step is finished and nothing has changed, so its result is kept
-    KeyboardInterrupt somebody stopped the cell
+    KeyboardInterrupt the user stopped the cell
 
-JupyterLab's Run All stops at each of them, since the cell does not succeed.
+Run All in JupyterLab stops at each of them, because the cell does not succeed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class NotReady(ValueError):
-    """What a step reads is not there; the message names what to run."""
+    """A step that is read is not finished or is damaged; the message says what to run."""
 
 
 class AlreadyFinished(Exception):
-    """The step is finished and unchanged. Nothing is wrong, and nothing needs to run."""
+    """The step is finished and nothing has changed. This is not a fault, and nothing must run."""
 
 
 def show_as_sentences() -> None:
-    """Let the notebook that calls this show these refusals as one sentence each."""
+    """Make the calling notebook show these errors as one sentence each."""
     shell = current_shell()
     if shell is not None:
         from IPython.display import clear_output
 
-        # Imports may have warned above; the sentence shall stand alone.
+        # Imports may have printed warnings. Clear them, so that only the sentence is shown.
         clear_output()
         shown = (NotReady, AlreadyFinished, Busy, KeyboardInterrupt)
         shell.set_custom_exc(shown, _show)
 
 
 def current_shell() -> InteractiveShell | None:
-    """Return the IPython shell of a notebook's kernel, or None elsewhere."""
+    """Return the IPython shell of this notebook's kernel; None outside a notebook."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -55,20 +55,23 @@ def _show(
     traceback: TracebackType,
     tb_offset: int | None = None,
 ) -> list[str]:
-    """Show a refusal in its sentence; a step that is kept is no error.
+    """Show an error as one sentence; AlreadyFinished is printed as normal output.
 
     Args:
-        shell: Of the notebook.
+        shell: The IPython shell of the notebook.
         kind: The class of the error.
-        error: What was raised.
-        traceback: Where; it is not shown.
+        error: The error.
+        traceback: The traceback; it is not shown.
         tb_offset: Unused; IPython passes it.
+
+    Returns:
+        The lines that IPython records as the traceback.
     """
     sentence = str(error) or (
         "stopped: what finished steps left is kept, and training goes on from its last "
         "checkpoint when this notebook runs again"
     )
-    # The reply to the front end repeats the last traceback, which may be an older one.
+    # The reply to the front end has the last traceback. Without this it could be an older one.
     shell._last_traceback = [sentence]
     if kind is AlreadyFinished:
         print(sentence)

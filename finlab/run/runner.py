@@ -1,6 +1,6 @@
-"""Drive a recipe with papermill: steps in order, progress in one line, failures in a few.
+"""Run a recipe with papermill: steps in order, one progress line, short failure messages.
 
-A step whose key has not changed is kept. A step that died resumes.
+The result of a step is kept if its key has not changed. A step that ended early is resumed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ BASE_NOTEBOOK = "00_base_model"
 
 
 class StepFailed(RuntimeError):
-    """A step did not finish; the message is what a person needs to act."""
+    """A step did not finish; the message says what a person needs to know to fix it."""
 
 
 class StopFlag:
-    """Whether the run has been asked to stop, and how often: by SIGTERM or Ctrl-C."""
+    """Whether the run was asked to stop by SIGTERM or Ctrl-C.
+
+    Attributes:
+        signals: How many such signals have arrived.
+    """
 
     def __init__(self) -> None:
         self.signals = 0
@@ -36,9 +40,9 @@ class StopFlag:
 
 # --- failures ------------------------------------------------------------------------------------
 def _failed_cells(notebook: Path) -> list[str]:
-    """Describe the failing cells of an executed notebook, with the last lines of their output."""
+    """Describe the failed cells of an executed notebook, with the last lines of their output."""
     try:
-        import nbformat  # it costs half a second
+        import nbformat  # imported here because it takes half a second
 
         cells = nbformat.read(notebook, 4).cells
     except (OSError, ValueError):  # papermill could not write it, as on a full disk
@@ -62,8 +66,8 @@ def describe_failure(notebook: Path, error: Exception) -> str:
     """Return what a person needs to know about a step that failed.
 
     Args:
-        notebook: The executed notebook, as far as it came.
-        error: What papermill raised.
+        notebook: The executed notebook, with the cells that ran.
+        error: The error that papermill raised.
     """
     lines = _failed_cells(notebook)
     if type(error).__name__ == "DeadKernelError":
@@ -82,19 +86,25 @@ def describe_failure(notebook: Path, error: Exception) -> str:
 
 # --- running -------------------------------------------------------------------------------------
 def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -> None:
-    """Run one step's notebook with papermill, and keep the executed one in its folder.
+    """Run the notebook of a step with papermill, and keep the executed copy.
 
-    Papermill writes to a draft beside the folder, since the step clears its folder when it starts.
+    The copy is kept in the step's folder. Papermill writes to a draft outside this folder, because
+    the step clears the folder when it starts.
 
     Args:
-        step: What to run.
+        step: The step to run.
         run_dir: The run's folder.
-        head: What begins its lines on the terminal.
-        stop: Says when to stop.
+        head: Text at the beginning of the step's lines on the terminal.
+        stop: Says whether the run was asked to stop.
+
+    Raises:
+        StepFailed: The step did not finish.
+        KeyboardInterrupt: The step was stopped.
     """
     import papermill
 
-    # It takes annotated parameters for unknown ones; the recipe has checked their names.
+    # Papermill warns that annotated parameters are unknown. The recipe has checked their names, so
+    # the warning is turned off.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder = run_dir / step.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +149,7 @@ def _run_notebook(step: recipe.Step, run_dir: Path, head: str, stop: StopFlag) -
 
 
 def _plain_path(path: Path) -> str:
-    """Return a path for papermill, which takes what stands in braces for parameters."""
+    """Return a path with braces doubled, because papermill replaces text in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -148,12 +158,13 @@ def _draft(run_dir: Path, step: recipe.Step) -> Path:
 
 
 def _was_stopped(error: BaseException, stop: StopFlag) -> bool:
-    """Tell whether a step ended because somebody stopped it, rather than by a failure."""
+    """Tell whether a step ended because a person stopped it, and not because of a failure."""
     if not isinstance(error, Exception):
         return True
     if getattr(error, "ename", "") == "KeyboardInterrupt":
         return True
-    # A kernel that was told to end dies in a cell or before its first one; both have other names.
+    # A kernel that was told to end may end within a cell or before the first one. Papermill raises
+    # different errors for that.
     return bool(stop) and type(error).__name__ != "PapermillExecutionError"
 
 
@@ -168,13 +179,14 @@ def execute(
 
     Args:
         plan: The recipe.
-        run_dir: The folder of the run.
-        chosen: Those of its steps that are to run, from `chosen_steps`.
-        stop: Set from outside to stop after the running step.
-        overrides: The values that the command line replaced, which `finlab status` wants to know.
+        run_dir: The run's folder.
+        chosen: The steps to run, from `chosen_steps`.
+        stop: Set from outside to stop after the running step; None never stops.
+        overrides: The `step.parameter=value` strings of the command line. They are saved in
+            run.json for `finlab status`.
 
     Raises:
-        ValueError: A step that must be finished is not, or data is missing. Nothing has run then.
+        ValueError: A step that must be finished is not, or data is missing. Then no step has run.
         Busy: Another run works in the folder.
         StepFailed: A step did not finish.
         KeyboardInterrupt: The run was stopped.
@@ -200,15 +212,19 @@ def execute(
 
 
 def _check_context(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
-    """Refuse rows that are longer than the base's context, before hours are spent on them.
+    """Raise an error early if training rows are longer than the base's context.
 
-    The context stands in the config of the base that the recipe names, or of the one that a base
-    step has left. A step that lengthens it, by `context`, counts for those behind it.
+    The context comes from the config of the base that the recipe names, or of the base that the
+    base step has made. If a step extends the context with its parameter `context`, the longer
+    context applies to this step and the later ones.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
-        run_dir: The run.
+        run_dir: The run's folder.
+
+    Raises:
+        ValueError: The rows of a chosen step are longer than the context.
     """
     context = 0
     for step in plan.steps:
@@ -232,7 +248,7 @@ def _check_context(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path
 
 
 def _context_of(folder: Path) -> int:
-    """Return the context of the model in a folder, in tokens; 0 where it is not known."""
+    """Return the context of the model in a folder, in tokens; 0 if it is not known."""
     try:
         config = files.read_json(folder / "config.json")
         return int(config.get("max_position_embeddings") or 0)
@@ -243,16 +259,17 @@ def _context_of(folder: Path) -> int:
 def chosen_steps(
     plan: recipe.Recipe, first: str = "", last: str = "", only: str = ""
 ) -> list[recipe.Step]:
-    """Return the steps of a recipe that are to run.
+    """Return the steps of a recipe that the command line selects.
 
     Args:
         plan: The recipe.
-        first: The step to start at; empty for the first one.
-        last: The step to end with; empty for the last one.
-        only: The one step to run; empty for all.
+        first: Name of the step to start with; empty for the recipe's first step.
+        last: Name of the step to end with; empty for the recipe's last step.
+        only: Name of the only step to run; empty for all steps.
 
     Raises:
-        ValueError: The recipe has no such step, or `last` comes before `first`.
+        ValueError: The recipe has no such step, `last` comes before `first`, or `only` is given
+            together with them.
     """
     names = [step.name for step in plan.steps]
     for option, value in (("--from", first), ("--to", last), ("--only", only)):
@@ -274,12 +291,16 @@ def chosen_steps(
 
 
 def _check_inputs(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path) -> None:
-    """Refuse steps whose inputs or data are missing, before anything runs.
+    """Raise an error if inputs or data of the chosen steps are missing, before anything runs.
 
     Args:
         plan: The recipe.
         chosen: The steps that will run.
-        run_dir: The run.
+        run_dir: The run's folder.
+
+    Raises:
+        ValueError: A step that is read and will not run is not as the recipe says, or data is
+            missing.
     """
     made = {step.name for step in chosen}
     for step in chosen:
@@ -290,13 +311,16 @@ def _check_inputs(plan: recipe.Recipe, chosen: list[recipe.Step], run_dir: Path)
 
 
 def _check_upstream(plan: recipe.Recipe, need: str, step: str, run_dir: Path) -> None:
-    """Refuse a step that is to be read and not run, where it is not what the recipe says.
+    """Raise an error if a step that is read but will not run is not as the recipe says.
 
     Args:
         plan: The recipe.
-        need: The step that is read.
-        step: The one that reads it.
-        run_dir: The run.
+        need: Name of the step that is read.
+        step: Name of the step that reads it.
+        run_dir: The run's folder.
+
+    Raises:
+        ValueError: The step `need` is not finished, is damaged, or has other parameter values.
     """
     manifest = read_manifest(run_dir / need)
     if manifest is None:
@@ -322,17 +346,17 @@ def _check_upstream(plan: recipe.Recipe, need: str, step: str, run_dir: Path) ->
 
 
 def _unchanged(step: recipe.Step, run_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of a step that need not run again, else None.
+    """Return the manifest of a step if it need not run again, else None.
 
     Args:
-        step: The step.
-        run_dir: The run.
+        step: The step, with the parameter values that it would run with now.
+        run_dir: The run's folder.
     """
     manifest = read_manifest(run_dir / step.name)
     upstream = upstream_manifests(run_dir, step.name, step.parameters)
     if manifest is None:
         return None
-    # A kill between the manifest and the notebook's last move leaves the notebook as a draft.
+    # If the process was killed after the manifest was written, the notebook is still a draft.
     draft = _draft(run_dir, step)
     output = run_dir / step.name / f"{step.notebook}.ipynb"
     if draft.exists() and not output.exists():

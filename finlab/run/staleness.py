@@ -1,6 +1,6 @@
-"""Why a finished step would run again, and how it is kept all the same.
+"""Say why a finished step would run again, and keep its result anyway if the user wants.
 
-staleness.why(step, run_dir)        # [] where it would be kept, None where it is not finished
+staleness.why(step, run_dir)        # [] if it would be kept, None if it is not finished
 staleness.accept(step, run_dir)     # keep it, with a mark in its manifest and in the report
 """
 
@@ -22,15 +22,15 @@ def why(step: recipe.Step, run_dir: Path) -> list[str] | None:
     """Return what has changed since a step was finished.
 
     Args:
-        step: The step, with the values that it would run with.
-        run_dir: The run.
+        step: The step, with the parameter values that it would run with now.
+        run_dir: The run's folder.
 
     Returns:
-        Sentences that name files, parameters, data and steps; none where the step would be kept.
-        None where it is not finished.
+        Sentences that name changed files, parameters, data and steps. An empty list means that the
+        result would be kept. None means that the step is not finished.
 
     Raises:
-        ValueError: Its data are missing.
+        ValueError: Data of the step are missing.
     """
     manifest = read_manifest(run_dir / step.name)
     if manifest is None:
@@ -51,8 +51,8 @@ def _changed_values(wanted: dict[str, Any], had: dict[str, Any]) -> list[str]:
     """Return a sentence for each parameter that differs.
 
     Args:
-        wanted: What the step would run with.
-        had: What it ran with.
+        wanted: Parameter values that the step would run with now.
+        had: Parameter values that the step ran with.
     """
     found = []
     for name, value in wanted.items():
@@ -67,8 +67,8 @@ def _changed_code(notebook: str, manifest: dict[str, Any]) -> list[str]:
     """Return a sentence for each file of code that differs.
 
     Args:
-        notebook: The step's notebook.
-        manifest: Of the finished step.
+        notebook: Name of the step's notebook.
+        manifest: Manifest of the finished step.
     """
     had = manifest.get("code")
     if had is None:
@@ -85,8 +85,8 @@ def _changed_data(parameters: dict[str, Any], manifest: dict[str, Any]) -> list[
     """Return a sentence for each card or file that differs.
 
     Args:
-        parameters: What the step would run with.
-        manifest: Of the finished step.
+        parameters: Parameter values that the step would run with now.
+        manifest: Manifest of the finished step.
     """
     had = manifest["inputs"].get("data", {})
     now = data_fingerprints(parameters)
@@ -95,17 +95,17 @@ def _changed_data(parameters: dict[str, Any], manifest: dict[str, Any]) -> list[
 
 
 def _changed_steps(step: recipe.Step, run_dir: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return a sentence for each step that it reads and that was made again since.
+    """Return a sentence for each upstream step that was made again or is not finished.
 
     Args:
         step: The step.
-        run_dir: The run.
-        manifest: Of the finished step.
+        run_dir: The run's folder.
+        manifest: Manifest of the finished step.
     """
     found = []
     for need in step.needs:
         if not (run_dir / need).exists():
-            continue  # left out of a copy, or deleted for its space: that contradicts nothing
+            continue  # not copied, or deleted to save space: this is not a change
         upstream = read_manifest(run_dir / need)
         if upstream is None:
             found.append(f"step {need}, which it reads, is not finished")
@@ -114,7 +114,7 @@ def _changed_steps(step: recipe.Step, run_dir: Path, manifest: dict[str, Any]) -
     return found
 
 
-# --- keeping a step all the same -----------------------------------------------------------------
+# --- keeping a stale step ------------------------------------------------------------------------
 def _current_key(step: recipe.Step, run_dir: Path) -> str:
     """Return the key that a step would have if it ran now."""
     upstream = upstream_manifests(run_dir, step.name, step.parameters)
@@ -123,7 +123,7 @@ def _current_key(step: recipe.Step, run_dir: Path) -> str:
 
 
 def _is_accepted(step: recipe.Step, run_dir: Path, manifest: dict[str, Any]) -> bool:
-    """Tell whether a step's result was accepted for just what would run now."""
+    """Tell whether the user has accepted a step's result for the present code, data and values."""
     if "accepted" not in manifest:
         return False
     try:
@@ -133,20 +133,20 @@ def _is_accepted(step: recipe.Step, run_dir: Path, manifest: dict[str, Any]) -> 
 
 
 def accept(step: recipe.Step, run_dir: Path) -> list[str]:
-    """Keep the result of a step as if it had been made by what stands here now.
+    """Keep the result of a step as if the present code, data and parameters had made it.
 
-    The manifest gets a mark with the reasons; the step's own key stays, so the steps that were made
-    from it stay too.
+    The manifest gets a mark with the reasons. The step's own key does not change, so later steps
+    that were made from this result also stay valid.
 
     Args:
         step: The step.
-        run_dir: The run.
+        run_dir: The run's folder.
 
     Returns:
-        What has changed since it was made.
+        What has changed since the step was made, as sentences.
 
     Raises:
-        ValueError: It is not finished, or damaged.
+        ValueError: The step is not finished, or is damaged.
     """
     reasons = why(step, run_dir)
     if reasons is None:
@@ -168,12 +168,12 @@ def accept(step: recipe.Step, run_dir: Path) -> list[str]:
 # --- what a run would do -------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Forecast:
-    """What would become of a step.
+    """Whether a step would run.
 
     Attributes:
-        step: Its name.
-        runs: Whether it would run.
-        reasons: Why.
+        step: Name of the step.
+        runs: Whether the step would run; False means that its result would be kept.
+        reasons: Why it would run, as sentences.
     """
 
     step: str
@@ -182,18 +182,18 @@ class Forecast:
 
 
 def forecast(chosen: list[recipe.Step], run_dir: Path) -> list[Forecast]:
-    """Return what would run and what would be kept, in order.
+    """Return which steps would run and which would be kept, in order.
 
     Args:
-        chosen: The steps that a run would look at.
-        run_dir: The run.
+        chosen: The steps that a run would consider.
+        run_dir: The run's folder.
     """
     found: list[Forecast] = []
     running: set[str] = set()
     for step in chosen:
         try:
             reasons = why(step, run_dir)
-        except ValueError as error:  # data that are not here yet
+        except ValueError as error:  # data of the step are missing
             reasons = [str(error)]
         again = [need for need in step.needs if need in running]
         if reasons is None:

@@ -1,4 +1,4 @@
-"""What stands in a run: steps finished, whole, stale or running, and what they take."""
+"""The state of a run: which steps are finished, damaged, stale or running, and their sizes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class StepState:
     """The state of a step.
 
     Attributes:
-        name: The step's.
-        state: In words.
-        is_good: Whether it is finished, whole and made from what stands here.
-        reasons: Why the next run would make it again.
-        bytes: What its folder takes.
+        name: Name of the step.
+        state: The state in words.
+        is_good: Whether the step is finished, undamaged and not stale.
+        reasons: Why the next run would make the step again, as sentences.
+        bytes: Size of the step's folder in bytes.
     """
 
     name: str
@@ -37,12 +37,17 @@ class StepState:
 
 
 def steps(run_dir: Path, verify: bool = False) -> list[StepState]:
-    """Return the state of each step, in the recipe's order where the run knows its recipe.
+    """Return the state of each step of a run.
+
+    The order is that of the recipe, then steps that the recipe does not have, oldest first.
 
     Args:
         run_dir: The run's folder.
-        verify: Hash every file, at about a second for each gigabyte. Else sizes are compared, and
-            files whose time has changed are hashed.
+        verify: Hash every file, which takes about a second per gigabyte. False compares sizes, and
+            hashes only files whose time has changed.
+
+    Returns:
+        The states; empty if no step has started.
     """
     planned = _planned(run_dir)
     names = list(planned)
@@ -56,7 +61,7 @@ def steps(run_dir: Path, verify: bool = False) -> list[StepState]:
 
 
 def _planned(run_dir: Path) -> dict[str, recipe.Step]:
-    """Return {name: step} of the recipe of a run; empty where it is not known."""
+    """Return {name: step} of the recipe of a run; empty if the recipe is not known."""
     try:
         begun = files.read_json(run_dir / "run.json")
         plan = recipe.load(begun["file"], begun["overrides"])
@@ -69,9 +74,9 @@ def _step(run_dir: Path, name: str, planned: recipe.Step | None, verify: bool) -
     """Return the state of a step.
 
     Args:
-        run_dir: The run.
-        name: The step's.
-        planned: As its recipe has it now; None where that is not known.
+        run_dir: The run's folder.
+        name: Name of the step.
+        planned: The step in the present recipe; None if the recipe does not have it.
         verify: Hash every file.
     """
     folder = run_dir / name
@@ -93,7 +98,7 @@ def _step(run_dir: Path, name: str, planned: recipe.Step | None, verify: bool) -
     step = planned or recipe.Step(name, manifest["notebook"], manifest["parameters"])
     try:
         reasons = staleness.why(step, run_dir) or []
-    except ValueError as error:  # its data or its notebook are gone
+    except ValueError as error:  # data or the notebook of the step are missing
         reasons = [str(error)]
     state = _finished_text(manifest)
     if reasons:
@@ -102,14 +107,14 @@ def _step(run_dir: Path, name: str, planned: recipe.Step | None, verify: bool) -
 
 
 def _finished_text(manifest: dict[str, Any]) -> str:
-    """Return that a step is finished, and whether its result was accepted although stale."""
+    """Return the state of a finished step in words, and why it was stale if it was accepted."""
     if "accepted" not in manifest:
         return FINISHED
     return f"{FINISHED}, accepted although {'; '.join(manifest['accepted']['why'])}"
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """Return a line about a run: its recipe, how far it is, when it ended, what it took.
+    """Return a row about a run: recipe, finished steps, time of the last one, seconds, size.
 
     Args:
         run_dir: The run's folder.

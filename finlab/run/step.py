@@ -1,11 +1,11 @@
-"""One step of a run: its start, its finish, and the key that says whether to run it.
+"""Start and finish a step of a run.
 
     run = start_step("03_lora_pretraining", globals())
     ...
     run.finish({"tokens": 120_000, ...}, headline=Headline(lines=[...]))
 
-The two calls are the same whether a person runs the notebook in JupyterLab, papermill runs it, or
-`finlab run` does. `runs/<name>/<step>/` then holds
+The two calls are the same if a person runs the notebook in JupyterLab, or if papermill or
+`finlab run` runs it. The folder `runs/<name>/<step>/` then has
 
     03_lora_pretraining.ipynb    the executed notebook
     metrics.json                 what the step measured
@@ -13,7 +13,7 @@ The two calls are the same whether a person runs the notebook in JupyterLab, pap
     artifact/                    what later steps read
     manifest.json                key, parameters, inputs, versions, device, seconds, peak memory
 
-The manifest is written last, by rename: where it stands, the step is complete.
+The manifest is written last, by rename. So a step with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from finlab.run.manifests import is_current, read_manifest, require_whole, upstr
 # --- a started step ------------------------------------------------------------------------------
 @dataclass
 class Run:
-    """A started step: where it reads, where it writes, and how it ends.
+    """A started step: the folders that it reads and writes, and how to finish it.
 
     Attributes:
-        notebook: The notebook's name.
-        step: The step's name.
-        parameters: All parameter values.
+        notebook: Name of the notebook.
+        step: Name of the step.
+        parameters: All parameter values, by name.
         folder: The folder of the step.
         key: The step's key, from `step_key`.
-        upstream: {step: manifest} of the steps that it reads.
-        resumed: Whether it goes on from the checkpoints of a run that died.
-        recorder: Notes what the notebook shows, where nobody else keeps it.
-        started: When it started, in seconds since 1970.
+        upstream: {step: manifest} of the steps that this step reads.
+        resumed: Whether the step resumes from the checkpoints of an earlier run that ended early.
+        recorder: Records the output of the notebook; None if papermill keeps it.
+        started: When the step started, in seconds since 1970.
     """
 
     notebook: str
@@ -71,12 +71,12 @@ class Run:
 
     @property
     def artifact(self) -> Path:
-        """The folder of what later steps read."""
+        """The folder that later steps read."""
         return self.folder / "artifact"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what a rerun needs; it is deleted when the step finishes."""
+        """The folder of the checkpoints; it is deleted when the step finishes."""
         return self.folder / "checkpoints"
 
     @property
@@ -85,7 +85,14 @@ class Run:
         return self.folder / "log.jsonl"
 
     def read(self, step: str) -> Path:
-        """Return the artifact folder of a step that this one reads."""
+        """Return the artifact folder of a step that this step reads.
+
+        Args:
+            step: Name of the other step.
+
+        Raises:
+            ValueError: No `*_from` parameter names this other step.
+        """
         if step not in self.upstream:
             raise ValueError(
                 f"step '{self.step}' does not declare that it reads '{step}': "
@@ -94,7 +101,7 @@ class Run:
         return self.folder.parent / step / "artifact"
 
     def cost(self) -> dict[str, Any]:
-        """Return what the step has taken up to now: seconds, memory, disk, and on which device."""
+        """Return the cost of the step so far: seconds, memory, disk, and the device."""
         return {
             "seconds": round(time.time() - self.started, 1),
             "peak GB": environment.peak_bytes() / 1e9,
@@ -103,14 +110,14 @@ class Run:
         }
 
     def finish(self, metrics: dict[str, Any], headline: Headline | None = None) -> dict[str, Any]:
-        """Write metrics and manifest, keep the notebook, drop checkpoints, say what is next.
+        """Write metrics and manifest, keep the notebook, delete checkpoints, and print a summary.
 
         Args:
-            metrics: What the step measured; it must be JSON without NaN.
-            headline: What the first page of the report shall say of it.
+            metrics: What the step measured. It must be JSON without NaN.
+            headline: What the first page of the report says about the step; None says nothing.
 
         Returns:
-            The metrics.
+            The metrics, with the fields of the headline.
         """
         if headline:
             metrics = {**metrics, **headline.save(self.folder)}
@@ -138,10 +145,10 @@ class Run:
         return metrics
 
     def _farewell(self, manifest: dict[str, Any]) -> str:
-        """Say what is complete, where it lies, what it took, and what comes next.
+        """Return a text that says what is complete, where it is, its cost, and what comes next.
 
         Args:
-            manifest: Of the finished step.
+            manifest: Manifest of the finished step.
         """
         seconds, gigabytes = manifest["seconds"], manifest["peak_bytes"] / 1e9
         text = (
@@ -156,9 +163,9 @@ class Run:
         return text
 
     def _licences(self) -> dict[str, str]:
-        """Return {name: licence} of the data that this step and those behind it train on.
+        """Return {name: licence} of all data that this step and its upstream steps train on.
 
-        The base is among them where its own card states a licence.
+        The base is included if its own card states a licence.
         """
         found = {}
         for manifest in self.upstream.values():
@@ -172,7 +179,7 @@ class Run:
         return found
 
     def _recipe(self) -> str:
-        """Return the name of the recipe that runs; empty in a notebook that is run by itself."""
+        """Return the name of the run's recipe; empty if the notebook runs without a recipe."""
         begun = self.folder.parent / "run.json"
         return files.read_json(begun).get("recipe", "") if begun.exists() else ""
 
@@ -185,7 +192,8 @@ class Run:
         keys = {name: manifest["key"] for name, manifest in self.upstream.items()}
         edited = self.recorder.edited() if self.recorder else {}
         return {
-            # Code that ran and does not stand in the notebook's file makes another result.
+            # If a person edited code cells without saving them, the result may differ, so the key
+            # must differ too.
             "key": files.digest(self.key, edited) if edited else self.key,
             "edited": sorted(edited),
             "notebook": self.notebook,
@@ -226,19 +234,19 @@ class Run:
 
 
 def start_step(notebook: str, variables: dict[str, Any]) -> Run:
-    """Start a step from a notebook's own parameters.
+    """Start a step with the parameters of a notebook.
 
-    A step that died goes on from its checkpoints if its key is still the same; else its folder is
-    cleared. A complete result is never deleted: one that is replaced stays beside the new one, as
-    `<step>.previous`, `<step>.previous2` and so on.
+    If an earlier run of the step ended early and the key is still the same, the step resumes from
+    its checkpoints. Otherwise the folder is cleared. A complete result is never deleted. If a new
+    result replaces it, the old one is kept as `<step>.previous`, `<step>.previous2` and so on.
 
     Args:
-        notebook: The notebook's name, such as `03_lora_pretraining`.
-        variables: The notebook's `globals()`, which hold its parameters.
+        notebook: Name of the notebook, such as `03_lora_pretraining`.
+        variables: The `globals()` of the notebook, which contain its parameters.
 
     Raises:
         ValueError: A parameter has the wrong type.
-        NotReady: A step that it reads is not finished, or is damaged.
+        NotReady: A step that this step reads is not finished, or is damaged.
         AlreadyFinished: The step is finished, nothing has changed, and `rerun` is not set.
         Busy: Another process works in the step's folder.
     """
@@ -251,7 +259,7 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
     try:
         run = _begin(notebook, values, run_dir, needs)
     except BaseException:
-        # Whoever mends what was refused, in another kernel, must not wait for this one.
+        # The user may fix the problem in another kernel, which must not wait for this one.
         for held in (*needs, values["step"]):
             locks.release(run_dir / held)
         raise
@@ -262,13 +270,13 @@ def start_step(notebook: str, variables: dict[str, Any]) -> Run:
 
 
 def _begin(notebook: str, values: dict[str, Any], run_dir: Path, needs: list[str]) -> Run:
-    """Hold the folders of a step and of those that it reads, and prepare its own.
+    """Lock the folders of a step and of the steps that it reads, and prepare the step's folder.
 
     Args:
-        notebook: Its name.
-        values: Of its parameters.
-        run_dir: The run.
-        needs: The steps that it reads.
+        notebook: Name of the notebook.
+        values: All parameter values, by name.
+        run_dir: The run's folder.
+        needs: Names of the steps that this step reads.
     """
     name = values["step"]
     for need in needs:
@@ -279,21 +287,24 @@ def _begin(notebook: str, values: dict[str, Any], run_dir: Path, needs: list[str
     keys = {need: manifest["key"] for need, manifest in upstream.items()}
     key = step_key(notebook, values, keys)
     folder = run_dir / name
-    # Whoever starts papermill wants the step to run, and `finlab run` has decided already.
+    # Under papermill the step always runs: `finlab run` has already decided that it must.
     if recording.by_hand() and not values.get("rerun"):
         _keep_finished(folder, key)
-    # The kernel of a killed run needs a moment to notice and end.
+    # The kernel of a killed run may need some seconds to end.
     locks.hold(folder, seconds=20)
     resumed = _prepare_folder(folder, key)
     return Run(notebook, name, values, folder, key, upstream, resumed)
 
 
 def _keep_finished(folder: Path, key: str) -> None:
-    """Refuse to run a step again that is finished and would give the same result.
+    """Raise an error if a step is finished and would give the same result again.
 
     Args:
-        folder: The step's.
-        key: The key that it would have now.
+        folder: The step's folder.
+        key: The key that the step would have now.
+
+    Raises:
+        AlreadyFinished: The step is finished and nothing has changed.
     """
     manifest = read_manifest(folder)
     if manifest is None or not is_current(manifest, key):
@@ -308,7 +319,12 @@ def _keep_finished(folder: Path, key: str) -> None:
 
 
 def _prepare_folder(folder: Path, key: str) -> bool:
-    """Clear a held folder for a step with this key; return whether its checkpoints stay."""
+    """Clear a step's locked folder; return whether its checkpoints are kept for a resume.
+
+    Args:
+        folder: The step's folder.
+        key: The key of the step that starts now. Checkpoints are kept if they have the same key.
+    """
     key_file = folder / "key"
     complete = read_manifest(folder) is not None
     same_key = key_file.exists() and key_file.read_text() == key
@@ -333,7 +349,7 @@ def _prepare_folder(folder: Path, key: str) -> bool:
 
 
 def _place_of_previous(folder: Path) -> Path:
-    """Return where a result goes that a new one replaces; nothing lies there yet."""
+    """Return a free path `<step>.previous...` for a result that a new one replaces."""
     number = 1
     while True:
         path = folder.with_name(f"{folder.name}.previous{'' if number == 1 else number}")

@@ -1,4 +1,4 @@
-"""What a run holds that none of its steps needs any more."""
+"""Find and delete files of a run that no step needs any more."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finlab.run.manifests import is_previous, read_manifest
 
 @dataclass(frozen=True)
 class Spare:
-    """A file or folder that can go.
+    """A file or folder that can be deleted.
 
     Attributes:
-        path: It.
-        what: Why it is there.
-        bytes: What it takes.
+        path: Path of the file or folder.
+        what: What it is, in words.
+        bytes: Its size in bytes.
     """
 
     path: Path
@@ -28,11 +28,12 @@ class Spare:
 
 
 def spare(run_dir: Path, checkpoints: bool = False) -> list[Spare]:
-    """Return what can go: replaced results, checkpoints of finished steps, drafts, caches.
+    """Return what can be deleted: replaced results, old checkpoints, drafts, caches.
 
     Args:
         run_dir: The run's folder.
-        checkpoints: The checkpoints of unfinished steps too; those steps then begin anew.
+        checkpoints: Also return the checkpoints of unfinished steps. After deleting them, these
+            steps start again from the beginning.
     """
     found: list[Spare] = []
     for path in sorted(run_dir.glob("*.previous*")):
@@ -59,18 +60,18 @@ def _spare(path: Path, what: str) -> Spare:
 
 
 def delete(run_dir: Path, found: list[Spare]) -> None:
-    """Delete what can go.
+    """Delete files and folders of a run.
 
     Args:
-        run_dir: The run's folder, in which nobody may work meanwhile.
-        found: From `spare`.
+        run_dir: The run's folder. It is locked while files are deleted.
+        found: Files and folders to delete, from `spare`.
 
     Raises:
         Busy: A run or a notebook works in the folder.
     """
     with contextlib.ExitStack() as held:
         held.enter_context(locks.holding(run_dir))
-        # A notebook that runs by hand holds its step alone.
+        # A notebook that a person runs locks only the folder of its step.
         for lock in sorted(run_dir.glob("*/.lock")):
             held.enter_context(locks.holding(lock.parent))
         for each in found:

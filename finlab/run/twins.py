@@ -1,12 +1,12 @@
 """The Chinese twin of each notebook: the same Markdown cells, in Chinese.
 
-`notebooks/zh/03_lora_pretraining.md` holds a part for each Markdown cell of the notebook, behind a
-mark with the cell's id and a digest of the English text that it was made from:
+`notebooks/zh/03_lora_pretraining.md` has a part for each Markdown cell of the notebook. A mark
+before the part has the cell's id and a digest of the English text that was translated:
 
     <!-- nb03-02 5f0c1a9e -->
     ## 1 输入
 
-A test refuses a part whose English has changed since.
+A test fails if the English text has changed after the translation.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def path_of(notebook: str) -> Path:
     """Return the file of a notebook's twin.
 
     Args:
-        notebook: Its name, such as `03_lora_pretraining`.
+        notebook: Name of the notebook, such as `03_lora_pretraining`.
     """
     return paths.NOTEBOOKS / "zh" / f"{notebook}.md"
 
 
 def digest(english: str) -> str:
-    """Return the digest of an English cell that stands in the mark of its twin."""
+    """Return the digest of an English cell, as the mark of its twin must have it."""
     return files.digest(english.strip())[:8]
 
 
 @functools.cache
 def read(notebook: str) -> dict[str, tuple[str, str]]:
-    """Return {id of a cell: (digest of its English, Chinese text)}; {} without a twin.
+    """Return {cell id: (digest of the English text, Chinese text)}; empty if there is no twin.
 
     Args:
-        notebook: Its name.
+        notebook: Name of the notebook.
     """
     path = path_of(notebook)
     if not path.exists():
@@ -54,10 +54,10 @@ def read(notebook: str) -> dict[str, tuple[str, str]]:
 
 
 def faults(notebook: str) -> list[str]:
-    """Return what is out of step between a notebook and its twin, in sentences.
+    """Return the differences between a notebook and its twin, as sentences.
 
     Args:
-        notebook: Its name.
+        notebook: Name of the notebook.
     """
     english = _markdown_cells(notebook)
     chinese = read(notebook)
@@ -89,12 +89,12 @@ def _markdown_cells(notebook: str) -> dict[str, str]:
 
 
 def in_language(content: Any, notebook: str, language: str) -> None:
-    """Put a notebook's Markdown cells into a language, in place; code stays as it is.
+    """Translate a notebook's Markdown cells in place; code cells do not change.
 
     Args:
         content: The notebook, from nbformat.
-        notebook: Its name.
-        language: `zh` or `en`.
+        notebook: Name of the notebook.
+        language: `zh`, or `en` for no translation.
     """
     if language == "en":
         return
@@ -104,14 +104,14 @@ def in_language(content: Any, notebook: str, language: str) -> None:
 
 
 def chinese_of(notebook: str, cell: str, english: str) -> str:
-    """Return the Chinese of a cell; the English itself where no twin fits this very text.
+    """Return the Chinese text of a cell; the English text if no translation belongs to it.
 
-    A run that was made before a cell was rewritten shows the text that it was made with.
+    If a cell was rewritten after a run, the run still shows the English text that it was made with.
 
     Args:
-        notebook: Its name.
-        cell: The cell's id.
-        english: Its text.
+        notebook: Name of the notebook.
+        cell: Id of the cell.
+        english: English text of the cell.
     """
     of_english, text = read(notebook).get(cell, ("", ""))
     return text if of_english == digest(english) else english

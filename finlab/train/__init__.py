@@ -1,1 +1,1 @@
-"""Training over TRL: packed rows, preflight, a log on disk, resume, many processes."""
+"""Training with TRL: packed rows, preflight, a log on disk, resume, many processes."""

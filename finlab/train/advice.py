@@ -19,11 +19,12 @@ from finlab.train.shapes import Gpu, ModelShape
 
 
 def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
-    """Return the micro-batches, in rows, that divide a step's own, the largest first.
+    """Return the micro-batch sizes, in rows, that divide a step's present one, largest first.
 
     Args:
         setup: How the step trains.
-        parameters: The step's. A preference step counts pairs, of two rows each.
+        parameters: The parameters of the step, by name. A preference step counts pairs, and a pair
+            is two rows.
     """
     unit = 2 if "batch_pairs" in parameters else 1
     units = setup.batch_rows // unit
@@ -31,12 +32,15 @@ def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
 
 
 def batch_words(rows: int, setup: Setup, parameters: Mapping[str, Any]) -> list[str]:
-    """Return a smaller micro-batch in a step's own words, with as large an optimizer step.
+    """Return the parameter changes for a smaller micro-batch with the same optimizer step.
 
     Args:
-        rows: From `smaller_batches`.
+        rows: The micro-batch in rows, from `smaller_batches`.
         setup: How the step trains now.
-        parameters: The step's.
+        parameters: The parameters of the step, by name.
+
+    Returns:
+        Changes such as `batch_rows=2`; empty if the micro-batch does not change.
     """
     if rows == setup.batch_rows:
         return []
@@ -59,17 +63,17 @@ def nearest_fit(
     processes: int,
     parameters: Mapping[str, Any],
 ) -> tuple[Setup, list[str]] | None:
-    """Return the nearest setup that fits a GPU, and what was changed; None where none does.
+    """Return the nearest setup that fits a GPU and its changes; None if no setup fits.
 
-    Memory is bought in the order of its price in speed: bfloat16, which costs none, smaller
-    micro-batches, recomputation, sharding, a base in four bits.
+    The changes that cost the least speed are tried first: bfloat16, then smaller micro-batches,
+    then recomputation, then sharding, then a base in four bits.
 
     Args:
-        shape: The model's.
-        setup: One that does not fit.
-        gpu: The GPU.
-        processes: How many of them.
-        parameters: The step's; others are not changed.
+        shape: Sizes of the model.
+        setup: A setup that does not fit.
+        gpu: The kind of GPU.
+        processes: How many GPUs there are; each has one process.
+        parameters: The parameters of the step, by name. Only these are changed.
     """
     halved = replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
     tries = []
@@ -96,10 +100,10 @@ def nearest_fit(
 
 
 def misfits(plan: Plan) -> dict[str, str]:
-    """Return {step: a sentence} of the steps that do not fit, with the nearest that does.
+    """Return {step: a sentence} for steps that do not fit, with the nearest setting that fits.
 
     Args:
-        plan: From `of_recipe`.
+        plan: The plan, from `of_recipe`.
     """
     sentences: dict[str, str] = {}
     for step in plan.steps:
@@ -119,14 +123,15 @@ def misfits(plan: Plan) -> dict[str, str]:
 
 
 def fastest(plan: Plan, step: StepPlan) -> list[str]:
-    """Return the changes that make a step fastest on its GPUs, in its parameters' names.
+    """Return the parameter changes that make a step fastest on its GPUs; empty if none helps.
 
-    Recomputation costs a third of the time, so a smaller micro-batch without it is faster, as long
-    as it has the 2,048 tokens that keep matrix products bound by arithmetic.
+    Recomputation costs a third of the time, so a smaller micro-batch without recomputation is
+    faster. But the micro-batch needs at least 2,048 tokens: with fewer, memory limits the speed of
+    matrix products.
 
     Args:
-        plan: From `of_recipe`.
-        step: One of its steps.
+        plan: The plan, from `of_recipe`.
+        step: One of the plan's steps.
     """
     now = step.setup
     best = step.rate

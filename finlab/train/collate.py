@@ -1,8 +1,8 @@
-"""From packed rows to batches in which documents do not see each other.
+"""Make batches of packed rows in which documents cannot attend to each other.
 
-There are two ways to keep documents apart, and the model's attention decides. SDPA takes a mask
-that is built from position ids: rows stay rows. flash-attn and `varlen` take the bounds of
-documents: all rows of a batch are joined into one.
+There are two ways to separate documents, and the model's attention decides which one is used. SDPA
+takes a mask that is built from position ids, and the batch keeps its rows. flash-attn and `varlen`
+take the boundaries of documents, and all rows of a batch are joined into one row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-Row = dict[str, Any]  # {input_ids, labels, seq_lengths}, perhaps sources and bucket
+Row = dict[str, Any]  # {input_ids, labels, seq_lengths}, optionally sources and bucket
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def document_spans(row: Row) -> list[tuple[int, int]]:
 
 
 def sources_by_token(row: Row) -> list[int]:
-    """Return the source of each token of a row, whose sources are given by document or by token."""
+    """Return the source of each token of a row; the row has a source per document or per token."""
     if len(row["sources"]) == len(row["input_ids"]):
         return row["sources"]
     sources = []
@@ -46,7 +46,7 @@ def sources_by_token(row: Row) -> list[int]:
 
 
 def _fold(rows: list[Row], length: int) -> list[Row]:
-    """Return the documents of rows, packed anew into rows of `length` tokens."""
+    """Return the documents of rows, packed again into rows of at most `length` tokens."""
     documents = []
     for row in rows:
         for number, (start, size) in enumerate(document_spans(row)):
@@ -70,26 +70,28 @@ def _fold(rows: list[Row], length: int) -> list[Row]:
 # --- collators -----------------------------------------------------------------------------------
 @dataclass
 class RowsCollator:
-    """Collate packed rows for SDPA, without letting their documents see each other.
+    """Collate packed rows for SDPA, so that documents cannot attend to each other.
 
-    Position ids restart at each document and there is no attention mask: transformers then builds a
-    block-diagonal mask a row. A row of documents a and b, and one padding place:
+    Position ids restart at each document, and there is no attention mask. transformers then builds
+    a block-diagonal mask for each row. Example: a row with the documents a and b and one padding
+    token.
 
         input_ids      a1 a2 a3 a4 b1 b2 pad
         position_ids    0  1  2  3  0  1   0
         labels       -100 a2 a3 a4 -100 b2 -100
 
-    Labels of first tokens are -100, since what stands before them is another document. Rows of one
-    bucket are folded to that bucket's length first: the mask is quadratic in it.
+    The label of a document's first token is -100, because the token before it belongs to another
+    document. Rows of a bucket are first packed again into rows of the bucket's length, because the
+    size of the mask is quadratic in the row length.
 
     Attributes:
-        pad_token_id: Fills the rows up to the longest one.
+        pad_token_id: Id of the token that pads all rows to the length of the longest one.
     """
 
     pad_token_id: int
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """Return input_ids, labels and position_ids, int64 [rows, length], and sources if any."""
+        """Return input_ids, labels, position_ids and perhaps sources, each int64 [rows, length]."""
         bucket = max(row.get("bucket", 0) for row in rows)
         longest = max(len(row["input_ids"]) for row in rows)
         if 0 < bucket < longest:
@@ -119,7 +121,7 @@ class RowsCollator:
 class JoinedCollator(DataCollatorForLanguageModeling):
     """TRL's padding-free collator, with the source of each token.
 
-    It joins the rows of a batch into one and gives the bounds of their documents.
+    It joins the rows of a batch into one row, and returns the boundaries of the documents.
     """
 
     padding_free: bool = True
@@ -141,7 +143,7 @@ class JoinedCollator(DataCollatorForLanguageModeling):
 
 
 def collator(model: PreTrainedModel, pad_token_id: int) -> Callable[[list[Row]], dict]:
-    """Return what makes batches of packed rows for a model's attention."""
+    """Return the collator of packed rows that fits a model's attention."""
     if model.config._attn_implementation in ("sdpa", "eager"):
         return RowsCollator(pad_token_id)
     return JoinedCollator(pad_token_id)
@@ -149,14 +151,14 @@ def collator(model: PreTrainedModel, pad_token_id: int) -> Callable[[list[Row]],
 
 @contextlib.contextmanager
 def packing_attention(model: PreTrainedModel, device: str = "") -> Iterator[str]:
-    """Temporarily switch a model to an attention that keeps packed documents apart.
+    """Temporarily switch a model to an attention that separates packed documents.
 
     Args:
         model: The model.
-        device: The type of device to train on; by default the model's.
+        device: Type of the device to train on, such as `cuda`; empty means the model's device.
 
     Yields:
-        The name of that attention, such as "varlen". The former one is restored on exit.
+        The name of this attention, such as "varlen". On exit, the model's own one is restored.
     """
     own = model.config._attn_implementation
     chosen = attention.packed_attention(model, device)
@@ -171,18 +173,18 @@ def packing_attention(model: PreTrainedModel, device: str = "") -> Iterator[str]
 
 # --- the extension -------------------------------------------------------------------------------
 class PackedRows(Extension):
-    """Train on rows of `packing.write_rows`, whose documents do not see each other."""
+    """Train on packed rows from `packing.write_rows`; documents cannot attend to each other."""
 
     def training(self, arguments: dict[str, Any]) -> contextlib.AbstractContextManager:
         """Use the attention for packed rows."""
         return packing_attention(arguments["model"], arguments["args"].device.type)
 
     def prepare(self, arguments: dict[str, Any]) -> None:
-        """Set the collator, and fill the rows up for several processes."""
+        """Set the collator; with several processes, add empty rows to get full batches."""
         args = arguments["args"]
         pad_token_id = arguments["processing_class"].pad_token_id
         arguments["data_collator"] = collator(arguments["model"], pad_token_id)
-        args.remove_unused_columns = False  # else the sources of the rows are dropped
+        args.remove_unused_columns = False  # otherwise the sources of the rows are removed
         batch_sizes = {
             "train_dataset": args.per_device_train_batch_size,
             "eval_dataset": args.per_device_eval_batch_size,
@@ -193,13 +195,13 @@ class PackedRows(Extension):
 
 
 def fill_up(rows: Dataset, multiple: int) -> Dataset:
-    """Return rows made up to a multiple with rows that teach nothing.
+    """Add rows without labels, so that the number of rows is a multiple of a number.
 
-    So several processes share the rows without repeating any, as accelerate would.
+    Several processes can then share the rows without repeating any. accelerate would repeat rows.
 
     Args:
         rows: Packed rows.
-        multiple: Such as the rows of a step over all processes.
+        multiple: The number, such as the rows of a micro-batch over all processes.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -217,6 +219,6 @@ def fill_up(rows: Dataset, multiple: int) -> Dataset:
     }
     row = {name: silent[name] for name in rows.column_names}
     more = Dataset.from_list([row] * missing, features=rows.features)
-    # Joining forgets how rows are fetched.
+    # Joining removes the format of the rows, so it is set again.
     form = rows.format
     return concatenate_datasets([rows, more]).with_format(form["type"], **form["format_kwargs"])

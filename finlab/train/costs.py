@@ -1,9 +1,10 @@
-"""What training costs: FLOPs of a token, bytes of a GPU, seconds of a step.
+"""Estimate what training costs: FLOPs per token, memory of a GPU, tokens per second.
 
-FLOPs and bytes are counted. The share of the data sheet's speed that a step reaches is not: it is
-taken from what others have published for the kind of training (EFFICIENCY), or measured in
-notebook 09. `finlab/train/costs_published.yaml` holds what this model is checked against, and
-tests/test_planning.py holds how far it may be off.
+FLOPs and bytes are calculated. The share of the data sheet's speed that a step reaches cannot be
+calculated. It comes from figures that others have published for this kind of training
+(EFFICIENCY), or from a measurement in notebook 09. `finlab/train/costs_published.yaml` has the
+published figures that this cost model is checked against, and tests/test_planning.py has the
+largest allowed errors.
 
     setup = costs.Setup(lora_rank=64, row_length=4096, batch_rows=8, gradient_checkpointing=True)
     costs.memory(shape, setup, processes=8).total
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from finlab.train.shapes import Gpu, ModelShape
 
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FRAMEWORK_BYTES = 0.8e9  # of CUDA, its libraries and the allocator's gaps
-# The share of the data sheet's bf16 FLOP/s that a step reaches, recomputation counted in:
+FRAMEWORK_BYTES = 0.8e9  # memory of CUDA and its libraries, and gaps in the allocator's memory
+# The share of the data sheet's bf16 FLOP/s that a step reaches, including recomputation. Sources:
 # Ampere LoRA: Qwen-7B on one A100, 0.43 to 0.47. Ampere full: ms-swift's 14B and XuanYuan's 70B
 # on A800, 0.58 to 0.65. Hopper LoRA: NeMo's 8B and 7B on one H100, 0.42 and 0.44. Hopper full:
-# torchtitan's 8B on eight H100, 0.36. Ada has no published LoRA of the kind; Ampere's is taken.
+# torchtitan's 8B on eight H100, 0.36. For Ada there is no such published LoRA figure, so Ampere's
+# figure is used.
 EFFICIENCY = {
     ("ampere", "lora"): 0.45,
     ("ampere", "full"): 0.61,
@@ -30,37 +32,39 @@ EFFICIENCY = {
     ("hopper", "lora"): 0.43,
     ("hopper", "full"): 0.37,
 }
-# A frozen base in few bits is unpacked for each product. nf4: Qwen-7B's Q-LoRA is 13 to 26%
-# slower than its LoRA. int8: our guess, no figure for training is known to us.
+# A frozen quantised base is unpacked for each matrix product, which takes time. nf4: Qwen-7B's
+# Q-LoRA is 13 to 26% slower than its LoRA. int8: our guess; we know no figure for training.
 QUANTIZED_SPEED = {"none": 1.0, "nf4": 0.8, "int8": 0.6}
-# Four bits, and the scales: of 64 weights, themselves quantised (nf4), or of 128 (GPTQ, AWQ).
+# Bytes per weight. The 4-bit formats have 4 bits and a scale: for 64 weights and itself quantised
+# (nf4), or for 128 weights (GPTQ, AWQ).
 QUANTIZED_BYTES = {"none": 2.0, "int8": 1.0, "fp8": 1.0, "nf4": 0.52, "gptq4": 0.53, "awq4": 0.53}
-SCALING = 0.97  # of a rate on one machine that stays on many: XuanYuan, 40 and 100 nodes
+SCALING = 0.97  # share of one machine's speed that each of many reaches: XuanYuan, 40 and 100 nodes
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is trained, in the recipes' words.
+    """How a model is trained; the names are those of the recipes' parameters.
 
     Attributes:
-        lora_rank: Of the adapters; 0 trains all weights.
-        lora_targets: The matrices that have an adapter.
-        train_embeddings: Under LoRA, of embedding and head: full, new_rows or none.
-        new_rows: How many rows are new.
+        lora_rank: Rank of the LoRA adapters; 0 trains all weights.
+        lora_targets: Names of the matrices that have an adapter.
+        train_embeddings: What is trained of embedding and head under LoRA: full, new_rows or none.
+        new_rows: Number of new rows in the embedding.
         row_length: Tokens of a row.
         batch_rows: Rows of a micro-batch on each GPU.
         gradient_checkpointing: Whether blocks are computed again in the backward pass.
-        quantize_base: none, int8 or nf4.
-        launch: How processes share: '' or ddp, fsdp2, zero2, zero3.
-        dtype: Of the weights that do not learn and of the products: bfloat16 or float32.
-        trained_bytes: Bytes of a weight that learns. finlab holds those in float32, 4; others in
-            bfloat16, 2. DeepSpeed computes with 2 and keeps copies of 4.
-        attended: Tokens that a token sees on average before itself, times two; 0: the whole row.
+        quantize_base: Format of the frozen base: none, int8 or nf4.
+        launch: How processes share the model: '' (one process), ddp, fsdp2, zero2 or zero3.
+        dtype: Type of the frozen weights and of the matrix products: bfloat16 or float32.
+        trained_bytes: Bytes of a trained weight. finlab keeps trained weights in float32 (4), other
+            tools in bfloat16 (2). DeepSpeed computes with 2 bytes and keeps copies of 4.
+        attended: Twice the mean number of earlier tokens that a token attends to; 0 means
+            `row_length`.
         fused: Whether liger-kernel's fused layers are on.
-        embeddings_only: Whether embedding and head alone learn, under no adapter.
-        whole_logits: Whether the loss holds the logits of a whole micro-batch, as transformers'
-            own does; TRL's takes them in chunks.
-        eager_attention: Whether the scores of attention are held, as before FlashAttention.
+        embeddings_only: Whether only embedding and head are trained, without an adapter.
+        whole_logits: Whether the loss keeps the logits of a whole micro-batch, as the loss of
+            transformers does. The loss of TRL computes them in chunks.
+        eager_attention: Whether attention scores are kept in memory, as without FlashAttention.
     """
 
     lora_rank: int = 0
@@ -82,7 +86,7 @@ class Setup:
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens that a GPU computes at once."""
+        """Tokens of a micro-batch on one GPU."""
         return self.row_length * self.batch_rows
 
     @property
@@ -101,11 +105,11 @@ def flops_per_token(shape: ModelShape, setup: Setup, hardware: bool = False) -> 
     """Return the FLOPs of one training token, by the rule of `train.meter`.
 
     Args:
-        shape: The model's.
-        setup: How it is trained.
-        hardware: Count what gradient checkpointing computes again.
+        shape: Sizes of the model.
+        setup: How the model is trained.
+        hardware: Also count what gradient checkpointing computes again.
     """
-    matrices = shape.block_weights + shape.table_weights  # the head's product, tied or not
+    matrices = shape.block_weights + shape.table_weights  # the head counts, tied or not
     seen = setup.attended or setup.row_length
     attention = 2 * seen * shape.query_width * shape.layers  # forward, causal
     if setup.embeddings_only:
@@ -127,16 +131,16 @@ def flops_per_token(shape: ModelShape, setup: Setup, hardware: bool = False) -> 
 # --- memory --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU.
+    """Memory that training takes on one GPU, in bytes.
 
     Attributes:
-        weights: Of the model, trained or frozen.
-        gradients: Of what is trained.
-        optimizer: Adam's moments, and master weights where there are any.
-        activations: What the forward pass keeps for the backward pass.
-        logits: Of the loss.
-        other: Of the framework.
-        host: Of the optimizer where it lies in the machine's own memory, which does not count.
+        weights: Weights of the model, trained and frozen.
+        gradients: Gradients of the trained weights.
+        optimizer: Adam's moments, and master weights if there are any.
+        activations: Tensors that the forward pass keeps for the backward pass.
+        logits: Logits of the loss.
+        other: Memory of the framework.
+        host: Optimizer in the machine's own memory; it does not count towards `total`.
     """
 
     weights: float
@@ -149,18 +153,18 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Bytes on the GPU in total."""
         parts = (self.weights, self.gradients, self.optimizer)
         return sum(parts) + self.activations + self.logits + self.other
 
 
 def weight_bytes(shape: ModelShape, form: str = "none", bytes_each: float = 2.0) -> float:
-    """Return the bytes of a model's weights; tables and norms are never quantised.
+    """Return the bytes of a model's weights; embedding, head and norms are never quantised.
 
     Args:
-        shape: The model's.
-        form: none, int8 or nf4.
-        bytes_each: Of a weight that is not quantised.
+        shape: Sizes of the model.
+        form: Format of the blocks' weights: none, or a key of QUANTIZED_BYTES.
+        bytes_each: Bytes of a weight that is not quantised.
     """
     each = bytes_each if form == "none" else QUANTIZED_BYTES[form]
     rest = shape.parameters - shape.block_weights
@@ -168,25 +172,26 @@ def weight_bytes(shape: ModelShape, form: str = "none", bytes_each: float = 2.0)
 
 
 def memory(shape: ModelShape, setup: Setup, processes: int = 1) -> Memory:
-    """Return what training takes of one GPU.
+    """Return the memory that training takes on one GPU.
 
     Args:
-        shape: The model's.
-        setup: How it is trained.
-        processes: Among which `launch` shards: fsdp2 and zero3 weights, gradients and optimizer;
-            zero2 gradients, and its optimizer lies in the machine's own memory.
+        shape: Sizes of the model.
+        setup: How the model is trained.
+        processes: Number of processes that share the model. fsdp2 and zero3 divide weights,
+            gradients and optimizer among them. zero2 divides only the gradients, and its optimizer
+            is in the machine's own memory.
     """
     weights = weight_bytes(shape, setup.quantize_base, setup.weight_bytes)
-    # Bytes of a weight that learns, as it is held, and of Adam's two moments. DeepSpeed's optimizer
-    # holds a float32 copy beside them.
+    # Bytes of a trained weight, and of Adam's two moments for it. DeepSpeed's optimizer also keeps
+    # a float32 copy of the weight.
     held, moments = setup.trained_bytes, 2 * setup.trained_bytes
     if setup.launch.startswith("zero"):
         held, moments = 2, 12
     if setup.lora_rank:
         adapters = shape.adapter_weights(setup.lora_rank, list(setup.lora_targets))
         tables, rows = _trained_tables(shape, setup)
-        # PEFT keeps adapters in float32: 4 bytes each, 4 of gradient, 8 of moments. A whole table
-        # that learns is a copy beside the base's.
+        # PEFT keeps adapters in float32: 4 bytes for a weight, 4 for its gradient, 8 for its
+        # moments. A trained whole table is a copy, and the base's table stays in memory too.
         weights += 4 * (adapters + rows) + held * tables
         gradients = 4 * (adapters + rows) + held * tables
         optimizer = 8 * (adapters + rows) + moments * tables
@@ -209,11 +214,11 @@ def memory(shape: ModelShape, setup: Setup, processes: int = 1) -> Memory:
 
 
 def _trained_tables(shape: ModelShape, setup: Setup) -> tuple[float, float]:
-    """Return the trained weights of whole tables, and those of single rows.
+    """Return (trained weights of whole tables, trained weights of single rows).
 
     Args:
-        shape: The model's.
-        setup: How it is trained, under LoRA.
+        shape: Sizes of the model.
+        setup: How the model is trained; it must be with LoRA.
     """
     tables = 1 if shape.tied else 2
     if setup.train_embeddings == "full":
@@ -224,16 +229,17 @@ def _trained_tables(shape: ModelShape, setup: Setup) -> tuple[float, float]:
 
 
 def _activation_bytes(shape: ModelShape, setup: Setup) -> float:
-    """Return what the forward pass keeps.
+    """Return the bytes that the forward pass keeps for the backward pass.
 
-    Counted by hand from the tensors that a block saves: six of the hidden width, two of the keys'
-    and three of the feed-forward's. Without fused layers, norms and adapters keep float32 copies:
-    in bfloat16 two and a half times as much under LoRA, half more for full training. In float32
-    these are no copies, and a third more is kept (`python -m benchmarks.saved_tensors`).
+    They are counted from the tensors that a block saves: six of the hidden width, two of the keys'
+    width and three of the feed-forward width. Without fused layers, norms and adapters keep float32
+    copies. In bfloat16, memory is then 2.5 times as large with LoRA, and 1.5 times as large in full
+    training. In float32 there are no such copies, and memory is 1.3 times as large
+    (`python -m benchmarks.saved_tensors`).
 
     Args:
-        shape: The model's.
-        setup: How it is trained.
+        shape: Sizes of the model.
+        setup: How the model is trained.
     """
     each = setup.weight_bytes
     fused = each * (6 * shape.hidden + 2 * shape.kv_width + 3 * shape.feed_forward)
@@ -243,7 +249,8 @@ def _activation_bytes(shape: ModelShape, setup: Setup) -> float:
     if setup.eager_attention:
         block += 8 * shape.heads * setup.row_length  # scores, their softmax and dropout
     if setup.gradient_checkpointing:
-        # The input of each block is kept, and one block is computed again at a time.
+        # The input of each block is kept. In the backward pass the blocks are computed again, one
+        # at a time.
         return setup.micro_tokens * (each * shape.hidden * shape.layers + block)
     return setup.micro_tokens * block * shape.layers
 
@@ -257,13 +264,13 @@ def _unfused_factor(setup: Setup) -> float:
 
 @dataclass(frozen=True)
 class Answering:
-    """Bytes of a model while it answers.
+    """Memory of a model while it answers, in bytes.
 
     Attributes:
-        weights: Of the model.
-        cache: Keys and values of what it has read.
-        activations: Of a prompt that is read at once.
-        other: Of the framework.
+        weights: Weights of the model.
+        cache: Keys and values of the tokens so far.
+        activations: Activations of a prompt that is processed in one pass.
+        other: Memory of the framework.
     """
 
     weights: float
@@ -273,7 +280,7 @@ class Answering:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Bytes in total."""
         return self.weights + self.cache + self.activations + self.other
 
 
@@ -284,22 +291,22 @@ def answering(
     batch: int = 1,
     whole_logits: bool = False,
 ) -> Answering:
-    """Return what a model takes while it answers.
+    """Return the memory that a model takes while it answers.
 
     Args:
-        shape: The model's.
-        form: none (bfloat16), int8, fp8, nf4, gptq4 or awq4.
+        shape: Sizes of the model.
+        form: Format of the weights: none (bfloat16), int8, fp8, nf4, gptq4 or awq4.
         context: Tokens of each answer, prompt included.
-        batch: Answers at once.
-        whole_logits: Whether logits of the whole prompt are made, as transformers did until 2024;
-            now it makes those of the last token.
+        batch: How many answers are generated at the same time.
+        whole_logits: Whether logits of the whole prompt are computed, as transformers did until
+            2024. Since then it computes only the logits of the last token.
     """
     tokens = context * batch
     cache = 2 * 2 * shape.kv_width * shape.layers * tokens
-    # One block at a time, in 16 bits: its input, the queries, keys and values, and three tensors
+    # Tensors of one block, in 16 bits: its input, the queries, keys and values, and three tensors
     # of the feed-forward part.
     block = 2 * shape.hidden + shape.query_width + 2 * shape.kv_width + 3 * shape.feed_forward
-    logits = 6 * shape.vocabulary * (tokens if whole_logits else batch)  # 16 bits, and in float32
+    logits = 6 * shape.vocabulary * (tokens if whole_logits else batch)  # 16 bits + float32
     return Answering(weight_bytes(shape, form), cache, 2.0 * block * tokens + logits)
 
 
@@ -312,13 +319,13 @@ def peak_flops(gpu: Gpu, setup: Setup) -> float:
 def tokens_per_second(
     shape: ModelShape, setup: Setup, gpu: Gpu, efficiency: float | None = None
 ) -> float:
-    """Return the training tokens that one GPU computes in a second.
+    """Return the training tokens per second of one GPU.
 
     Args:
-        shape: The model's.
-        setup: How it is trained.
+        shape: Sizes of the model.
+        setup: How the model is trained.
         gpu: The GPU.
-        efficiency: The share of its FLOP/s that is reached; None takes EFFICIENCY.
+        efficiency: Share of the GPU's FLOP/s that training reaches, 0 to 1; None takes EFFICIENCY.
     """
     reached = efficiency or EFFICIENCY[gpu.family, setup.method]
     reached *= QUANTIZED_SPEED[setup.quantize_base]

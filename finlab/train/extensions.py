@@ -1,10 +1,11 @@
-"""What a trainer of TRL lacks, as parts that `fit` adds to any trainer.
+"""Extensions: features that TRL's trainers lack, and that `fit` can add to any trainer.
 
     fit(SFTTrainer, ..., extensions=[PackedRows(), SourceLoss(), TokenMeter()])
     fit(DPOTrainer, ..., extensions=[ReferenceCache(folder)])
-    fit(KTOTrainer, ...)                                   # a trainer needs none of them
+    fit(KTOTrainer, ...)                                   # extensions are optional
 
-A new method of training is a trainer class, or an extension, and never a branch in `fit`.
+A new method of training is a new trainer class or a new extension. `fit` never gets a branch for
+it.
 """
 
 from __future__ import annotations
@@ -23,57 +24,57 @@ if TYPE_CHECKING:
 class Extension:
     """One addition to a trainer. Its hooks do nothing by default.
 
-    An extension is pickled when training runs in several processes, so what it builds for a trainer
-    is made in `attach`, not in `__init__`.
+    An extension is pickled when training runs in several processes. So it must create objects that
+    belong to a trainer in `attach`, not in `__init__`.
     """
 
     def examine(self, train_dataset: Dataset) -> None:
-        """Look at the rows as they were given, before any extension changes them."""
+        """Inspect the original training rows, before any extension changes them."""
 
     def training(self, arguments: dict[str, Any]) -> contextlib.AbstractContextManager:
-        """Return a context for building the trainer and for training."""
+        """Return a context manager that is active while the trainer is built and trains."""
         return contextlib.nullcontext()
 
     def prepare(self, arguments: dict[str, Any]) -> None:
-        """Change the arguments that the trainer is built from."""
+        """Change the arguments of the trainer in place, before it is built."""
 
     def extend_class(self, trainer_class: type[Trainer]) -> type[Trainer]:
-        """Return the trainer class to build in place of this one."""
+        """Return the trainer class to use instead of `trainer_class`."""
         return trainer_class
 
     def attach(self, trainer: Trainer) -> None:
-        """Change the trainer once it is built."""
+        """Change the trainer after it is built."""
 
     def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Return what a line of the log has besides what the trainer logs."""
+        """Return fields to add to a log line, besides the fields that the trainer logs."""
         return {}
 
     def speed(self, from_step: int, to_step: int, seconds: float) -> dict[str, Any]:
-        """Return what so many steps in so many seconds amount to.
+        """Return measures of speed for a range of steps.
 
         Args:
-            from_step: The first step of the time measured.
-            to_step: The last one.
-            seconds: Training alone, without evaluation.
+            from_step: Number of steps done before the measured time.
+            to_step: Number of steps done at its end.
+            seconds: Seconds of training between them, without evaluation.
         """
         return {}
 
     def step_ended(self) -> None:
-        """Forget what was summed up for one step."""
+        """Reset the sums of one step."""
 
     def describe_step(self) -> str:
-        """Return what is known of a step whose loss is not finite, for the error."""
+        """Return details about a step whose loss is not finite, for the error message."""
         return ""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold for an exact resume. All processes call it."""
+        """Return what a checkpoint must save for an exact resume. All processes call this."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
 
     def summary(self) -> dict[str, Any]:
-        """Return what the summary at the end of the log has besides the speed."""
+        """Return fields to add to the summary at the end of the log, besides the speed."""
         return {}
 
 
@@ -81,19 +82,19 @@ Extensions = Sequence[Extension]
 
 
 class EmbeddingLearningRate(Extension):
-    """Give the embedding and the head a learning rate of their own.
+    """Give the embedding and the head their own learning rate.
 
-    The scheduler scales both rates alike.
+    The scheduler multiplies both learning rates by the same factor.
 
     Args:
-        rate: The learning rate; 0 leaves the trainer's.
+        rate: The learning rate of embedding and head; 0 keeps the trainer's.
     """
 
     def __init__(self, rate: float):
         self.rate = rate
 
     def attach(self, trainer: Trainer) -> None:
-        """Split the optimizer's groups when it is made."""
+        """Split the optimizer's parameter groups when the optimizer is created."""
         if not self.rate:
             return
         create_optimizer = trainer.create_optimizer
@@ -106,11 +107,11 @@ class EmbeddingLearningRate(Extension):
         trainer.create_optimizer = with_rate
 
     def _split_groups(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Give the embedding and the head, or their new rows, groups with a rate of their own.
+        """Put the trained weights of embedding and head into groups with their own learning rate.
 
         Args:
             model: The model that is trained.
-            optimizer: Its groups are split in place, before its first step.
+            optimizer: The optimizer before its first step. Its groups are split in place.
         """
         tables = set()
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -121,16 +122,16 @@ class EmbeddingLearningRate(Extension):
                 continue
             group["params"] = [weight for weight in group["params"] if id(weight) not in tables]
             optimizer.add_param_group({**group, "params": chosen, "lr": self.rate})
-        # A group that lost all its weights would only confuse the log of learning rates.
+        # An empty group would make the logged learning rates confusing, so it is removed.
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 class KeepNear(Extension):
-    """Add the divergence from the model as it began to the loss, against forgetting.
+    """Add the divergence from the initial model to the loss, to reduce forgetting.
 
-    The model without its adapter is the reference, so it needs LoRA and no second copy. On every
-    token of the batch KL(reference || policy) is added, times `beta`, at the cost of two more
-    passes.
+    The reference is the model without its adapter. So this needs LoRA, but no second copy of the
+    model. `beta` times the mean of KL(reference || policy) over the tokens of the batch is added to
+    the loss. This costs two more forward passes.
 
     Args:
         beta: Weight of the divergence.
@@ -140,10 +141,10 @@ class KeepNear(Extension):
         self.beta = beta
 
     def attach(self, trainer: Trainer) -> None:
-        """Stand in front of the trainer's loss.
+        """Wrap the trainer's loss function.
 
         Raises:
-            ValueError: The model has no adapter that could be switched off.
+            ValueError: The model has no adapter.
         """
         if not hasattr(trainer.model, "disable_adapter"):
             raise ValueError("a KL term needs LoRA: without an adapter there is no reference")
@@ -157,7 +158,7 @@ class KeepNear(Extension):
                 return loss
             added = self.beta * self._divergence(trainer, model, inputs)
             if more.get("num_items_in_batch") is not None:
-                # The trainer does not divide such a loss by the number of micro-batches.
+                # In this case the trainer does not divide the loss by the number of micro-batches.
                 added = added / trainer.current_gradient_accumulation_steps
             return (loss[0] + added, loss[1]) if return_outputs else loss + added
 
@@ -168,7 +169,7 @@ class KeepNear(Extension):
 
         Args:
             trainer: The trainer.
-            model: As the trainer calls it.
+            model: The model as the trainer calls it, perhaps wrapped.
             inputs: The batch.
         """
         read = {name: value for name, value in inputs.items() if name not in ("labels", "sources")}

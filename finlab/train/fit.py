@@ -1,4 +1,4 @@
-"""Train with any trainer of TRL, and what it lacks: extensions, a log on disk, exact resume.
+"""Train with any trainer of TRL, and add extensions, a log on disk and exact resume.
 
     trainer = fit(
         SFTTrainer,
@@ -12,8 +12,8 @@
     )
     summary(run.log)      # {tokens, train_seconds, tokens_per_second, mfu, hfu, peak_bytes, ...}
 
-The trainer and its config are TRL's own. With `launch` the same objects are written to a job file,
-and `accelerate launch` runs the same function in several processes (see launch.py and rank.py).
+The trainer and its config are classes of TRL. With `launch` the same objects are written to a job
+file, and `accelerate launch` runs `fit` in several processes (see launch.py and rank.py).
 """
 
 from __future__ import annotations
@@ -53,30 +53,31 @@ def fit(
 ) -> Trainer:
     """Build a trainer, resume it where it stopped, train, and log to disk.
 
-    With an eval_dataset the loss before and after training is logged, and between as
-    `args.eval_strategy` says. SIGTERM or an interrupt saves a checkpoint at the end of the step.
+    With an eval_dataset, the evaluation loss is logged before and after training, and during it as
+    `args.eval_strategy` says. After SIGTERM or an interrupt, training saves a checkpoint at the end
+    of the step and stops.
 
     Args:
-        trainer_class: A trainer of TRL or transformers.
-        log: The file of the log.
-        tag: Added to each line of the log.
-        extensions: What the trainer lacks, such as PackedRows().
-        launch: An accelerate config in notebooks/accelerate; empty trains in this process.
-        processes: With `launch`, on each machine; 0 for one a GPU.
-        stop_file: Where it appears, training stops as by SIGTERM.
-        **arguments: For the trainer as they are: model, args, train_dataset, eval_dataset,
-            peft_config, processing_class, ...
+        trainer_class: A trainer class of TRL or transformers.
+        log: The log file.
+        tag: Fields to add to each line of the log; None adds none.
+        extensions: Extensions of the trainer, such as PackedRows().
+        launch: Name of an accelerate config in notebooks/accelerate; empty trains in this process.
+        processes: With `launch`, the number of processes on each machine; 0 means one for each GPU.
+        stop_file: A path. When this file appears, training stops as after SIGTERM.
+        **arguments: Arguments of the trainer, passed on unchanged: model, args, train_dataset,
+            eval_dataset, peft_config, processing_class, ...
 
     Returns:
-        The trainer; with `launch` what holds the trained model, the arguments and the trainer's
-        state.
+        The trainer. With `launch`, an object with the trained `model`, `args`, `state` and
+        `references`.
 
     Raises:
-        ValueError: There is nothing to evaluate on, or the checkpoints are of another number of
-            processes.
-        Refused: Nothing learns.
+        ValueError: There are no held-out rows in eval_dataset, or the checkpoints were written by
+            another number of processes.
+        Refused: No parameter requires a gradient.
         FloatingPointError: The loss or the weights are not finite.
-        MemoryError: Memory does not suffice.
+        MemoryError: There is not enough memory.
         KeyboardInterrupt: Training was stopped; the checkpoint is saved.
     """
     args, rows = arguments["args"], arguments["train_dataset"]
@@ -91,18 +92,18 @@ def fit(
         stop = stack.enter_context(resume.graceful_stop(stop_file))
         trainer = build(trainer_class, arguments, extensions)
         logger = JsonlLogger(trainer, log, tag or {}, extensions)
-        # The guard comes first: it restores what the logger then needs.
+        # The guard is added first because it restores values that the logger needs.
         trainer.add_callback(resume.StepGuard(trainer, logger, extensions, stop))
         trainer.add_callback(logger)
         return _train(trainer, logger, extensions, stop)
 
 
 def _check_arguments(args: TrainingArguments, eval_dataset: Dataset | None) -> None:
-    """Refuse settings under which a log or a resume would be wrong.
+    """Raise an error for an empty evaluation set, or for liger-kernel without a GPU.
 
     Args:
-        args: The trainer's arguments.
-        eval_dataset: Held-out rows, if any.
+        args: The arguments of the trainer.
+        eval_dataset: Held-out rows; None if there is no evaluation.
     """
     if eval_dataset is not None and not len(eval_dataset):
         raise ValueError(
@@ -118,9 +119,9 @@ def build(
     """Build a trainer with its extensions.
 
     Args:
-        trainer_class: A trainer of TRL or transformers.
-        arguments: What it is built from. Extensions change these in place.
-        extensions: The extensions.
+        trainer_class: A trainer class of TRL or transformers.
+        arguments: Arguments to build the trainer with. Extensions change them in place.
+        extensions: The extensions to add.
 
     Raises:
         Refused: No parameter requires a gradient.
@@ -154,7 +155,8 @@ def _train(
     began = time.perf_counter()
     checkpoint = _checkpoint_to_resume(trainer)
     from_step = resume.step_of(checkpoint)
-    # Not `trainer.evaluate()` before `train()`: that leaves DDP unwrapped, and ranks train apart.
+    # Do not call `trainer.evaluate()` before `train()`: the model would then not be wrapped in DDP,
+    # and each process would train its own model.
     trainer.args.eval_on_start = trainer.eval_dataset is not None and checkpoint is None
     started = time.perf_counter()
     with contextlib.suppress(resume.AllStepsDone):
@@ -189,7 +191,7 @@ def _train(
 
 
 def _checkpoint_to_resume(trainer: Trainer) -> str | None:
-    """Return the checkpoint to go on from, once it is known to fit; None to begin."""
+    """Return the checkpoint to resume from, after checking it; None to start from step 0."""
     folder = trainer.args.output_dir
     trainer.accelerator.wait_for_everyone()
     checkpoint = resume.whole_checkpoint(folder, keep_damaged=not trainer.args.should_save)
@@ -203,9 +205,9 @@ def _checkpoint_to_resume(trainer: Trainer) -> str | None:
 
 # --- adapters that change their base -------------------------------------------------------------
 def _save_initial_adapter(trainer: Trainer) -> None:
-    """Keep an adapter as it begins, where its start changes the base (PiSSA and its kind).
+    """Save the initial adapter if its initialization changes the base (such as PiSSA).
 
-    Without it the trained adapter would fit no base on disk.
+    Without this copy, the trained adapter would not fit any base on disk.
     """
     for config in getattr(trainer.model, "peft_config", {}).values():
         start = adapters.changing_start(config)
@@ -222,9 +224,10 @@ def _save_initial_adapter(trainer: Trainer) -> None:
 
 
 def initial_adapter(trainer: Trainer) -> Path | None:
-    """Return the folder of the adapter as it began, where `fit` had to keep it, else None.
+    """Return the folder of the initial adapter if `fit` has saved it, else None.
 
-    `merging.merge_onto` needs it: an adapter that changed its base is merged as a difference.
+    `merging.merge_onto` needs it: for an adapter that changed its base, the difference from the
+    initial adapter is merged.
     """
     folder = Path(trainer.args.output_dir) / "initial"
     return folder if folder.is_dir() else None
@@ -233,7 +236,7 @@ def initial_adapter(trainer: Trainer) -> Path | None:
 # --- memory --------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def explain_out_of_memory(args: TrainingArguments, rows: Dataset) -> Iterator[None]:
-    """Turn an out-of-memory error into a sentence: what was used, and what to lower."""
+    """Turn an out-of-memory error into a MemoryError that says what was used and what to lower."""
     try:
         yield
     except RuntimeError as error:
@@ -247,10 +250,10 @@ def explain_out_of_memory(args: TrainingArguments, rows: Dataset) -> Iterator[No
 
 
 def _memory_advice(args: TrainingArguments, rows: Dataset) -> str:
-    """Return what was used when memory ran out, and what to lower.
+    """Return the error message for an out-of-memory error.
 
     Args:
-        args: The trainer's arguments.
+        args: The arguments of the trainer.
         rows: The training rows.
     """
     batch = args.per_device_train_batch_size

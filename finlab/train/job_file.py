@@ -1,4 +1,4 @@
-"""The file in which a notebook hands a training job to its processes."""
+"""Write and read the file with which a notebook passes a training job to its processes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 NAME = "job.pickle"
-SIGNATURE = "FINLAB_JOB"  # the variable that holds the hash of the job to read
+SIGNATURE = "FINLAB_JOB"  # the environment variable with the hash of the job to read
 
 
 def write(folder: Path, job: dict[str, Any]) -> str:
-    """Write a job into its folder, and return what proves that it is this one.
+    """Write a job into its folder, and return the hash that identifies it.
 
-    A pickle runs code when it is read. The processes read it only if its hash is the one that they
-    were given at their start, so a file that somebody else put there is never read.
+    Reading a pickle can run code. So the processes read the file only if its hash is the one that
+    they were given at their start. A file that somebody else put there is never read.
 
     Args:
-        folder: Of the job.
-        job: What each process needs.
+        folder: Folder of the job.
+        job: What each process needs to build the trainer.
+
+    Returns:
+        SHA-256 of the file, in hexadecimal digits.
     """
     content = pickle.dumps(job)
     (folder / NAME).write_bytes(content)
@@ -31,7 +34,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Return the job in a folder.
 
     Raises:
-        ValueError: It is not the job that this process was started for.
+        ValueError: The file is not the job that this process was started for.
     """
     content = (folder / NAME).read_bytes()
     if hashlib.sha256(content).hexdigest() != os.environ.get(SIGNATURE):

@@ -5,9 +5,9 @@
                    which becomes `accelerate launch` and starts
     each process:  python -m finlab.train.rank JOB_FOLDER
 
-Where FINLAB_LAUNCH is set, the second line is started behind that command:
-`srun --ntasks-per-node=1` starts it on every machine of a Slurm job. The job folder must lie on a
-file system that all machines see.
+If FINLAB_LAUNCH is set, its command is put before the command for each machine. For example,
+`srun --ntasks-per-node=1` starts it on every machine of a Slurm job. The job folder must be on a
+file system that all machines share.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 SET_PDEATHSIG = 1  # prctl's PR_SET_PDEATHSIG
-# Errors of a process that are raised in the notebook as what they are.
+# Errors of a process that are raised in the notebook with the same class.
 KNOWN_ERRORS = (ValueError, Refused, FloatingPointError, MemoryError, KeyboardInterrupt)
 
 
@@ -47,10 +47,11 @@ def find(name: str) -> Path:
     """Return an accelerate config by name.
 
     Args:
-        name: Such as `ddp`: a file in notebooks/accelerate.
+        name: Name of a file in notebooks/accelerate without `.yaml`, such as `ddp`.
 
     Raises:
-        ValueError: There is no such config, or a job of several machines has no FINLAB_LAUNCH.
+        ValueError: There is no such config, or the job has several machines and FINLAB_LAUNCH is
+            not set.
     """
     folder = paths.ACCELERATE_CONFIGS
     path = folder / f"{name}.yaml"
@@ -66,16 +67,16 @@ def find(name: str) -> Path:
 
 
 def is_deepspeed(config: Path) -> bool:
-    """Tell whether an accelerate config is one of DeepSpeed's."""
+    """Tell whether an accelerate config uses DeepSpeed."""
     return "distributed_type: DEEPSPEED" in config.read_text(encoding="utf-8")
 
 
 def world(name: str, processes: int = 0) -> int:
-    """Return how many processes a job has in all.
+    """Return how many processes a job has on all machines together.
 
     Args:
-        name: The accelerate config; empty means this process alone.
-        processes: On each machine; 0 for one a GPU.
+        name: Name of the accelerate config; empty means only this process.
+        processes: Number of processes on each machine; 0 means one for each GPU.
     """
     if not name:
         return 1
@@ -85,14 +86,15 @@ def world(name: str, processes: int = 0) -> int:
 
 
 def machines() -> int:
-    """Return how many machines the environment speaks of, in Slurm's name or torchrun's."""
+    """Return the number of machines, from the environment variables of Slurm or torchrun."""
     return int(os.environ.get("SLURM_NNODES") or os.environ.get("NNODES") or 1)
 
 
 def gpu_count() -> int:
     """Return this machine's number of GPUs, at least 1.
 
-    Those that finlab hides from a notebook's own process count too, so another process is asked.
+    finlab hides all GPUs but one from a notebook's process. They count here too, so a new process
+    counts them.
     """
     environment = dict(os.environ)
     if environment.get("FINLAB_ONE_GPU"):
@@ -103,15 +105,16 @@ def gpu_count() -> int:
 
 
 def rendezvous(processes: int) -> list[str]:
-    """Return what accelerate must know of the machines, as options.
+    """Return the options of `accelerate launch` that describe the machines.
 
-    They come from Slurm's or torchrun's variables; without those it is this machine alone.
+    They come from the environment variables of Slurm or torchrun. Without these variables, there is
+    only this machine.
 
     Args:
-        processes: On each machine.
+        processes: Number of processes on each machine.
 
     Raises:
-        ValueError: There are several machines, and it is not said how they find each other.
+        ValueError: There are several machines, and MASTER_ADDR or the machine's rank is not set.
     """
     count = machines()
     if count == 1:
@@ -138,7 +141,7 @@ def rendezvous(processes: int) -> list[str]:
 
 
 def _free_port() -> int:
-    """Return a TCP port of this machine that nobody uses now."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -152,17 +155,17 @@ def run_job(
     settings: dict[str, Any],
     arguments: dict[str, Any],
 ) -> SimpleNamespace:
-    """Run a job in several processes. Its errors are raised here as they were there.
+    """Run a job in several processes. An error of a process is raised again here.
 
     Args:
-        trainer_class: A trainer of TRL or transformers.
-        launch: The accelerate config.
-        processes: On each machine; 0 for one a GPU.
-        settings: The other arguments of `fit`.
-        arguments: What the trainer is built from.
+        trainer_class: A trainer class of TRL or transformers.
+        launch: Name of the accelerate config.
+        processes: Number of processes on each machine; 0 means one for each GPU.
+        settings: The other arguments of `fit`: log, tag and extensions.
+        arguments: Arguments to build the trainer with.
 
     Returns:
-        What holds `model`, `args`, `state` and `references` of the trained trainer.
+        An object with `model`, `args`, `state` and `references` of the trained trainer.
     """
     args, model = arguments["args"], arguments["model"]
     config = find(launch)
@@ -189,7 +192,10 @@ def run_job(
 
 
 def _refuse_changing_start(peft_config: Any) -> None:
-    """Refuse adapters whose start changes the base: each process would change its own."""
+    """Raise an error if an adapter's initialization changes the base.
+
+    Each process would change its own copy of the base.
+    """
     start = adapters.changing_start(peft_config)
     if start:
         raise ValueError(
@@ -207,22 +213,23 @@ def _describe_job(
     """Return what each process needs to build the same trainer.
 
     Args:
-        trainer_class: TRL's or transformers' class.
-        config: The accelerate config.
-        settings: What `fit` was given besides the trainer's arguments.
-        arguments: The trainer's arguments.
+        trainer_class: A trainer class of TRL or transformers.
+        config: File of the accelerate config.
+        settings: The other arguments of `fit`: log, tag and extensions.
+        arguments: Arguments to build the trainer with.
     """
     args, model = arguments["args"], arguments["model"]
     fields = {}
     for name, declared in args.__dataclass_fields__.items():
         if declared.init and name in vars(args):
             fields[name] = getattr(args, name)
-    # TRL's GRPOConfig works one out from the other and the number of processes, and refuses both.
+    # TRL's GRPOConfig computes each of these two from the other one and the number of processes. It
+    # raises an error if both are given.
     steps = fields.pop("steps_per_generation", None)
     if steps in (None, args.gradient_accumulation_steps):
         fields.pop("generation_batch_size", None)
     fields["ddp_find_unused_parameters"] = False
-    fields["hub_token"] = None  # a key never stands in a file
+    fields["hub_token"] = None  # never write an access token into a file
     if not torch.cuda.is_available():
         fields["ddp_backend"] = "gloo"
         fields["use_cpu"] = not is_deepspeed(config)
@@ -255,17 +262,17 @@ def run(
 ) -> dict[str, str] | None:
     """Run the job in a folder in several processes.
 
-    What they print goes to launch.log. A process that fails leaves failed.json.
+    The output of the processes goes to launch.log. A process that fails writes failed.json.
 
     Args:
-        folder: The job's folder.
-        config: The accelerate config.
-        processes: On each machine; 0 for one a GPU.
-        meanwhile: Called twice a second.
-        signature: Of the job, from `job_file.write`.
+        folder: Folder of the job.
+        config: File of the accelerate config.
+        processes: Number of processes on each machine; 0 means one for each GPU.
+        meanwhile: A function that is called twice a second.
+        signature: Hash of the job, from `job_file.write`.
 
     Returns:
-        None, or {kind, message} of what failed.
+        None if the job succeeded, else {kind, message} of the error.
     """
     command = [
         *shlex.split(os.environ.get("FINLAB_LAUNCH", "")),
@@ -284,7 +291,8 @@ def run(
             stderr=subprocess.STDOUT,
             cwd=paths.ROOT,
             env=os.environ | {job_file.SIGNATURE: signature},
-            # An interrupt goes to the whole group of a kernel; the job stops by its file instead.
+            # An interrupt reaches the whole process group of a kernel. The job must not get it,
+            # because it is stopped by the file `stop`.
             start_new_session=True,
         )
         try:
@@ -292,7 +300,7 @@ def run(
                 time.sleep(0.5)
                 meanwhile()
         finally:
-            child.terminate()  # after an interrupt; one that has ended does not mind
+            child.terminate()  # after an interrupt; no effect if the job has ended
             child.wait()
     if (folder / "failed.json").exists():
         return files.read_json(folder / "failed.json")
@@ -305,11 +313,11 @@ def run(
 
 
 def _raise(failure: dict[str, str], folder: Path) -> None:
-    """Raise what a process failed with, as it would have been raised here.
+    """Raise the error of a process, with its class if that is one of KNOWN_ERRORS.
 
     Args:
-        failure: {kind, message}.
-        folder: Of the job, where its output lies.
+        failure: {kind, message}: class name and message of the error.
+        folder: Folder of the job, which has the output.
     """
     for kind in KNOWN_ERRORS:
         if kind.__name__ == failure["kind"]:
@@ -322,7 +330,7 @@ def _raise(failure: dict[str, str], folder: Path) -> None:
 def _load_result(
     trained: Path, model: PreTrainedModel, args: TrainingArguments, job: dict[str, Any]
 ) -> SimpleNamespace:
-    """Load what rank 0 left: the trained model, the trainer's state, DPO's references."""
+    """Load what rank 0 has saved: the trained model, the trainer's state, DPO's references."""
     from peft import PeftModel
     from transformers import TrainerState
 
@@ -340,27 +348,29 @@ def _load_result(
 
 # --- each machine's side -------------------------------------------------------------------------
 def die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the parent process ends: no job outlives its notebook."""
+    """Ask Linux for a SIGTERM when the parent process ends, so a job ends with its notebook."""
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main(folder: str, config: str, processes: str) -> None:
-    """Become `accelerate launch` for a job, with all GPUs in sight and the cores shared out.
+    """Replace this process with `accelerate launch` for a job.
+
+    All GPUs become visible, and the CPU cores are divided among the processes.
 
     Args:
-        folder: Of the job.
-        config: The accelerate config.
-        processes: On this machine.
+        folder: Folder of the job.
+        config: File of the accelerate config.
+        processes: Number of processes on this machine; 0 means one for each GPU.
     """
-    die_with_parent()  # kept over the exec
-    os.chdir(paths.ROOT)  # where DeepSpeed's configs are named from
+    die_with_parent()  # this stays in effect after the exec
+    os.chdir(paths.ROOT)  # paths of DeepSpeed's configs are relative to this folder
     each = int(processes) or gpu_count()
     if os.environ.pop("FINLAB_ONE_GPU", ""):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     threads = max(1, (os.cpu_count() or 1) // each)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if not torch.cuda.is_available() and not is_deepspeed(Path(config)):
-        # Else accelerate's processes would not see each other.
+        # Without this, the processes of accelerate would not find each other.
         os.environ["ACCELERATE_USE_CPU"] = "true"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     command += rendezvous(each)

@@ -1,8 +1,8 @@
-"""The log of a training on disk: one JSON line for each logged step, read back as records.
+"""Write and read the log of a training: a file with one JSON line for each logged step.
 
     {"step": 20, "total_steps": 687, "loss": 3.1, "sources": {"cw_news": [812.5, 260]}, ...}
 
-`sources` holds [nats, supervised tokens] of each source since the last line.
+`sources` has [nats, supervised tokens] of each source since the last line.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 # --- reading -------------------------------------------------------------------------------------
 def read_log(log: Path, **tag: Any) -> list[dict[str, Any]]:
-    """Return the records of a log.jsonl; a last line that a kill cut short is left out.
+    """Return the records of a log.jsonl; an incomplete last line is left out.
 
     Args:
-        log: The file. One that is missing has no records.
-        **tag: Only lines that carry it count, such as stage="stage1".
+        log: The file. A missing file has no records.
+        **tag: Return only records with this field and value, such as stage="stage1".
     """
     found = []
     for record in files.read_jsonl(log):
@@ -44,21 +44,21 @@ def summary(log: Path) -> dict[str, Any]:
     """Return the last summary that `fit` wrote into a log.
 
     Args:
-        log: The file.
+        log: The log file.
 
     Returns:
-        Tokens, seconds, speed and peak memory of the training.
+        A record with tokens, seconds, speed and peak memory of the training.
     """
     return next(each for each in reversed(read_log(log)) if each.get("event") == "summary")
 
 
 def eval_losses(log: Path, name: str = "eval_loss", **tag: Any) -> dict[str, float]:
-    """Return {before, after} of an evaluated quantity.
+    """Return {before, after}: the first and last logged value of an evaluated quantity.
 
     Args:
-        log: The log.
-        name: The quantity.
-        **tag: Only lines that carry it count, such as stage="stage1".
+        log: The log file.
+        name: Name of the quantity in the log.
+        **tag: Use only records with this field and value, such as stage="stage1".
 
     Raises:
         ValueError: The log holds fewer than two values.
@@ -79,8 +79,8 @@ def by_source(log: Path, name: str = "sources") -> dict[str, dict[int, float]]:
     """Return {source: {step: nats per supervised token}}.
 
     Args:
-        log: The log.
-        name: `sources` for the training loss, `eval_sources` for held-out rows.
+        log: The log file.
+        name: `sources` for the training loss, `eval_sources` for the loss on held-out rows.
     """
     found: dict[str, dict[int, float]] = {}
     for record in read_log(log):
@@ -90,14 +90,15 @@ def by_source(log: Path, name: str = "sources") -> dict[str, dict[int, float]]:
 
 
 def held_out_bits(log: Path, characters: dict[str, int]) -> pandas.DataFrame:
-    """Return how well held-out text was read at each reading.
+    """Return the loss on held-out text at each evaluation.
 
     Args:
-        log: The log.
-        characters: {corner: characters of its text}.
+        log: The log file.
+        characters: {corner: number of characters of its held-out text}. A corner is a source name
+            in `eval_sources`.
 
     Returns:
-        A row for each corner and reading: corner, step, bits_per_character, nats_per_token.
+        A row for each corner and evaluation: corner, step, bits_per_character, nats_per_token.
     """
     rows = []
     for record in read_log(log):
@@ -117,11 +118,11 @@ def held_out_bits(log: Path, characters: dict[str, int]) -> pandas.DataFrame:
 
 
 def show_progress(text: str, handle: list) -> None:
-    """Keep one line of progress under a notebook's cell.
+    """Show or update one line of progress under a notebook's cell.
 
     Args:
         text: The line.
-        handle: An empty list at first; it keeps the display between calls.
+        handle: A list that keeps the display between calls; empty before the first call.
     """
     from IPython import get_ipython
     from IPython.display import display
@@ -137,16 +138,16 @@ def show_progress(text: str, handle: list) -> None:
 
 # --- the loss of each source ---------------------------------------------------------------------
 class SourceLoss(Extension):
-    """Log the loss by token, and that of each source, without a pass of its own.
+    """Log the mean loss over tokens and the loss of each source, without an extra pass.
 
-    TRL's fused head gives the log-probability of each token. They are summed up on the device, by
-    the `sources` of packed rows. The evaluation loss becomes the mean over tokens too: the
-    trainer's own is a mean of batch means, whatever the batches hold. Rows without sources count
-    under one name, "".
+    TRL's fused head gives the log-probability of each token. They are summed on the device for each
+    of the `sources` of packed rows. The evaluation loss also becomes the mean over tokens. The
+    trainer's own evaluation loss is a mean of batch means, even if the batches have different
+    numbers of tokens. Rows without sources count under one name, "".
     """
 
     def attach(self, trainer: Trainer) -> None:
-        """Stand in front of the model's forward, and take `sources` out of its batches."""
+        """Wrap the model's forward, and remove `sources` from the batches that it gets."""
         self.trainer = trainer
         device = trainer.args.device
         self.names: dict[str, list[str]] = {}
@@ -160,14 +161,14 @@ class SourceLoss(Extension):
                 names = rows.features["sources"].feature.names
             self.names[mode] = names
             self.sums[mode] = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
-        self.step = torch.zeros_like(self.sums["train"])  # of this step alone
+        self.step = torch.zeros_like(self.sums["train"])  # sums of the present step
         self._wrap_forward(trainer.model)
 
     def _wrap_forward(self, model: torch.nn.Module) -> None:
-        """Make the model's forward add up the loss of each source as it goes.
+        """Make the model's forward also add up the loss of each source.
 
         Args:
-            model: The model, wrapped or not.
+            model: The model, with or without an adapter.
         """
         if hasattr(model, "get_base_model"):
             model = model.get_base_model()
@@ -195,9 +196,9 @@ class SourceLoss(Extension):
 
         Args:
             mode: `train` or `eval`.
-            sources: The source of each token, [rows, length]; without it, all belong to the first.
-            log_probs: Of each next token, [rows, length - 1].
-            label_mask: 1 where a label counts, [rows, length - 1].
+            sources: Number of the source of each token, [rows, length]; None means source 0.
+            log_probs: Log-probability of each next token, [rows, length - 1].
+            label_mask: 1 where a label counts, else 0, [rows, length - 1].
         """
         if sources is None:
             numbers = torch.zeros_like(label_mask, dtype=torch.long).reshape(-1)
@@ -211,7 +212,7 @@ class SourceLoss(Extension):
             self.step += part
 
     def take(self, mode: str) -> dict[str, list[float]]:
-        """Return the sums over all processes, and begin anew.
+        """Return the sums over all processes, and reset them.
 
         Args:
             mode: `train` or `eval`.
@@ -224,7 +225,11 @@ class SourceLoss(Extension):
         return {name: pair for name, pair in zip(self.names[mode], total, strict=True) if pair[1]}
 
     def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Return `sources` with a training loss, `eval_loss` and `eval_sources` with a reading."""
+        """Return the fields of a log line.
+
+        They are `sources` for a training loss, and `eval_loss` and `eval_sources` for an
+        evaluation.
+        """
         fields: dict[str, Any] = {}
         if "loss" in logs:
             sources = self.take("train")
@@ -240,7 +245,7 @@ class SourceLoss(Extension):
         return fields
 
     def step_ended(self) -> None:
-        """Forget the sums of one step."""
+        """Reset the sums of one step."""
         self.step.zero_()
 
     def describe_step(self) -> str:
@@ -252,7 +257,7 @@ class SourceLoss(Extension):
                 held.append(name)
             if not finite:
                 bad.append(name)
-        if not bad or bad == [""]:  # rows without sources have the one name ""
+        if not bad or bad == [""]:  # rows without sources have the name ""
             return ""
         return f", in {', '.join(bad)} (the batch holds {', '.join(held)})"
 
@@ -264,7 +269,7 @@ class SourceLoss(Extension):
         return sums
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Add the sums on the main process alone, since they are reduced again."""
+        """Add the saved sums on the main process only, because they are summed over processes."""
         if not self.trainer.accelerator.is_main_process:
             return
         for mode, values in state.items():
@@ -278,9 +283,9 @@ class JsonlLogger(TrainerCallback):
 
     Args:
         trainer: The trainer.
-        log: The file.
-        tag: Added to each line.
-        extensions: Those of the trainer; they add to the lines.
+        log: The log file.
+        tag: Fields to add to each line.
+        extensions: The extensions of the trainer. They add fields to the lines.
     """
 
     def __init__(self, trainer: Trainer, log: Path, tag: dict[str, Any], extensions: Extensions):
@@ -290,13 +295,13 @@ class JsonlLogger(TrainerCallback):
         self.extensions = extensions
         self.began: float | None = None
         self.first_step = 0
-        self.evaluated: int | None = None  # the step of the last reading of held-out rows
+        self.evaluated: int | None = None  # step of the last evaluation on held-out rows
         self.display: list = []
-        self.evaluating = 0.0  # seconds
+        self.evaluating = 0.0  # seconds spent on evaluation
         self._time_evaluation()
 
     def _time_evaluation(self) -> None:
-        """Measure the seconds of evaluation, which are not training."""
+        """Measure the seconds of evaluation, because they do not count as training."""
         evaluate = self.trainer.evaluate
 
         def timed(*arguments: Any, **keywords: Any) -> dict[str, float]:
@@ -309,14 +314,14 @@ class JsonlLogger(TrainerCallback):
         self.trainer.evaluate = timed
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record to the log, on the process that saves."""
+        """Append a record to the log, only in the process that saves."""
         if self.trainer.args.should_save:
             files.append_jsonl(self.log, self.tag | record)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop the lines that were written after the checkpoint that training resumes at."""
+        """Delete the lines that were written after the checkpoint at which training resumes."""
         self.began = time.perf_counter()
         self.first_step = state.global_step
         if not args.should_save:
@@ -329,13 +334,13 @@ class JsonlLogger(TrainerCallback):
         files.write_jsonl(self.log, kept)
 
     def _stands(self, record: dict[str, Any], step: int) -> bool:
-        """Tell whether a line was written before the checkpoint of a step.
+        """Tell whether a line was written before the checkpoint of a step, so that it is kept.
 
-        The last reading and the summary come after the last checkpoint.
+        The last evaluation and the summary are written after the last checkpoint.
 
         Args:
             record: A line of the log.
-            step: The checkpoint's step.
+            step: Step of the checkpoint.
         """
         if record.get("step", 0) != step:
             return record.get("step", 0) < step
@@ -351,7 +356,7 @@ class JsonlLogger(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write what the trainer logs, and what the extensions know."""
+        """Write what the trainer logs, with the fields of the extensions."""
         logs = logs or {}
         record = {"step": state.global_step, "total_steps": state.max_steps}
         for name, value in logs.items():
@@ -377,8 +382,8 @@ def _progress_line(record: dict[str, Any], tag: dict[str, Any]) -> str:
     """Return a record as the line of progress under a cell.
 
     Args:
-        record: Of the log.
-        tag: Says which of several trainings it is.
+        record: A record of the log.
+        tag: Fields that tell apart several trainings; their values begin the line.
     """
     which = "".join(f"{value} · " for value in tag.values())
     text = (

@@ -1,10 +1,10 @@
-"""The meter: tokens per second, and the share of the hardware's speed that training uses.
+"""Measure tokens per second, and the share of the hardware's speed that training uses.
 
-The rule: a training token costs 6N FLOPs when all weights learn and 4N when they are frozen under
-LoRA (no weight gradients), plus 6 for each trained parameter of the adapters and 2 for each weight
-of single trained rows of the head, plus causal attention. N counts matrices only, not the input
-embedding. Recomputation in gradient checkpointing counts in HFU (hardware FLOPs), never in MFU
-(model FLOPs).
+A training token costs 6N FLOPs if all weights are trained, and 4N if they are frozen under LoRA
+(then there are no weight gradients). Add 6 for each parameter of the adapters, 2 for each weight of
+single trained rows of the head, and causal attention. N is the number of weights in matrices
+without the input embedding. Recomputation by gradient checkpointing counts in HFU (hardware FLOPs),
+and never in MFU (model FLOPs).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ PEAK_TFLOPS = {"A100": 312, "A800": 312, "H100": 989, "H800": 989, "H200": 989}
 
 # --- FLOPs ---------------------------------------------------------------------------------------
 def _size(parameter: torch.nn.Parameter) -> int:
-    """Return a parameter's size; DeepSpeed leaves one that it shares out empty."""
+    """Return the number of weights of a parameter, also if DeepSpeed has sharded it."""
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def _count_weights(model: PreTrainedModel) -> tuple[float, float]:
     """Return how many weights of a model's matrices are frozen, and how many are trained.
 
-    Single rows that are trained beside a frozen table count half as frozen: they have a weight
-    gradient, and pass none on.
+    Single trained rows of a frozen table count as half as many frozen weights. They add the cost of
+    a weight gradient, but no cost of passing gradients on.
 
     Returns:
         (frozen, trained).
@@ -64,11 +64,11 @@ def flops_per_token(model: PreTrainedModel, mean_length: float, recompute: bool 
     """Return the FLOPs of one training token, forward and backward.
 
     Args:
-        model: The model, with its adapters on.
-        mean_length: The tokens that a token sees and is seen by. Packed documents see only
-            themselves, so it is the sum of the squares of their lengths over their sum.
-        recompute: Count one more forward of the blocks, as gradient checkpointing makes it. That is
-            hardware FLOPs.
+        model: The model, with its adapters on it.
+        mean_length: Mean length of the document that a token is in. A token attends only to its own
+            document, so this is the sum of the squared document lengths divided by their sum.
+        recompute: Add a second forward pass of the blocks, which gradient checkpointing needs. The
+            result is then hardware FLOPs.
     """
     frozen, trained = _count_weights(model)
     config = model.config
@@ -84,17 +84,17 @@ def flops_per_token(model: PreTrainedModel, mean_length: float, recompute: bool 
 
 
 def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure this device's rate of matrix multiplication.
+    """Measure the speed of matrix multiplication on this device.
 
-    No training step can exceed it. On a GPU the matrices are 8,192 wide.
+    No training step can be faster. On a GPU the matrices are 8,192 wide.
 
     Args:
-        dtype: PyTorch's name of it.
-        size: The matrices' width on a CPU.
+        dtype: PyTorch's name of the matrices' type, such as `bfloat16`.
+        size: Width of the matrices on a CPU.
         seconds: How long to measure.
 
     Returns:
-        FLOP/s, the best of all repeats.
+        FLOP/s of the fastest multiplication.
     """
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
@@ -112,13 +112,13 @@ def gemm_ceiling(dtype: str = "float32", size: int = 1024, seconds: float = 0.5)
 
 
 def peak_flops(dtype: str = "float32") -> float:
-    """Return the denominator of MFU.
+    """Return the speed that MFU and HFU are relative to.
 
     Args:
-        dtype: PyTorch's name of it.
+        dtype: PyTorch's name of the type that training computes in, such as `bfloat16`.
 
     Returns:
-        FLOP/s: the data sheet's for a known GPU in bf16, else the measured ceiling.
+        FLOP/s: from the data sheet for a known GPU in bfloat16, else measured by `gemm_ceiling`.
     """
     if torch.cuda.is_available() and dtype == "bfloat16":
         for name, teraflops in PEAK_TFLOPS.items():
@@ -149,18 +149,18 @@ def row_sizes(rows: Dataset) -> tuple[numpy.ndarray, numpy.ndarray]:
 class TokenMeter(Extension):
     """Log tokens, tokens per second, MFU, HFU and peak memory.
 
-    Tokens are those of the rows, so padding does not count. Rows must be packed.
+    Only the tokens of the rows count, not padding. Rows must be packed.
     """
 
     def examine(self, train_dataset: Dataset) -> None:
-        """Count the tokens of each row, before rows that only fill up are added."""
+        """Count the tokens of each row, before empty rows are added to fill up batches."""
         self.row_tokens, sizes = row_sizes(train_dataset)
         self.token_sums = self.row_tokens.cumsum()
         squares = (sizes.astype(float) ** 2).sum()
         self.mean_length = float(squares / max(sizes.sum(), 1))
 
     def attach(self, trainer: Trainer) -> None:
-        """Count the FLOPs of a token, and measure what the hardware can do."""
+        """Compute the FLOPs of a token, and get the peak speed of the hardware."""
         args = trainer.args
         self.trainer = trainer
         self.flops = flops_per_token(trainer.model, self.mean_length)
@@ -171,17 +171,17 @@ class TokenMeter(Extension):
         self.peak = peak_flops(dtype) * args.world_size
 
     def _rows_per_step(self) -> int:
-        """Return the rows of an optimiser step, over all processes."""
+        """Return the number of rows in an optimizer step, over all processes."""
         args = self.trainer.args
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def tokens(self, step: int) -> int:
-        """Return the tokens of all steps up to a step.
+        """Return the number of tokens of all steps up to a step.
 
-        Exact where rows are read in order, and at the end of every epoch.
+        It is exact at the end of every epoch, and at every step if rows are read in order.
 
         Args:
-            step: The number of optimiser steps.
+            step: Number of optimizer steps.
         """
         state = self.trainer.state
         steps_per_epoch = -(-len(self.row_tokens) // self._rows_per_step())
@@ -199,9 +199,9 @@ class TokenMeter(Extension):
         """Return tokens so far, tokens_per_second, mfu, hfu and peak_bytes.
 
         Args:
-            from_step: The first step of the time measured.
-            to_step: The last one.
-            seconds: How long they took.
+            from_step: Number of steps done before the measured time.
+            to_step: Number of steps done at its end.
+            seconds: Seconds of training between them.
         """
         tokens = self.tokens(to_step)
         rate = (tokens - self.tokens(from_step)) / max(seconds, 1e-9)
@@ -214,25 +214,26 @@ class TokenMeter(Extension):
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return flops_per_token."""
+        """Return {flops_per_token}."""
         return {"flops_per_token": self.flops}
 
 
 # --- memory --------------------------------------------------------------------------------------
 def footprint(trainer: Trainer) -> dict[str, int]:
-    """Return what training holds beside the model, and what its adapter takes on disk.
+    """Return the memory of training beside the model, and the size of the adapter on disk.
 
     Returns:
-        trainable: Parameters that learn.
-        state_bytes: Their gradients and Adam's moments.
-        adapter_bytes: The saved adapter.
+        trainable: Number of trained parameters.
+        state_bytes: Bytes of the gradients (as large as the trained parameters) and of Adam's
+            moments.
+        adapter_bytes: Bytes of the saved adapter.
     """
     learning = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     tensors = list(learning)
     for state in trainer.optimizer.state.values():
         tensors += [value for value in state.values() if torch.is_tensor(value)]
     folder = Path(trainer.args.output_dir) / "adapter"
-    # Embeddings that learn are saved all the same.
+    # Trained embeddings are saved in any case.
     trainer.model.save_pretrained(folder, save_embedding_layers=False)
     return {
         "trainable": sum(weight.numel() for weight in learning),

@@ -1,7 +1,8 @@
-"""Faults of other libraries, worked around: what breaks, where, and when it can go.
+"""Workarounds for faults of other libraries.
 
-Seen in transformers 5.23.0, trl 1.16.0, peft 0.21.2 and accelerate 1.15.0. We know of no thread
-about those that name none. The tests named here fail where a patch is no longer needed, or breaks.
+Each docstring says what breaks, where, and when the patch can be removed. The faults occur in
+transformers 5.23.0, trl 1.16.0, peft 0.21.2 and accelerate 1.15.0. Where a docstring names no issue
+thread, we know of none. Tests fail if a patch breaks or is no longer needed.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def show_infinite_losses(args: TrainingArguments) -> None:
-    """Let a loss that is not finite be seen.
+    """Let the log show a loss that is not finite.
 
-    transformers replaces such a loss by the mean of the last ones before it logs it
-    (`logging_nan_inf_filter`, on by default). It ends when that default changes.
+    By default (`logging_nan_inf_filter`), transformers replaces such a loss with the mean of the
+    last losses before it is logged. The patch can be removed when this default changes.
     """
     args.logging_nan_inf_filter = False
 
 
 def keep_trained_weights_in_float32(trainer: Trainer) -> None:
-    """Keep the weights that learn in float32; bf16 computes under autocast.
+    """Keep trained weights in float32; with bf16, autocast does the computation.
 
-    Steps smaller than bfloat16 can hold would be lost. transformers trains weights in the type that
-    they were loaded in. DeepSpeed keeps float32 copies itself.
+    In bfloat16, small updates of a weight would be rounded away. transformers trains weights in the
+    type in which they were loaded. DeepSpeed keeps float32 copies itself.
     """
     if trainer.is_deepspeed_enabled:
         return
@@ -41,8 +42,8 @@ def keep_trained_weights_in_float32(trainer: Trainer) -> None:
 def give_head_a_bias(model: PreTrainedModel) -> None:
     """Let TRL's fused head find `lm_head.bias`.
 
-    It asks for the attribute (trl 1.16.0, add_fused_lm_head), which PEFT's wrapper of single
-    trained rows hides. It ends when trl asks with getattr.
+    TRL reads this attribute (trl 1.16.0, add_fused_lm_head), but PEFT's wrapper for single trained
+    rows hides it. The patch can be removed when trl reads it with getattr.
     """
     head = model.get_output_embeddings()
     # A reward model has no head over the vocabulary.
@@ -53,7 +54,8 @@ def give_head_a_bias(model: PreTrainedModel) -> None:
 def use_fsdp_on_cpu() -> None:
     """Let accelerate use FSDP on a CPU.
 
-    accelerate 1.15.0 sets the type MULTI_CPU before it looks at FSDP, and so leaves FSDP out.
+    accelerate 1.15.0 sets the distributed type MULTI_CPU before it checks for FSDP, so it does not
+    use FSDP.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -65,16 +67,16 @@ def use_fsdp_on_cpu() -> None:
 
 
 def gather_head_under_fsdp2(trainer: Trainer) -> None:
-    """Gather the head before each forward, where FSDP2 shares it out by itself.
+    """Gather the head before each forward pass if FSDP2 shards it as a unit of its own.
 
-    PEFT's wrappers make it so. TRL's fused head multiplies by the weight from outside the head:
-    shared out it fails, or its gradients stay those of one process without a word (trl 1.16.0,
-    add_fused_lm_head; losses are then 13% off). It ends when trl computes the head inside its
-    module.
+    With PEFT's wrappers FSDP2 does that. TRL's fused head uses the weight outside the head's
+    module. With a sharded weight it fails, or its gradients silently come from one process only
+    (trl 1.16.0, add_fused_lm_head; losses are then 13% off). The patch can be removed when trl
+    computes the head inside its module.
 
     Raises:
         ValueError: Rows are not packed (TRL's DPO head fails under FSDP2), or tied embeddings are
-            trained beside LoRA, which accelerate would take apart.
+            trained together with LoRA, and accelerate would untie them.
     """
     if not trainer.is_fsdp_enabled:
         return
@@ -104,12 +106,12 @@ def gather_head_under_fsdp2(trainer: Trainer) -> None:
 
 
 def _base_model(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the model under an adapter."""
+    """Return the base of a model with an adapter; a model without one is returned itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _refuse_tied_tables(model: torch.nn.Module) -> None:
-    """Refuse tied tables that an adapter trains, which PEFT cannot do under FSDP2."""
+    """Raise an error if tied tables are trained with an adapter; PEFT with FSDP2 cannot do it."""
     for config in getattr(model, "peft_config", {}).values():
         tables = config.modules_to_save or getattr(config, "trainable_token_indices", None)
         if tables and _base_model(model).config.tie_word_embeddings:
@@ -120,9 +122,10 @@ def _refuse_tied_tables(model: torch.nn.Module) -> None:
 
 
 def _add_gradients_in_float32(trainer: Trainer) -> None:
-    """Reduce gradients, and hand losses on, in float32; accelerate takes bfloat16 for both.
+    """Use float32 for summing gradients and for outputs; accelerate uses bfloat16 for both.
 
-    Small parts would be lost in sums of bfloat16, and logged losses cut to three digits.
+    In bfloat16, small values would be lost in the sums, and logged losses would have only three
+    digits.
     """
     if not trainer.args.bf16:
         return

@@ -1,10 +1,10 @@
-"""The plan of a recipe: tokens, memory, hours, disk and failures, before a GPU is rented.
+"""Plan a recipe before a GPU is rented: tokens, memory, hours, disk and failures.
 
     plan = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
     for step in plan.steps: ...
 
-Only training steps are planned. Cleaning, quantising and exams take hours on one machine, not days,
-and depend on its disks and CPUs.
+Only training steps are planned. Cleaning, quantising and exams take only hours on one machine, and
+their time depends on its disks and CPUs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from finlab.train.shapes import Gpu, ModelShape
 BASE, TOKENIZER = "00_base_model", "02_tokenizer_extension"
 PRETRAIN, SFT, DPO = "03_lora_pretraining", "04_two_stage_sft", "05_dpo"
 REASONING = "10_reasoning"
-# Before training the reference reads every pair once, forward alone: half of forward and backward
-# under LoRA, and a third of it where all weights learn or blocks are computed again.
+# Before DPO training, the reference reads every pair once in a forward pass. This costs half as
+# much as forward and backward under LoRA, and a third if all weights are trained or blocks are
+# computed again.
 REFERENCE_READ = 1 / 2
 # Llama 3's training: 419 unexpected stops in 54 days of 16,384 H100 (its paper, table 5).
 GPU_HOURS_PER_FAILURE = 54 * 24 * 16384 / 419
 GPUS_PER_MACHINE = 8
-KEPT_CHECKPOINTS = 2  # and a third lies there while it is written
-TRAINED = ("dialogue", "preference", "text")  # kinds of cards that are trained on
-ROW_BYTES = 8  # a token of a packed dialogue on disk: its id and its label
-TOKEN_BYTES = 4  # a token of an encoded document on disk; its rows are gathered from there
+KEPT_CHECKPOINTS = 2  # a third one is on the disk while it is written
+TRAINED = ("dialogue", "preference", "text")  # kinds of data cards for training
+ROW_BYTES = 8  # bytes of a token in a packed dialogue on disk: its id and its label
+TOKEN_BYTES = 4  # bytes of a token in an encoded document on disk; rows are read from there
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ class StepPlan:
     """What a training step needs.
 
     Attributes:
-        name: The step's.
-        tokens: That it trains on, repetition included.
-        setup: How it trains.
-        memory: Of one GPU.
-        gpus: How many it uses: one where it starts no processes.
-        rate: Tokens/s of one GPU.
-        checkpoint_bytes: Of one checkpoint.
-        model_bytes: Of the model that it leaves.
-        parameters: Its own, by name.
+        name: Name of the step; a stage of the step has a name such as `sft/stage1`.
+        tokens: Number of tokens that the step trains on, repetition included.
+        setup: How the step trains.
+        memory: Memory on one GPU.
+        gpus: Number of GPUs that the step uses; 1 if it does not start several processes.
+        rate: Tokens per second of one GPU.
+        checkpoint_bytes: Bytes of one checkpoint.
+        model_bytes: Bytes of the model that the step saves.
+        parameters: The parameters of the step, by name.
     """
 
     name: str
@@ -63,7 +64,7 @@ class StepPlan:
 
     @property
     def hours(self) -> float:
-        """How long it takes."""
+        """Hours that the step takes."""
         machines = -(-self.gpus // GPUS_PER_MACHINE)
         scaling = costs.SCALING if machines > 1 else 1.0
         return self.tokens / (self.rate * self.gpus * scaling) / 3600
@@ -74,11 +75,11 @@ class Plan:
     """What a recipe needs on some GPUs.
 
     Attributes:
-        shape: The base's, its vocabulary grown as the recipe says.
+        shape: Sizes of the base, with the vocabulary that the recipe adds.
         gpu: The kind of GPU.
-        count: How many.
-        steps: Its training steps.
-        disk: {what: bytes}.
+        count: Number of GPUs.
+        steps: Plans of the recipe's training steps.
+        disk: {what: bytes} that the run takes on the disk.
     """
 
     shape: ModelShape
@@ -89,12 +90,12 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Of all training steps, one after another."""
+        """Hours of all training steps, one after another."""
         return sum(step.hours for step in self.steps)
 
     @property
     def failures(self) -> float:
-        """How many stops by a fault of the machines are to be expected."""
+        """Expected number of stops because of hardware faults."""
         return self.hours * self.count / GPU_HOURS_PER_FAILURE
 
 
@@ -110,13 +111,13 @@ def of_recipe(
     Args:
         recipe: The recipe.
         gpu: The kind of GPU.
-        count: How many.
-        efficiency: The share of their FLOP/s that is reached, as notebook 09 measures it; None
-            takes what others have published.
-        entries: What the recipe reads; None looks.
+        count: Number of GPUs.
+        efficiency: Share of the GPUs' FLOP/s that training reaches, 0 to 1, as notebook 09 measures
+            it; None takes published figures.
+        entries: Catalogue entries of what the recipe reads; None looks them up.
 
     Raises:
-        ValueError: The shape of the base is not known, or nothing is trained.
+        ValueError: The sizes of the base are not known, or nothing is trained.
     """
     entries = catalogue.of_recipe(recipe) if entries is None else entries
     shape, new_rows = base_shape(recipe)
@@ -130,7 +131,7 @@ def of_recipe(
             sizes = _saved_bytes(shape, setup)
             own = dict(step.parameters)
             if step.notebook == REASONING:
-                del own["launch"]  # its trainer shards no weights, so zero3 is no advice
+                del own["launch"]  # its trainer does not shard weights, so do not suggest zero3
             plan.steps.append(StepPlan(name, tokens, setup, memory, gpus, rate, *sizes, own))
     if not plan.steps:
         unknown = [entry.name for entry in entries if entry.kind in TRAINED and not entry.tokens]
@@ -143,13 +144,13 @@ def of_recipe(
 
 
 def base_shape(recipe: Recipe) -> tuple[ModelShape, int]:
-    """Return the shape of a recipe's base with its vocabulary grown, and how many rows are new.
+    """Return (sizes of a recipe's base with the extended vocabulary, number of new rows).
 
     Args:
         recipe: The recipe.
 
     Raises:
-        ValueError: It has no base of its own, or one whose shape is not known.
+        ValueError: The recipe names no base, or the sizes of the base are not known.
     """
     base = next((each.parameters for each in recipe.steps if each.notebook == BASE), {})
     name = base.get("base", "")
@@ -173,13 +174,13 @@ def setup_of(parameters: dict[str, Any], new_rows: int) -> Setup:
     """Return how a training step trains.
 
     Args:
-        parameters: The step's.
-        new_rows: Rows that the tokenizer step has added.
+        parameters: The parameters of the step, by name.
+        new_rows: Number of rows that the tokenizer step adds.
     """
     form = parameters.get("quantize_base", "none")
     if parameters.get("load_in_8bit"):
         form = "int8"
-    # A preference step has pairs: two answers in rows of max_length.
+    # A preference step has pairs, and a pair is two rows of max_length.
     rows = parameters.get("batch_rows") or 2 * parameters.get("batch_pairs", 1)
     return Setup(
         lora_rank=parameters["lora_rank"],
@@ -198,17 +199,17 @@ def setup_of(parameters: dict[str, Any], new_rows: int) -> Setup:
 
 
 def _gpus(parameters: dict[str, Any], count: int) -> int:
-    """Return how many GPUs a step uses: one process has one."""
+    """Return how many GPUs a step uses; a step with one process uses 1."""
     return count if parameters.get("launch") else 1
 
 
 def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tuple[str, float]]:
-    """Return (name, tokens trained on) of a step, for each stage of its training.
+    """Return (name, number of trained tokens) for each training stage of a step.
 
     Args:
         step: The step.
-        recipe: Its recipe.
-        entries: What the recipe reads.
+        recipe: The recipe that the step belongs to.
+        entries: Catalogue entries of what the recipe reads.
     """
     values = step.parameters
     tokens = {entry.name: entry.tokens for entry in entries}
@@ -222,7 +223,7 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         read = len(values["phases"]) or phases
         texts = budget.text_entries(corpus, entries)
         wanted = corpus["tokens"] or sum(entry.tokens for entry in texts)
-        # With `own_share` the base's own texts take the place of others.
+        # With `own_share`, texts of the base replace others, so the number of tokens is the same.
         return [(step.name, wanted * read / phases)]
     if step.notebook == SFT:
         found = []
@@ -238,7 +239,8 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         learnt = held * (1 - values["held_out_share"])
         return [(step.name, learnt * (values["epochs"] + REFERENCE_READ))]
     if step.notebook == REASONING:
-        # The chains alone: reinforcement is bound by sampling, whose speed no plan knows.
+        # Only training on chains is counted. The time of reinforcement depends mostly on sampling,
+        # and its speed cannot be planned.
         held = sum(tokens[card] for card in values["question_cards"])
         learnt = held * (1 - values["held_out_share"])
         mixed = learnt * values["sft_epochs"] / (1 - values["text_share"])
@@ -247,18 +249,18 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
 
 
 def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:
-    """Return the bytes of a checkpoint, and of the model that a step leaves.
+    """Return (bytes of a checkpoint, bytes of the model that a step saves).
 
     Args:
-        shape: The model's.
-        setup: How it is trained.
+        shape: Sizes of the model.
+        setup: How the model is trained.
     """
     alone = costs.memory(shape, setup)
     model = float(setup.weight_bytes * shape.parameters)
     states = alone.optimizer + alone.host  # Adam's two moments
     if not setup.lora_rank:
         return alone.weights + states, model
-    # Of the adapter: a gradient has the size of its weight, as it is held in training.
+    # Size of the adapter: its gradients are as large as its weights in training.
     adapter = alone.gradients
     return adapter + states, model + adapter
 
@@ -267,8 +269,8 @@ def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
     """Return {what: bytes} of the disk that a run takes.
 
     Args:
-        plan: From `of_recipe`.
-        entries: What the recipe reads.
+        plan: The plan, from `of_recipe`.
+        entries: Catalogue entries of what the recipe reads.
     """
     fetched = float(sum(entry.bytes for entry in entries))
     if not any(entry.kind == "model" and entry.bytes for entry in entries):
@@ -277,7 +279,8 @@ def _disk(plan: Plan, entries: list[Entry]) -> dict[str, float]:
     talks = sum(entry.tokens for entry in entries if entry.kind == "dialogue")
     return {
         "data and base": fetched,
-        # The corpus step keeps what it read, cleaned and marked, packed by Parquet to about half.
+        # The corpus step keeps the texts as read, cleaned and marked: three copies, which Parquet
+        # compresses to about half.
         "corpus": texts / catalogue.TOKENS_PER_BYTE * 1.5,
         "encoded text": texts * TOKEN_BYTES,
         "packed dialogues": talks * ROW_BYTES,
@@ -291,8 +294,9 @@ def step_rows(plan: Plan, price: float = 0.0) -> list[dict[str, Any]]:
     """Return a row for each training step of a plan.
 
     Args:
-        plan: From `of_recipe`.
-        price: Of a GPU-hour; all GPUs are paid for while a step uses one.
+        plan: The plan, from `of_recipe`.
+        price: Price of a GPU-hour in any currency; 0 leaves out the cost. All GPUs are paid for,
+            also while a step uses only one.
     """
     rows = []
     for step in plan.steps:
@@ -314,15 +318,15 @@ def step_rows(plan: Plan, price: float = 0.0) -> list[dict[str, Any]]:
 
 
 def disk_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Return a row for each thing on the disk, and one for their sum.
+    """Return a row for each kind of data on the disk, and a row for the sum.
 
     Args:
-        plan: From `of_recipe`.
+        plan: The plan, from `of_recipe`.
     """
     sizes = plan.disk | {"all": sum(plan.disk.values())}
     return [{"disk": what, "size": size_text(size)} for what, size in sizes.items()]
 
 
 def amount_text(value: float) -> str:
-    """Return hours or money as people write them: 2,569.3, and 0.036 where it is small."""
+    """Return hours or money as text: 2,569.3 with one decimal; 0.036, two digits, below 1."""
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

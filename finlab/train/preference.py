@@ -1,4 +1,4 @@
-"""The reference of DPO: its log-probabilities, computed once and kept between jobs."""
+"""Log-probabilities of DPO's reference, computed once and kept between jobs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ LOGP_COLUMNS = ["ref_chosen_logps", "ref_rejected_logps"]
 
 
 class ReferenceCache(Extension):
-    """Keep the reference's log-probabilities in a folder, a Parquet file for each key.
+    """Keep the reference's log-probabilities in a folder, one Parquet file for each key.
 
-    They are then shared by jobs with other losses and betas. The key is of all that they depend on:
-    the token ids of the pairs, max_length, truncation, ld_alpha, the reference's weights (SHA-256),
-    dtype and attention. TRL's own key leaves out the last two, and forgets rows that lie in memory.
+    So jobs with different losses and betas can share them. The key depends on everything that
+    changes the log-probabilities: the token ids of the pairs, max_length, truncation, ld_alpha, the
+    reference's weights (SHA-256), dtype and attention. TRL's own key does not include dtype and
+    attention, and TRL does not keep the values of rows that are only in memory.
 
-    The trainer's `references` are then {train, eval}: the files, a row for each pair.
+    The attribute `references` of the trainer is then {train, eval: file}. A file has one row for
+    each pair.
 
     Args:
-        folder: Where the files are kept. It takes effect with `args.precompute_ref_log_probs`.
+        folder: Folder of the files. It is used only with `args.precompute_ref_log_probs`.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder).resolve()
 
     def prepare(self, arguments: dict[str, Any]) -> None:
-        """Note whether log-probabilities are computed beforehand at all."""
+        """Note whether log-probabilities are computed before training."""
         self.active = arguments["args"].precompute_ref_log_probs
 
     def extend_class(self, trainer_class: type[Trainer]) -> type[Trainer]:
@@ -54,7 +56,7 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
 
     Args:
         trainer_class: DPOTrainer, or a class with its `compute_ref_log_probs`.
-        folder: Where the files lie, one for each key.
+        folder: Folder of the files, one for each key.
     """
     from datasets import Dataset, concatenate_datasets, load_from_disk
 
@@ -64,8 +66,8 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
         def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
             path = folder / f"{_reference_key(self, dataset)[:32]}.parquet"
             if not _is_whole(path):
-                # Rows on a disk that all processes see: TRL's cache of rows in memory is each
-                # process's own.
+                # The rows are saved to a disk that all processes can read. If they were only in
+                # memory, each process would have its own cache in TRL.
                 work = folder / f"{path.stem}.work"
                 if self.accelerator.is_main_process:
                     dataset.select_columns(ID_COLUMNS).save_to_disk(str(work))
@@ -85,7 +87,7 @@ def _cached_class(trainer_class: type[Trainer], folder: Path) -> type[Trainer]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether a kept file is there and can be read; a broken one is computed anew."""
+    """Tell whether a kept file exists and can be read; a broken one is computed again."""
     try:
         return path.exists() and pyarrow.parquet.read_table(path).num_rows > 0
     except (OSError, pyarrow.ArrowException):
@@ -96,7 +98,7 @@ def _write_columns(rows: Dataset, path: Path) -> None:
     """Write the log-probabilities of rows as a Parquet file, by rename.
 
     Args:
-        rows: With the columns that TRL has added.
+        rows: Rows with the columns LOGP_COLUMNS, which TRL has added.
         path: The file.
     """
     table = pyarrow.table({name: rows[name][:] for name in LOGP_COLUMNS})
@@ -106,7 +108,7 @@ def _write_columns(rows: Dataset, path: Path) -> None:
 
 
 def _reference_key(trainer: Trainer, dataset: Dataset) -> str:
-    """Return a hash of all that the reference's log-probabilities depend on."""
+    """Return a hash of everything that the reference's log-probabilities depend on."""
     base = _reference_model(trainer)
     if not Path(base.name_or_path).is_dir():
         raise ValueError(
@@ -131,7 +133,7 @@ def _reference_key(trainer: Trainer, dataset: Dataset) -> str:
 
 
 def _reference_model(trainer: Trainer) -> PreTrainedModel:
-    """Return the reference: under LoRA, the model itself with its adapter off."""
+    """Return the reference model; with LoRA it is the base of the trained model."""
     model = trainer.ref_model or trainer.model
     if hasattr(model, "get_base_model"):
         return model.get_base_model()

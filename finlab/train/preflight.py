@@ -1,6 +1,6 @@
-"""Preflight: what others found out too late, checked in seconds before training starts.
+"""Preflight: check in seconds, before training starts, for problems often found too late.
 
-The checks, and the threads that they come from, are listed in docs/training.md.
+The checks, and the issue threads that they come from, are listed in docs/training.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Document = tuple[list[int], list[int]]  # (token ids, labels)
 CHECKED_ROWS = 2000
-# How far the logits of a packed document may be from those of the document alone.
+# Largest allowed difference between the logits of a packed document and of the document alone.
 ISOLATION_ERROR = {torch.float32: 1e-3}
 ISOLATION_ERROR_16_BITS = 0.25
 
@@ -27,17 +27,17 @@ ISOLATION_ERROR_16_BITS = 0.25
 class Refused(ValueError):
     """A preflight check failed, so training does not start.
 
-    The message names every check that failed and what was found, so one run tells all.
+    The message names all checks that failed and what was found, so one run shows all problems.
     """
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """The result of one check.
 
     Attributes:
-        name: What must hold, in words.
-        ok: Whether it holds.
+        name: The condition that was checked, in words.
+        ok: Whether the condition holds.
         found: What was found, in words and figures.
     """
 
@@ -47,13 +47,13 @@ class Check:
 
 
 def require(checks: list[Check]) -> list[Check]:
-    """Return the checks if all hold.
+    """Return the checks if none has failed.
 
     Args:
-        checks: From `preflight`.
+        checks: The checks, from `preflight`.
 
     Raises:
-        Refused: Some do not. The error names them.
+        Refused: Some checks have failed. The error names them.
     """
     failed = [f"{check.name} ({check.found})" for check in checks if not check.ok]
     if failed:
@@ -62,15 +62,19 @@ def require(checks: list[Check]) -> list[Check]:
 
 
 def isolation_error(model: PreTrainedModel, first: list[int], second: list[int]) -> float:
-    """Return how far packing moves the logits of a document: 0 means it is isolated.
+    """Return how much packing changes the logits of a document; 0 means that it is isolated.
 
-    Packed goes through the collator and the attention that training uses, alone through the model
-    as it is.
+    The packed documents go through the collator and the attention that training uses. The single
+    document goes through the model without them.
 
     Args:
         model: The model.
-        first: A document's token ids.
-        second: Another one's, which is packed behind the first.
+        first: Token ids of a document.
+        second: Token ids of another document, which is packed after the first one. Its logits are
+            compared.
+
+    Returns:
+        The largest absolute difference of logits.
     """
     was_training = model.training
     model.eval()
@@ -96,8 +100,8 @@ def preflight(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: 
 
     Args:
         model: The model as it will be trained.
-        tokenizer: Its tokenizer.
-        rows: Packed rows {input_ids, labels, seq_lengths}. The first 2,000 are looked at.
+        tokenizer: The tokenizer of the model.
+        rows: Packed rows {input_ids, labels, seq_lengths}. The first 2,000 rows are checked.
     """
     looked_at = [dict(row) for _, row in zip(range(CHECKED_ROWS), rows)]
     documents: list[Document] = []
@@ -145,7 +149,7 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _check_rows(model: PreTrainedModel, rows: list[dict]) -> list[Check]:
-    """Check that rows fit the model, add up, and teach something."""
+    """Check that rows fit the model, have consistent lengths, and have supervised tokens."""
     context = model.config.max_position_embeddings
     table_rows = model.get_input_embeddings().weight.shape[0]
     longest = max(len(row["input_ids"]) for row in rows)
@@ -173,16 +177,16 @@ def _check_rows(model: PreTrainedModel, rows: list[dict]) -> list[Check]:
 
 
 def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Document]) -> list[Check]:
-    """Check that answers end, that their ends are learnt, and that prompts are those of use.
+    """Check that answers have a supervised end token, and that prompts are the same as in use.
 
     Args:
         tokenizer: The tokenizer.
-        documents: (ids, labels) of the rows' documents.
+        documents: (token ids, labels) of each document in the rows.
     """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     ending = [{"labels": labels} for ids, labels in documents if eos in ids]
     ended = templates.shares(ending, eos)["eos_supervised_share"]
-    # Where the beginning is not learnt, a document is a dialogue.
+    # A document with unsupervised tokens after the first one is a dialogue.
     dialogues = [ids for ids, labels in documents if IGNORE in labels[1:]]
     cut = sum(eos not in ids[-4:] for ids in dialogues)
     doubled = sum(len(ids) > 1 and ids[0] == ids[1] == bos for ids, _ in documents)
@@ -214,14 +218,15 @@ def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Documen
 
 
 def _ends_inside(ids: list[int], labels: list[int], bos: int | None, eos: int | None) -> bool:
-    """Tell whether an end token stands within what is learnt, or a begin token within a text.
+    """Tell whether an end token is inside supervised text, or a begin token inside a plain text.
 
-    A literal `</s>` in a text or an answer became the token: the model would learn to stop there.
+    This happens if a literal `</s>` in a text was encoded as the end token. The model would learn
+    to stop there.
 
     Args:
-        ids: Of a document.
-        labels: A dialogue's answers are runs of labels that are learnt.
-        bos, eos: The tokenizer's; None where it has none.
+        ids: Token ids of a document.
+        labels: Labels of the document. The answers of a dialogue are runs of supervised labels.
+        bos, eos: Ids of the tokenizer's begin and end tokens; None if it has none.
     """
     is_text = IGNORE not in labels[1:]
     for place, token in enumerate(ids[:-1]):
@@ -236,15 +241,16 @@ def _ends_inside(ids: list[int], labels: list[int], bos: int | None, eos: int | 
 def _check_isolation(
     model: PreTrainedModel, rows: list[dict], documents: list[Document]
 ) -> list[Check]:
-    """Prove on the model itself that packed documents do not see each other.
+    """Check with the model itself that packed documents do not influence each other.
 
     Args:
         model: The model.
         rows: Packed rows.
-        documents: (ids, labels) of their documents; the two shortest are packed together.
+        documents: (token ids, labels) of their documents. The two shortest documents with more than
+            3 tokens are packed together.
 
     Returns:
-        One check; none where no two documents are long enough.
+        One check. No check if there are fewer than two such documents, or if a token has no row.
     """
     highest = max(max(row["input_ids"]) for row in rows)
     shortest = sorted((ids for ids, _ in documents if len(ids) > 3), key=len)[:2]

@@ -1,4 +1,4 @@
-"""The cost model beside figures that others have published."""
+"""Compare the cost model with figures that others have published."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from finlab.train import costs, shapes
 from finlab.train.costs import Setup
 
 FILE = Path(__file__).with_name("costs_published.yaml")
-FP8_SPEED = 2.0  # of bf16's FLOP/s, on Hopper
-CONTEXT = 2048  # tokens that an answering model holds, where its figure does not say
+FP8_SPEED = 2.0  # FLOP/s of FP8 divided by FLOP/s of bf16, on Hopper
+CONTEXT = 2048  # assumed tokens in an answering model's cache; the published figures do not say
 
 
 def comparison() -> list[dict[str, Any]]:
     """Return a row for each published figure.
 
     Returns:
-        Rows {what, source, unit, published, model, error %}.
+        Rows {what, source, unit, published, model, error %}. `model` is the cost model's value in
+        GB or tokens/s.
     """
     rows = []
     for entry in yaml_text.parse(yaml_text.read_text(FILE), FILE.name):
@@ -37,10 +38,13 @@ def comparison() -> list[dict[str, Any]]:
 
 
 def _predicted(entry: dict[str, Any]) -> float:
-    """Return what the cost model says of a published figure.
+    """Return the cost model's value for a published figure.
 
     Args:
-        entry: A record of the file.
+        entry: A record of costs_published.yaml.
+
+    Returns:
+        GB for memory, tokens per second for speed.
     """
     shape = shapes.of_model(entry["model"])
     if entry["kind"] == "answering":

@@ -1,4 +1,4 @@
-"""One process of a training job that `accelerate launch` runs in several.
+"""Run one process of a training job that `accelerate launch` starts in several processes.
 
 python -m finlab.train.rank JOB_FOLDER
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def require_all_processes(args: TrainingArguments) -> None:
-    """Refuse to train where accelerate did not take the processes together.
+    """Raise an error if accelerate has not connected all processes.
 
-    It would train as many models, each alone, without a word.
+    Otherwise each process would silently train its own model.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if args.world_size != started:
@@ -36,7 +36,7 @@ def require_all_processes(args: TrainingArguments) -> None:
 
 
 def _load_model(job: dict[str, Any]) -> PreTrainedModel:
-    """Return the model that a job describes, as the notebook had it."""
+    """Load the model of a job, in the same state as in the notebook."""
     options = dict(job["quantised"])
     if options and torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
@@ -56,7 +56,11 @@ def _load_model(job: dict[str, Any]) -> PreTrainedModel:
 def run_rank(folder: Path) -> None:
     """Run one process of a job.
 
-    Rank 0 leaves the result in `trained`. The first process that fails says why in failed.json.
+    Rank 0 saves the result in the folder `trained`. The first process that fails writes its error
+    into failed.json.
+
+    Args:
+        folder: Folder of the job.
     """
     environment.quiet()
     if torch.cuda.is_available():

@@ -1,7 +1,8 @@
-"""Stop a training and go on with it, to the very same weights and log.
+"""Stop a training and resume it, with exactly the same weights and log as without the stop.
 
-A step's key guards code, data and parameters: other ones begin anew. What is left to check here is
-the number of processes, which is no parameter where each GPU is one.
+The key of a step covers code, data and parameters. If one of them changes, training starts again
+from the beginning. Only the number of processes must be checked here: with one process for each
+GPU, it is not a parameter.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from finlab.train.log import JsonlLogger
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-STATE_FILE = "finlab.json"  # written last into a checkpoint, so that it marks a whole one
+STATE_FILE = "finlab.json"  # written last, so a checkpoint with this file is complete
 
 
 # --- stopping ------------------------------------------------------------------------------------
 class StopRequest:
-    """The wish to stop at the end of the running step.
+    """A request to stop training at the end of the current step.
 
     Args:
-        file: Where it appears, every process shall stop.
+        file: A path. When this file appears, every process stops. None uses no file.
+
+    Attributes:
+        wanted: Whether a stop is requested.
+        interrupted: Whether it was requested by an interrupt (SIGINT).
     """
 
     def __init__(self, file: Path | None = None):
@@ -43,7 +48,7 @@ class StopRequest:
         self.file = file
 
     def want(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Ask to stop; fits as a signal handler. A second interrupt does not wait."""
+        """Request a stop; this can be a signal handler. A second interrupt stops at once."""
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt("stopped at once: training goes on from its last checkpoint")
         self.wanted = True
@@ -52,12 +57,12 @@ class StopRequest:
             self.file.touch()
 
     def asked(self, trainer: Trainer) -> bool:
-        """Tell whether to stop, the same on all processes.
+        """Tell whether to stop; the answer is the same in all processes.
 
-        Signals reach processes at different steps, but all must stop at the same one.
+        Signals reach processes at different steps, but all processes must stop at the same step.
 
         Args:
-            trainer: Whose processes must agree.
+            trainer: The trainer of these processes.
         """
         wanted = self.wanted or bool(self.file and self.file.exists())
         if trainer.args.world_size > 1:
@@ -69,9 +74,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def graceful_stop(file: Path | None = None) -> Iterator[StopRequest]:
-    """Take SIGTERM and an interrupt as a wish to stop at the next step's end, in this context.
+    """Within this context, let SIGTERM or an interrupt stop training at the end of the step.
 
-    An interrupt is JupyterLab's square button, or Ctrl-C. A second one stops at once.
+    An interrupt is the stop button of JupyterLab, or Ctrl-C. A second interrupt stops at once.
+
+    Args:
+        file: A path. When this file appears, training also stops. None uses no file.
     """
     stop = StopRequest(file)
     if threading.current_thread() is not threading.main_thread():
@@ -89,9 +97,9 @@ def graceful_stop(file: Path | None = None) -> Iterator[StopRequest]:
 
 # --- checkpoints ---------------------------------------------------------------------------------
 def last_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint that was written to its end, or None.
+    """Return the newest checkpoint that was written completely, or None.
 
-    Whether it is still whole says `damage`.
+    Use `damage` to check whether it is still undamaged.
     """
     for path in _checkpoints(folder):
         if (path / STATE_FILE).exists():
@@ -105,7 +113,7 @@ def _checkpoints(folder: str | Path) -> list[Path]:
 
 
 def damage(checkpoint: Path) -> str:
-    """Return what is missing or changed in a checkpoint; empty where it is whole."""
+    """Return what is missing or changed in a checkpoint; empty if it is undamaged."""
     try:
         record = files.read_json(checkpoint / STATE_FILE)
         sealed = record["files"]
@@ -121,7 +129,7 @@ def damage(checkpoint: Path) -> str:
 
 
 def seal(checkpoint: Path) -> dict[str, list]:
-    """Bring a checkpoint's files to the disk, and return {name: [bytes, hash]} of them."""
+    """Flush the files of a checkpoint to the disk, and return {name: [bytes, hash]} of them."""
     sealed = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != STATE_FILE:
@@ -132,12 +140,15 @@ def seal(checkpoint: Path) -> dict[str, list]:
 
 
 def whole_checkpoint(folder: str | Path, keep_damaged: bool = False) -> str | None:
-    """Return the newest checkpoint that is whole, and say which newer ones are not.
+    """Return the newest undamaged checkpoint, or None.
+
+    Newer damaged checkpoints are printed and deleted. If they stayed, they would count when the
+    trainer deletes the oldest checkpoints.
 
     Args:
-        folder: The trainer's output folder.
-        keep_damaged: Leave damaged ones there, as processes do that do not save. Else they are
-            deleted: they would count when the trainer drops the oldest.
+        folder: The output folder of the trainer.
+        keep_damaged: Neither print nor delete damaged checkpoints. Processes that do not save use
+            this.
     """
     for path in _checkpoints(folder):
         found = damage(path)
@@ -160,13 +171,13 @@ def step_of(checkpoint: str | None) -> int:
 
 
 def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
-    """Refuse a checkpoint that another number of processes wrote.
+    """Raise an error if another number of processes wrote a checkpoint.
 
-    Its random states, one for each process, would not fit.
+    A checkpoint has one random state for each process, so the number of processes must be the same.
 
     Args:
-        checkpoint: Its folder.
-        trainer: That is to go on from it.
+        checkpoint: Folder of the checkpoint.
+        trainer: The trainer that will resume from it.
     """
     before = files.read_json(Path(checkpoint) / STATE_FILE)["processes"]
     here = trainer.args.world_size
@@ -178,20 +189,20 @@ def require_same_processes(checkpoint: str, trainer: Trainer) -> None:
 
 
 class AllStepsDone(Exception):
-    """Training was resumed where it had ended already."""
+    """Training was resumed after its last step, so nothing is left to train."""
 
 
 class StepGuard(TrainerCallback):
-    """Watch each step: stop on a loss or weights that are not finite, or on a wish to stop.
+    """Check each step: stop if the loss or weights are not finite, or if a stop is requested.
 
-    It also saves what makes a resume exact and the trainer does not save: what has been summed up
-    since the last log line.
+    It also saves the sums since the last log line. An exact resume needs them, and the trainer does
+    not save them.
 
     Args:
         trainer: The trainer.
-        logger: Its logger.
-        extensions: Its extensions.
-        stop: The wish to stop.
+        logger: The logger of the trainer.
+        extensions: The extensions of the trainer.
+        stop: The request to stop.
     """
 
     def __init__(
@@ -210,10 +221,13 @@ class StepGuard(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Train no step beyond the last one.
+        """Train no step after the last one.
 
-        Where training resumes at its very last step, within an epoch, the trainer would go on until
-        the end of another step.
+        If training is resumed at its last step within an epoch, the trainer would train another
+        step.
+
+        Raises:
+            AllStepsDone: All steps are done.
         """
         if state.global_step >= state.max_steps:
             raise AllStepsDone
@@ -221,7 +235,7 @@ class StepGuard(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check the loss, ask whether to stop, and check the weights before they are saved."""
+        """Check the loss, look for a request to stop, and check the weights before saving."""
         if not torch.isfinite(self.trainer._tr_loss):
             where = "".join(extension.describe_step() for extension in self.extensions)
             raise FloatingPointError(
@@ -236,17 +250,17 @@ class StepGuard(TrainerCallback):
             self._check_weights(state.global_step)
 
     def _check_weights(self, step: int) -> None:
-        """Refuse to save weights that are not finite.
+        """Raise an error if a trained weight is not finite, so that it is not saved.
 
         Raises:
-            FloatingPointError: One is not. The error names it and the step.
+            FloatingPointError: A weight is not finite. The error names it and the step.
         """
         bad = []
         for name, parameter in self.trainer.model.named_parameters():
             if not parameter.requires_grad:
                 continue
             values = parameter.data
-            if hasattr(values, "to_local"):  # FSDP2 shares parameters out
+            if hasattr(values, "to_local"):  # FSDP2 shards parameters
                 values = values.to_local()
             if not torch.isfinite(values).all():
                 bad.append(name)
@@ -257,7 +271,7 @@ class StepGuard(TrainerCallback):
             )
 
     def _last(self) -> str:
-        """Return where the last good checkpoint is, for errors."""
+        """Say where the last good checkpoint is, for error messages."""
         checkpoint = last_checkpoint(self.trainer.args.output_dir)
         if checkpoint is None:
             return "no checkpoint was saved yet"
@@ -290,7 +304,7 @@ class StepGuard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on from the state file where training resumes at a checkpoint."""
+        """Restore the values in the state file if training resumes from a checkpoint."""
         if not state.global_step:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

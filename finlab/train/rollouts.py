@@ -1,4 +1,4 @@
-"""What GRPO in TRL lacks: a preflight, and held-out answers over time.
+"""Additions to GRPO in TRL: a preflight, and a log of answers to held-out questions.
 
 require(rollout_preflight(...))                       # before GRPOTrainer starts
 fit(GRPOTrainer, extensions=[HeldOutAnswers(...), SameReference()], reward_funcs=[...], ...)
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
     from trl import GRPOConfig
 
-MOST_CLIPPED = 0.5  # of the completions; beyond it rewards are mostly about length
-LONGEST_SHARE = 0.99  # of the chains that were learnt must fit the completion length
-LEAST_SPREAD = 1e-9  # below it rewards are equal
-BOTH_ENDS = 5  # golds that the reward is probed with
+MOST_CLIPPED = 0.5  # share of cut completions; with more, rewards mostly measure length
+LONGEST_SHARE = 0.99  # share of the learnt chains that must fit the completion length
+LEAST_SPREAD = 1e-9  # rewards that differ by less count as equal
+BOTH_ENDS = 5  # this many first and last golds are used to probe the rewards
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Rollout:
     """A question, and a group of completions of it with their rewards.
 
     Attributes:
-        gold: The answer as JSON.
-        completions: What the policy wrote.
-        rewards: What each earns, weighted and summed.
+        gold: The right answer as JSON.
+        completions: The completions that the policy wrote.
+        rewards: For each completion, the weighted sum of its rewards.
     """
 
     gold: str
@@ -47,7 +47,7 @@ class Rollout:
 
     @property
     def spread(self) -> float:
-        """The standard deviation of the rewards, of the sample; exactly 0 for equal ones."""
+        """Sample standard deviation of the rewards; exactly 0 if they are equal."""
         if len(self.rewards) < 2 or max(self.rewards) - min(self.rewards) < LEAST_SPREAD:
             return 0.0
         return float(numpy.std(self.rewards, ddof=1))
@@ -57,13 +57,13 @@ def accumulation(prompts: int, group: int, micro_batch: int, processes: int) -> 
     """Return how many micro-batches make an optimizer step.
 
     Args:
-        prompts: Questions of a step, in all.
-        group: Completions of a question.
-        micro_batch: Completions in a micro-batch on each device.
-        processes: In all.
+        prompts: Number of questions of a step, over all processes.
+        group: Number of completions of a question.
+        micro_batch: Number of completions in a micro-batch on each device.
+        processes: Number of processes on all machines.
 
     Raises:
-        ValueError: They do not come out even.
+        ValueError: The completions of a step cannot be divided evenly.
     """
     whole, at_once = prompts * group, micro_batch * processes
     if whole % at_once:
@@ -76,15 +76,17 @@ def accumulation(prompts: int, group: int, micro_batch: int, processes: int) -> 
 
 
 def require_enough(questions: int, prompts: int, updates: int) -> None:
-    """Refuse fewer questions than one generation takes: TRL would train no step, without a word.
+    """Raise an error if there are fewer questions than one generation needs.
+
+    TRL would then train no step, and would not say so.
 
     Args:
-        questions: That are reinforced, over all epochs.
-        prompts: Of an optimizer step.
-        updates: Optimizer steps from one generation.
+        questions: Number of training questions, over all epochs.
+        prompts: Number of questions of an optimizer step.
+        updates: Number of optimizer steps from one generation.
 
     Raises:
-        ValueError: They do not fill one generation.
+        ValueError: There are too few questions for one generation.
     """
     if questions < prompts * updates:
         raise ValueError(
@@ -100,13 +102,13 @@ def rollouts(
     rewards: Sequence[Reward],
     weights: Sequence[float],
 ) -> list[Rollout]:
-    """Return groups of completions with what each earns.
+    """Return groups of completions with their rewards.
 
     Args:
-        gold_texts: The answers as JSON.
-        completions: A group for each question.
+        gold_texts: The right answer to each question, as JSON.
+        completions: For each question, a group of completions.
         rewards: The reward functions.
-        weights: Of each, as GRPOConfig's reward_weights.
+        weights: Weight of each reward function, like reward_weights in GRPOConfig.
     """
     found = []
     for gold, group in zip(gold_texts, completions, strict=True):
@@ -119,14 +121,16 @@ def rollouts(
 
 
 def first_batch(groups: Sequence[Rollout]) -> dict[str, float]:
-    """Return what the first completions of a policy come to.
+    """Return statistics of the first completions of a policy.
 
     Args:
-        groups: From `rollouts`.
+        groups: Groups of completions, from `rollouts`.
 
     Returns:
-        {reward, reward_std, equal_groups, clipped_share, tokens}: reward_std is the mean of the
-        groups' standard deviations, equal_groups the share of groups without any.
+        {reward, reward_std, equal_groups, clipped_share, tokens}. reward_std is the mean of the
+        groups' standard deviations. equal_groups is the share of groups with equal rewards.
+        clipped_share is the share of completions that did not end by themselves. reward and tokens
+        are means over completions.
     """
     spreads = [group.spread for group in groups]
     completions = [each for group in groups for each in group.completions]
@@ -149,16 +153,16 @@ def rollout_preflight(
     chain_lengths: Sequence[int],
     longest: int,
 ) -> list[Check]:
-    """Check what makes GRPO learn nothing, before it starts.
+    """Check for problems that would keep GRPO from learning, before it starts.
 
     Args:
         model: The policy.
-        tokenizer: Its tokenizer.
-        args: The trainer's arguments.
+        tokenizer: The tokenizer of the model.
+        args: The arguments of the trainer.
         groups: First completions of the policy, from `rollouts`.
-        rewards: The reward functions, which are probed.
-        chain_lengths: Tokens of the chains that the policy learnt.
-        longest: Tokens of the longest question of all that are reinforced.
+        rewards: The reward functions, which are tested on completions of known worth.
+        chain_lengths: Number of tokens of each chain of thought that the policy learnt from.
+        longest: Number of tokens of the longest training question.
     """
     found = first_batch(groups)
     context = model.config.max_position_embeddings
@@ -203,16 +207,16 @@ def rollout_preflight(
 def probe_failures(
     tokenizer: PreTrainedTokenizerBase, rewards: Sequence[Reward], gold_texts: Sequence[str]
 ) -> list[str]:
-    """Return what rewards pay wrongly, on completions whose worth is known.
+    """Return the errors that rewards make on completions of known worth, as sentences.
 
-    They go through the tokenizer and back, as the policy's do: a tag that is a special token would
-    be lost there, and the form's reward would always be 0. Form and length are paid by themselves,
-    so those that read the answer are probed.
+    The completions are encoded and decoded, like the policy's completions. If a tag is a special
+    token, it is lost there, and the reward for the form would always be 0. Rewards for form or
+    length do not depend on the answer, so they are not tested.
 
     Args:
-        tokenizer: The policy's.
-        rewards: The rewards.
-        gold_texts: Answers as JSON; the first and last few are taken.
+        tokenizer: The tokenizer of the policy.
+        rewards: The reward functions.
+        gold_texts: Right answers as JSON. Only the first and the last few are used.
     """
     reading_answers = [each for each in rewards if not isinstance(each, (Formed, Short))]
     if not reading_answers:
@@ -233,14 +237,18 @@ def probe_failures(
 
 # --- while training ------------------------------------------------------------------------------
 class SameReference(Extension):
-    """Refuse to start where TRL's reference is not the policy itself.
+    """Raise an error if TRL's reference is not equal to the initial policy.
 
-    The KL term would pull towards another model. With LoRA the reference is the policy without its
-    adapter, and without a KL term there is none.
+    Otherwise the KL term would pull the policy towards another model. With LoRA, the reference is
+    the policy without its adapter. Without a KL term, there is no reference.
     """
 
     def attach(self, trainer: Trainer) -> None:
-        """Compare all weights."""
+        """Compare all weights of policy and reference.
+
+        Raises:
+            Refused: A weight differs.
+        """
         reference = getattr(trainer, "ref_model", None)
         if reference is None or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             return
@@ -255,20 +263,21 @@ class SameReference(Extension):
 
 
 class HeldOutAnswers(Extension):
-    """Log every so many steps how held-out questions are answered, greedily, with samples.
+    """Log at regular steps how well held-out questions are answered, with samples.
 
-    The lines of the log then have `held_out` {right, n, formed, tokens} and `samples`, a few
-    completions of always the same questions. Nothing is drawn, so the training is the same with it.
+    Log lines of these steps have `held_out` {right, n, formed, tokens} and `samples`, the
+    completions of the first few questions. Decoding is greedy and draws no random numbers, so the
+    training itself does not change.
 
     Args:
-        questions: In words, for the samples.
-        prompts: Their token ids.
-        gold_texts: Their answers as JSON.
-        budget: Of tokens.
-        every: Steps between two readings.
-        opening: What the generation prompt ends with.
-        shown: So many samples.
-        batch_tokens: At most so many at once, padding included.
+        questions: The held-out questions as text, for the samples.
+        prompts: Token ids of each question's prompt.
+        gold_texts: The right answer to each question, as JSON.
+        budget: How many tokens a completion may have.
+        every: Number of steps between two evaluations.
+        opening: Text at the end of the generation prompt; it is put before each completion.
+        shown: Number of samples in a log line.
+        batch_tokens: Most tokens in a batch, padding included.
     """
 
     def __init__(
@@ -292,11 +301,11 @@ class HeldOutAnswers(Extension):
         self.shown = shown
 
     def attach(self, trainer: Trainer) -> None:
-        """Keep the trainer."""
+        """Store the trainer."""
         self.trainer = trainer
 
     def log_fields(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Return the reading of this step, on the process that writes the log."""
+        """Return the evaluation of this step, only in the process that writes the log."""
         step = self.trainer.state.global_step
         if "loss" not in logs or step % self.every or not self.trainer.args.should_save:
             return {}
@@ -311,7 +320,7 @@ class HeldOutAnswers(Extension):
         return self._record([group[0] for group in written])
 
     def _record(self, written: list[Completion]) -> dict[str, Any]:
-        """Return what completions of the held-out questions come to."""
+        """Return the scores of completions of the held-out questions, with samples."""
         right = formed = 0
         samples = []
         for question, gold_text, completion in zip(

@@ -1,4 +1,4 @@
-"""Shapes of models and kinds of GPUs, as the cost model needs them.
+"""Sizes of models and kinds of GPUs for the cost model.
 
 shape = shapes.of_model("meta-llama/Llama-2-7b-hf")     # from its config, or from shapes.yaml
 gpu = shapes.gpu("A100-80G")                            # from gpus.yaml
@@ -16,11 +16,8 @@ from typing import Any
 from finlab import files, paths, yaml_text
 
 HERE = Path(__file__).parent
-# CUDA's compute capability to our family; newer ones are planned as the last we know.
-DRIVER = Path("/dev/nvidia0")  # there where a GPU is
-FAMILIES = {(8, 0): "ampere", (8, 6): "ampere", (8, 9): "ada", (9, 0): "hopper"}
-FAMILIES |= {(10, 0): "hopper", (12, 0): "hopper"}
-# The adapted matrices of a block: name to (input, output) as fields of ModelShape.
+DRIVER = Path("/dev/nvidia0")  # exists if the machine has a GPU
+# The matrices of a block: {name: (input width, output width)}, as fields of ModelShape.
 MATRICES = {
     "q_proj": ("hidden", "query_width"),
     "k_proj": ("hidden", "kv_width"),
@@ -37,13 +34,13 @@ class ModelShape:
     """The sizes of a Llama-like model.
 
     Attributes:
-        layers: Blocks.
-        hidden: The width of a token's vector.
-        heads: Query heads.
-        kv_heads: Key and value heads.
+        layers: Number of blocks.
+        hidden: The hidden size: the width of a token's vector.
+        heads: Number of query heads.
+        kv_heads: Number of key heads, which is also the number of value heads.
         head_width: The width of a head.
         feed_forward: The inner width of a block's feed-forward part.
-        vocabulary: Rows of embedding and head.
+        vocabulary: Number of rows of the embedding and of the head.
         tied: Whether embedding and head are one table.
     """
 
@@ -68,27 +65,27 @@ class ModelShape:
 
     @property
     def block_weights(self) -> int:
-        """The weights of all matrices of all blocks."""
+        """The number of weights in the matrices of all blocks."""
         sizes = [getattr(self, into) * getattr(self, out) for into, out in MATRICES.values()]
         return self.layers * sum(sizes)
 
     @property
     def table_weights(self) -> int:
-        """The weights of the embedding; the head, where it is not tied, has as many."""
+        """The number of weights in the embedding; an untied head has the same number."""
         return self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All weights."""
+        """The number of all weights."""
         tables = self.table_weights * (1 if self.tied else 2)
         return self.block_weights + tables + (2 * self.layers + 1) * self.hidden
 
     def adapter_weights(self, rank: int, targets: list[str]) -> int:
-        """Return the weights of LoRA adapters.
+        """Return the number of weights in LoRA adapters.
 
         Args:
-            rank: Of the adapters.
-            targets: The matrices that have one.
+            rank: Rank of the adapters.
+            targets: Names of the matrices that have an adapter.
         """
         widths = 0
         for name in targets:
@@ -103,11 +100,11 @@ class Gpu:
     """A kind of GPU.
 
     Attributes:
-        name: Of the kind.
-        flops: Dense bf16 FLOP/s, as the data sheet says.
-        float32_flops: FLOP/s in float32, as the data sheet says.
-        bytes: Of its memory.
-        bandwidth: Bytes/s to and from its memory.
+        name: Name of the kind, such as `A100-80G`.
+        flops: Dense bf16 FLOP/s, from the data sheet.
+        float32_flops: FLOP/s in float32, from the data sheet.
+        bytes: Bytes of its memory.
+        bandwidth: Bytes per second to and from its memory.
         family: ampere, ada or hopper.
     """
 
@@ -121,15 +118,18 @@ class Gpu:
 
 @functools.cache
 def _table(name: str) -> dict[str, list[Any]]:
-    """Return one of the tables beside this module."""
+    """Return the content of a YAML file in this module's folder."""
     return yaml_text.parse(yaml_text.read_text(HERE / name), name)
 
 
 def gpu(name: str) -> Gpu:
-    """Return a kind of GPU.
+    """Return a kind of GPU from gpus.yaml.
+
+    Args:
+        name: Name of the kind, such as `A100-80G`.
 
     Raises:
-        ValueError: It is not known; the error lists those that are.
+        ValueError: The kind is not known. The error lists the known kinds.
     """
     table = _table("gpus.yaml")
     if name not in table:
@@ -140,13 +140,13 @@ def gpu(name: str) -> Gpu:
 
 
 def of_this_machine() -> tuple[Gpu, int] | None:
-    """Return the kind of this machine's GPUs and how many there are; None without any.
+    """Return (kind of this machine's GPU, number of GPUs of the job); None without a GPU.
 
-    Memory is what the driver says. Speed is the data sheet's where the name is in gpus.yaml; what
-    is not known counts as the slowest of its family.
+    The memory size comes from the driver. The speed comes from the data sheet if the name is in
+    gpus.yaml. An unknown GPU counts as the slowest one of its family.
     """
     if not DRIVER.exists():
-        return None  # torch need not be asked, which takes seconds
+        return None  # avoids importing torch, which takes seconds
     import torch
 
     from finlab.train import launch
@@ -155,24 +155,24 @@ def of_this_machine() -> tuple[Gpu, int] | None:
         return None
     found = torch.cuda.get_device_properties(0)
     kind = kind_of(found.name, float(found.total_memory), (found.major, found.minor))
-    # This process sees one GPU alone (see `finlab`), and a launched training takes all.
+    # This process sees only one GPU (see finlab/__init__.py). A launched training uses all GPUs.
     return kind, launch.gpu_count() * launch.machines()
 
 
 def kind_of(name: str, size: float, capability: tuple[int, int]) -> Gpu:
-    """Return the kind of a GPU by what its driver says.
+    """Return the kind of a GPU from the values that its driver reports.
 
     Args:
-        name: Such as `NVIDIA H200` or `NVIDIA A100-SXM4-80GB`.
+        name: The reported name, such as `NVIDIA H200` or `NVIDIA A100-SXM4-80GB`.
         size: Bytes of its memory.
-        capability: Of CUDA, (major, minor).
+        capability: CUDA's compute capability, (major, minor).
     """
-    family = FAMILIES.get(capability, "ampere")
+    family = family_of(capability)
     listed = [gpu(each) for each in _table("gpus.yaml")]
     alike = []
     for each in listed:
         model = each.name.split("-")[0]  # A100 of A100-80G
-        # To its end, since an H200 is no H20.
+        # Match the whole word, because an H200 is not an H20.
         if re.search(rf"{model}\b", name.replace("RTX ", "RTX")):
             alike.append(each)
     if not alike:
@@ -180,12 +180,23 @@ def kind_of(name: str, size: float, capability: tuple[int, int]) -> Gpu:
     return replace(alike[0], name=name, bytes=size, family=family)
 
 
+def family_of(capability: tuple[int, int]) -> str:
+    """Return the family of a GPU: ampere and older, ada, or hopper and newer.
+
+    Args:
+        capability: CUDA's compute capability, (major, minor).
+    """
+    if capability >= (9, 0):
+        return "hopper"
+    return "ada" if capability >= (8, 9) else "ampere"
+
+
 def _speed(kind: Gpu) -> float:
     return kind.flops
 
 
 def from_config(config: dict[str, Any]) -> ModelShape:
-    """Return the shape in a config.json of a Llama-like model."""
+    """Return the sizes from the config.json of a Llama-like model."""
     heads = config["num_attention_heads"]
     return ModelShape(
         layers=config["num_hidden_layers"],
@@ -200,11 +211,11 @@ def from_config(config: dict[str, Any]) -> ModelShape:
 
 
 def of_model(name: str, vocabulary: int = 0) -> ModelShape | None:
-    """Return the shape of a model, None where it is not known.
+    """Return the sizes of a model; None if they are not known.
 
     Args:
         name: A folder, or a hub id that is on this machine or in shapes.yaml.
-        vocabulary: Rows of its tables, where they have been grown; 0 leaves them.
+        vocabulary: Number of rows of the extended embedding; 0 keeps the model's own number.
     """
     shape = _local_shape(name)
     if shape is None and name in _table("shapes.yaml"):
@@ -215,11 +226,11 @@ def of_model(name: str, vocabulary: int = 0) -> ModelShape | None:
 
 
 def _local_shape(name: str) -> ModelShape | None:
-    """Return the shape of a model that lies in a folder or in the hub's cache."""
+    """Return the sizes of a model in a folder or in the hub's cache; None if it is in neither."""
     import huggingface_hub
 
     candidates = []
-    # A variable that is not set stands for no folder.
+    # A name with an environment variable that is not set is not a folder.
     with contextlib.suppress(ValueError):
         candidates.append(paths.resolve(name) / "config.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~", "$")):

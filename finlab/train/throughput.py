@@ -1,6 +1,6 @@
-"""Measured speed: models with random weights, random documents of real lengths.
+"""Make random models and documents with realistic sizes, to measure training speed.
 
-Weights and tokens decide nothing about speed, so none need be fetched.
+The values of weights and tokens do not change the speed, so nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finlab.train.shapes import ModelShape
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# Of the real finance and general texts in tokens: half are shorter than 400, the mean is 700.
+# Lengths of the real finance and general texts: half have fewer than 400 tokens, the mean is 700.
 MEDIAN_TOKENS, SPREAD = 400.0, 1.05
 SHORTEST = 8
 PAD, BEGIN, END = 0, 1, 2
@@ -26,9 +26,9 @@ def cut(shape: ModelShape, layers: int, vocabulary: int) -> ModelShape:
     """Return a shape with fewer blocks and a smaller vocabulary.
 
     Args:
-        shape: The whole one.
-        layers: Blocks to keep; 0 keeps all.
-        vocabulary: Rows to keep; 0 keeps all.
+        shape: Sizes of the whole model.
+        layers: Number of blocks to keep; 0 keeps all.
+        vocabulary: Number of vocabulary rows to keep; 0 keeps all.
     """
     return replace(
         shape,
@@ -38,11 +38,11 @@ def cut(shape: ModelShape, layers: int, vocabulary: int) -> ModelShape:
 
 
 def config_of(shape: ModelShape, context: int) -> LlamaConfig:
-    """Return the config of a Llama of a shape.
+    """Return the config of a Llama with given sizes.
 
     Args:
-        shape: The shape.
-        context: In tokens.
+        shape: Sizes of the model.
+        context: The context in tokens.
     """
     from transformers import LlamaConfig
 
@@ -63,12 +63,12 @@ def config_of(shape: ModelShape, context: int) -> LlamaConfig:
 
 
 def random_model(config: LlamaConfig, dtype: str, attention: str) -> PreTrainedModel:
-    """Return a model with random weights, on the GPU where there is one.
+    """Return a model with random weights, on the GPU if there is one.
 
     Args:
-        config: Of the model.
-        dtype: Of the weights.
-        attention: The implementation, as transformers names it.
+        config: The config of the model.
+        dtype: Type of the weights, such as `bfloat16`.
+        attention: The attention implementation, as transformers names it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -81,10 +81,10 @@ def random_model(config: LlamaConfig, dtype: str, attention: str) -> PreTrainedM
 
 
 def words(vocabulary: int) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that only says which tokens pad, begin and end.
+    """Return a tokenizer that only defines the pad, begin and end tokens.
 
     Args:
-        vocabulary: Its size.
+        vocabulary: Size of its vocabulary.
     """
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -100,13 +100,13 @@ def words(vocabulary: int) -> PreTrainedTokenizerBase:
 
 
 def random_documents(tokens: int, vocabulary: int, longest: int, seed: int) -> list[list[int]]:
-    """Return documents of random tokens, whose lengths are spread as those of the real texts.
+    """Return documents of random tokens, with lengths distributed like the real texts.
 
     Args:
-        tokens: In all, about.
-        vocabulary: Tokens are below it.
-        longest: Longer documents are cut, since padded batches cannot split them.
-        seed: Fixes them.
+        tokens: About how many tokens all documents have together.
+        vocabulary: Token ids are smaller than this number.
+        longest: Most tokens of a document, because padded batches cannot split documents.
+        seed: Seed for drawing lengths and tokens.
     """
     rng = numpy.random.default_rng(seed)
     found: list[list[int]] = []
@@ -118,14 +118,14 @@ def random_documents(tokens: int, vocabulary: int, longest: int, seed: int) -> l
 
 
 def time_by_kind(model: PreTrainedModel, batch: torch.Tensor) -> list[dict[str, Any]]:
-    """Return where the time of a forward and a backward pass goes, by the kind of operation.
+    """Measure the time of a forward and backward pass for each kind of operation.
 
     Args:
         model: The model.
         batch: Token ids, int64 [rows, length].
 
     Returns:
-        Rows {kind, seconds, share}, the largest first.
+        Rows {kind, seconds, share of the total time}, the largest first.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -147,7 +147,7 @@ def time_by_kind(model: PreTrainedModel, batch: torch.Tensor) -> list[dict[str, 
 
 
 def _kind(operation: str) -> str:
-    """Return the kind of an operation of PyTorch."""
+    """Return the kind of a PyTorch operation, such as `attention`."""
     name = operation.lower()
     for kind, marks in (
         ("attention", ("attention", "flash", "fmha")),

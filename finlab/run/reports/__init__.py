@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file, for a manager first and then for whoever checks."""
+"""The report of a run: one HTML file, first a page for managers, then details for checking."""

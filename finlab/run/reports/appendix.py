@@ -1,4 +1,4 @@
-"""Pages of the guide at the end of the report: the glossary, and answers to things to try."""
+"""Add pages of the guide to the end of the report: the glossary and answers to exercises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ LINK = re.compile(r'<a href="(?!https?://|#)[^"]*">(.*?)</a>', re.S)
 
 
 def linked(body: str) -> str:
-    """Let links to the guide stay on the page; other files of the repository are not beside it.
+    """Make links to the guide lead to places of the same page.
+
+    Links to other files of the repository become text, because these files are not with the page.
 
     Args:
         body: HTML of a notebook or of a page of the guide.
@@ -26,15 +28,15 @@ def linked(body: str) -> str:
 
 
 def appendix() -> str:
-    """Return the pages of PAGES as parts of the report, in both languages."""
+    """Return the pages in PAGES as parts of the report, in both languages."""
     return "".join(_part(name) for name in PAGES)
 
 
 def _part(name: str) -> str:
-    """Return one page, in the language that is chosen.
+    """Return one page of the guide, in both languages; empty if there is no such file.
 
     Args:
-        name: Its file's.
+        name: Name of the page's file without `.md`.
     """
     from nbconvert.filters.markdown import markdown2html
 

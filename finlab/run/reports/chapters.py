@@ -1,4 +1,4 @@
-"""Executed notebooks as chapters of a page: both languages, code folded, a contents."""
+"""Executed notebooks as chapters of a page: both languages, folded code, list of contents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finlab.run import twins
 from finlab.run.reports.appendix import linked
 from finlab.run.reports.html import both, say
 
-# Code is folded; what it showed is not.
+# Code is folded, and its outputs are visible.
 TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
 {% block input_group -%}
@@ -26,9 +26,9 @@ class Chapter:
     """An executed notebook as a part of a page.
 
     Attributes:
-        html: The part.
-        headings: (anchor, English, Chinese) of its sections.
-        title: (English, Chinese).
+        html: HTML of the chapter.
+        headings: (anchor, English heading, Chinese heading) of each section.
+        title: (English title, Chinese title).
     """
 
     html: str
@@ -40,9 +40,9 @@ def chapter(path: Path, notebook: str, prefix: str) -> Chapter:
     """Return an executed notebook as HTML without scripts, in both languages.
 
     Args:
-        path: The executed notebook.
-        notebook: Its name, which finds its Chinese twin.
-        prefix: Put before its ids, so that they are unique on the page.
+        path: File of the executed notebook.
+        notebook: Name of the notebook, to find its Chinese twin.
+        prefix: Text to put before HTML ids, so that they are unique on the page.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -68,7 +68,7 @@ def chapter(path: Path, notebook: str, prefix: str) -> Chapter:
 
 
 def _join_quiet_cells(content: Any) -> None:
-    """Join code cells that showed nothing with the one behind them, so that they fold as one.
+    """Join each code cell without outputs with the next code cell, so that they fold as one.
 
     Args:
         content: The notebook; it is changed in place.
@@ -85,16 +85,16 @@ def _join_quiet_cells(content: Any) -> None:
 
 
 def _first_line(text: str) -> str:
-    """Return a cell's heading without its mark."""
+    """Return the first line of a cell without its `#` marks."""
     return text.strip().splitlines()[0].lstrip("# ")
 
 
 def _in_both(english: str, chinese: str) -> str:
-    """Return a Markdown cell that holds a text in both languages.
+    """Return a Markdown text that has a cell in both languages.
 
     Args:
-        english: Markdown.
-        chinese: Markdown.
+        english: Markdown of the English cell.
+        chinese: Markdown of the Chinese cell.
     """
     parts = ""
     for language, text in (("en", english), ("zh", chinese)):
@@ -106,9 +106,9 @@ def _as_html(exporter_class: Any, content: Any, prefix: str) -> str:
     """Return a notebook as HTML.
 
     Args:
-        exporter_class: nbconvert's, whose import takes a second.
-        content: The notebook.
-        prefix: Put before its ids.
+        exporter_class: HTMLExporter of nbconvert, passed in because its import takes a second.
+        content: The notebook, from nbformat.
+        prefix: Text to put before HTML ids.
     """
     exporter = exporter_class(
         raw_template=TEMPLATE.replace("CODE", say("code")), anchor_link_text=""
@@ -116,7 +116,7 @@ def _as_html(exporter_class: Any, content: Any, prefix: str) -> str:
     body, _ = exporter.from_notebook_node(content)
     body = re.sub(r"<script.*?</script>", "", body, flags=re.S)
     body = re.sub(r'<a class="anchor-link".*?</a>', "", body, flags=re.S)
-    # A link to another notebook, or to the guide, stays on the page.
+    # Links to another notebook or to the guide lead to places of the same page.
     body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="#\1"', body)
     body = linked(body)
     return re.sub(r'\bid="(?!' + prefix + r'-s\d)([^"]+)"', rf'id="{prefix}-\1"', body)
@@ -127,7 +127,7 @@ def contents(chapters: dict[str, Chapter], unfolded: bool = False) -> str:
 
     Args:
         chapters: {anchor: chapter}.
-        unfolded: Show the sections at once.
+        unfolded: Show the sections without a click.
     """
     state = " open" if unfolded else ""
     items = []

@@ -1,4 +1,4 @@
-"""How two runs differ, as a page."""
+"""Write an HTML page that compares two runs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def write(one: Path, other: Path, out: Path, language: str = "zh") -> Path:
     """Write a page that compares two runs: verdicts and figures, then all differences.
 
     Args:
-        one: A run.
-        other: Another.
-        out: The file of the page.
-        language: `zh` or `en`, which the page shows at first.
+        one: Folder of the first run.
+        other: Folder of the second run.
+        out: File to write the page to.
+        language: Language that the page shows first: `zh` or `en`.
 
     Returns:
         The path of the page.
@@ -56,10 +56,10 @@ def write(one: Path, other: Path, out: Path, language: str = "zh") -> Path:
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a table, numbers with four digits.
+    """Return rows as an HTML table, with numbers of four significant digits.
 
     Args:
-        rows: {column: value}, all with the same columns.
+        rows: Rows {column: value}, all with the same columns.
     """
     if not rows:
         return both("nothing differs", "没有不同", "p")

@@ -1,7 +1,7 @@
-"""A font with just the Chinese characters of a page, inside the page.
+"""Embed a font into a page that has only the Chinese characters of this page.
 
-A page must read the same on a machine without Chinese fonts, and load nothing from elsewhere. Noto
-Sans CJK is under the SIL Open Font License, which allows to embed it.
+A page must look the same on a machine without Chinese fonts, and must not load other files. The
+license of Noto Sans CJK, the SIL Open Font License, allows embedding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import logging
 from pathlib import Path
 
-FIRST_CHINESE = 0x2E80  # what lies below has its glyphs in every font
+FIRST_CHINESE = 0x2E80  # characters below this are assumed to be in every font
 
 
 def chinese_font_file() -> Path:
@@ -22,15 +22,15 @@ def chinese_font_file() -> Path:
 
 
 def chinese_of(text: str) -> str:
-    """Return the characters of a text that need a Chinese font, each once, in order."""
+    """Return the characters of a text that need a Chinese font, sorted and each once."""
     return "".join(sorted({letter for letter in text if ord(letter) >= FIRST_CHINESE}))
 
 
 def embedded(text: str) -> str:
-    """Return a CSS rule with a font that holds the Chinese characters of a text; "" for none.
+    """Return a CSS rule with a font for the Chinese characters of a text; "" if it has none.
 
     Args:
-        text: Of the page.
+        text: The text of the page.
     """
     letters = chinese_of(text)
     if not letters:
@@ -43,10 +43,10 @@ def embedded(text: str) -> str:
 
 
 def _subset(letters: str) -> bytes:
-    """Return a font file in WOFF2 with these characters.
+    """Return a WOFF2 font file that has only the given characters.
 
     Args:
-        letters: What it must hold. Those that the font lacks are left out.
+        letters: The characters. A character that the font does not have is left out.
     """
     from fontTools import subset
 

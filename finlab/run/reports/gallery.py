@@ -1,4 +1,6 @@
-"""A small static site of runs, which any host of files can serve, such as GitHub Pages.
+"""Write a small static site of runs, which any web server for files can serve.
+
+An example of such a server is GitHub Pages. The site has these files:
 
 site/index.html              the runs, each with its verdict
 site/smoke/report.html       the report of a run
@@ -23,15 +25,17 @@ def write(run_dirs: list[Path], out: Path, language: str = "zh") -> Path:
     """Write the site.
 
     Args:
-        run_dirs: The runs, in the order of the list.
-        out: The site's folder. Pages of runs of the same name in it are replaced, nothing else.
-        language: `zh` or `en`, which its pages show at first.
+        run_dirs: Folders of the runs, in the order of the index.
+        out: The site's folder. In it, only the index and the pages of runs with the same names are
+            replaced.
+        language: Language that the pages show first: `zh` or `en`.
 
     Returns:
-        Its index.
+        The path of the index page.
 
     Raises:
-        ValueError: Two runs have one name, one has no finished step, or a page would lie in a run.
+        ValueError: Two runs have the same name, a run has no finished step, or a page would be
+            written into a run.
     """
     names = [run_dir.name for run_dir in run_dirs]
     for name in names:
@@ -60,9 +64,9 @@ def _write_run(run_dir: Path, folder: Path, language: str) -> str:
     """Write the pages of a run, and return its part of the index.
 
     Args:
-        run_dir: The run.
-        folder: Of its pages.
-        language: What the pages show at first.
+        run_dir: The run's folder.
+        folder: Folder for the pages. Old HTML files in it are deleted.
+        language: Language that the pages show first: `zh` or `en`.
     """
     if folder.resolve() == run_dir.resolve() or any(folder.glob("*/manifest.json")):
         raise ValueError(
@@ -92,17 +96,17 @@ def _chapter_page(run: str, step: str, chapter: Chapter, language: str) -> str:
     """Return an executed notebook as a page.
 
     Args:
-        run: The run's name.
-        step: The step's.
-        chapter: Its notebook.
-        language: What the page shows at first.
+        run: Name of the run.
+        step: Name of the step.
+        chapter: The executed notebook of the step.
+        language: Language that the page shows first: `zh` or `en`.
     """
     back = both("all runs", "全部运行")
     navigation = (
         f"<p><a href='../index.html'>{back}</a> · <a href='report.html'>{say('report')}</a></p>"
         f"{contents({step: chapter}, unfolded=True)}"
     )
-    # What is linked stands in the report: other notebooks, glossary, answers.
+    # The targets of these links are in the report: other notebooks, glossary, answers.
     inner = re.sub(r'href="#(\d\d_\w+|glossary|exercises)"', r'href="report.html#\1"', chapter.html)
     body = f"<section class=chapter id='{step}'>{inner}</section>"
     return page.page(f"{run}: {chapter.title[0]}", navigation, body, language)

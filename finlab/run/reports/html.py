@@ -1,4 +1,4 @@
-"""Pieces of HTML in two languages. A page shows the one that its reader has chosen."""
+"""Pieces of HTML in two languages. A page shows the language that its reader has chosen."""
 
 from __future__ import annotations
 
@@ -55,41 +55,41 @@ def both(english: str, chinese: str, tag: str = "span") -> str:
     """Return a text in both languages, as HTML.
 
     Args:
-        english: Plain text.
-        chinese: Plain text.
-        tag: The element that holds each.
+        english: The English text, as plain text.
+        chinese: The Chinese text, as plain text.
+        tag: Name of the HTML element around each text.
     """
     en, zh = html.escape(english), html.escape(chinese)
     return f"<{tag} class=en lang=en>{en}</{tag}><{tag} class=zh lang=zh>{zh}</{tag}>"
 
 
 def say(key: str, tag: str = "span") -> str:
-    """Return one of WORDS in both languages.
+    """Return one of the texts in WORDS in both languages.
 
     Args:
-        key: Which one.
-        tag: The element that holds each.
+        key: Key of the text in WORDS.
+        tag: Name of the HTML element around each text.
     """
     return both(*WORDS[key], tag)
 
 
 def of_words(words: dict[str, str], tag: str = "span") -> str:
-    """Return words {en, zh} of a headline in both languages.
+    """Return a text of a headline in both languages.
 
     Args:
-        words: The two texts.
-        tag: The element that holds each.
+        words: The two texts, {en, zh}.
+        tag: Name of the HTML element around each text.
     """
     return both(words["en"], words["zh"], tag)
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Return rows of cells, which are HTML already, as a table.
+    """Return rows of cells as an HTML table.
 
     Args:
-        head: Keys of WORDS.
-        body: The rows.
-        numbers: The columns that hold numbers, which stand at the right.
+        head: Keys of WORDS, one for each column.
+        body: The rows; each cell is HTML.
+        numbers: Indices of the columns with numbers, which are aligned to the right.
     """
     cells = "".join(f"<th>{say(key)}</th>" for key in head)
     lines = []

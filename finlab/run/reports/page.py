@@ -1,4 +1,4 @@
-"""The report as one HTML file, without scripts, that loads nothing from elsewhere."""
+"""Write the report as one HTML file without scripts, which loads no other files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def page(title: str, navigation: str, content: str, language: str) -> str:
     """Return a whole page.
 
     Args:
-        title: Of the window and of the tab, plain text.
-        navigation: HTML of the contents, at the left.
-        content: HTML.
-        language: `zh` or `en`, which the page shows at first.
+        title: Title of the browser window, as plain text.
+        navigation: HTML of the list of contents, which is on the left.
+        content: HTML of the page's main part.
+        language: Language that the page shows first: `zh` or `en`.
 
     Raises:
-        ValueError: There is no such language.
+        ValueError: `language` is another word.
     """
     if language not in twins.LANGUAGES:
         raise ValueError(f"the language is '{language}': choose one of zh and en")
@@ -40,7 +40,7 @@ def page(title: str, navigation: str, content: str, language: str) -> str:
         chosen = " checked" if each == language else ""
         switches += f"<label><input type=radio name=lang id=lang-{each}{chosen}> {name}</label>"
     body = f"<div class=lang>{switches}</div>{content}"
-    # Titles of figures and code are English on both, so the font needs every character once.
+    # The page has both languages, so the font must have the characters of all its text.
     font = fonts.embedded(title + navigation + body)
     return f"""<!DOCTYPE html>
 <html lang="{language}">
@@ -62,15 +62,16 @@ def write(
     """Write `report.html` into the folder of a run.
 
     Args:
-        run_dir: The run.
-        language: `zh` or `en`, which the page shows at first. It holds both.
-        parts: From `chapters_of`, where they are at hand: they take seconds.
+        run_dir: The run's folder.
+        language: Language that the page shows first: `zh` or `en`. The page has both.
+        parts: The chapters from `chapters_of`, if they were made before. None makes them, which
+            takes seconds.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: The run has no complete step, or there is no such language.
+        ValueError: The run has no complete step, or `language` is another word.
     """
     run_dir = Path(run_dir).resolve()
     steps = finished_steps(run_dir)
@@ -94,10 +95,12 @@ def write(
 
 
 def without_dead_links(body: str) -> str:
-    """Turn links into text that lead to no place of the page, as to a step that was not run.
+    """Replace links to missing places of the page with their text.
+
+    For example, a link may lead to a step that was not run.
 
     Args:
-        body: The page.
+        body: HTML of the page.
     """
     places = set(re.findall(r"""\bid=["']?([\w-]+)""", body))
     link = re.compile(r"""<a href=["']#([^"']+)["']>(.*?)</a>""", re.S)
@@ -108,7 +111,7 @@ def chapters_of(steps: list[Step]) -> dict[str, chapters.Chapter]:
     """Return {step: chapter} of the steps whose executed notebook was kept.
 
     Args:
-        steps: From `finished_steps`.
+        steps: The finished steps, from `finished_steps`.
     """
     found = {}
     for manifest, _, folder in steps:
@@ -120,7 +123,7 @@ def chapters_of(steps: list[Step]) -> dict[str, chapters.Chapter]:
 
 
 def _made_with(steps: list[Step]) -> str:
-    """Return commit and versions, folded up."""
+    """Return commit and versions as a folded section."""
     last = steps[-1][0]
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
     facts = html.escape(f"Python {last['python']} · {versions}")
@@ -132,8 +135,8 @@ def _section(manifest: dict, parts: dict[str, chapters.Chapter]) -> str:
     """Return a step's part of the page: its executed notebook.
 
     Args:
-        manifest: Of the step.
-        parts: From `chapters_of`.
+        manifest: Manifest of the step.
+        parts: The chapters, from `chapters_of`.
     """
     step, notebook = manifest["step"], manifest["notebook"]
     body = parts[step].html if step in parts else say("no notebook", "p")

@@ -1,4 +1,4 @@
-"""The finished steps of a run, and what they say of themselves."""
+"""Read the finished steps of a run and their main results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Step = tuple[dict[str, Any], Metrics, Path]  # (manifest, metrics, folder)
 
 
 def finished_steps(run_dir: Path) -> list[Step]:
-    """Return (manifest, metrics, folder) of the complete steps of a run, in the order they ran.
+    """Return (manifest, metrics, folder) of each complete step of a run.
 
-    A step whose metrics cannot be read any more is left out.
+    The steps are sorted by the name of their notebook, then by the time when they finished. A step
+    whose metrics cannot be read is left out.
     """
     found = []
     for path in Path(run_dir).glob("*/manifest.json"):
@@ -32,11 +33,11 @@ def finished_steps(run_dir: Path) -> list[Step]:
 
 
 def history(run_dir: Path, manifest: dict[str, Any]) -> str:
-    """Return a note on a step made from an earlier result, or kept although stale; or nothing.
+    """Return a note if a step was made from an earlier result or accepted as stale; else "".
 
     Args:
-        run_dir: The run.
-        manifest: Of the step.
+        run_dir: The run's folder.
+        manifest: Manifest of the step.
     """
     earlier = integrity.outdated(Path(run_dir), manifest, read_manifest)
     if earlier:
@@ -52,7 +53,7 @@ def rows(run_dir: Path) -> list[tuple[str, str, str]]:
         run_dir: The run's folder.
 
     Returns:
-        (step, quantity, value) lines, in the order the steps ran.
+        Lines (step, quantity, value), in the order of `finished_steps`.
     """
     lines = []
     for manifest, metrics, _ in finished_steps(run_dir):

@@ -1,4 +1,4 @@
-"""The first page of a report: the verdict, three figures, warnings, cost, data and licences."""
+"""The first page of a report: verdict, three figures, warnings, cost, data and licences."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from finlab.run.model_card import forbids_commercial_use
 from finlab.run.reports.html import both, of_words, say, table
 from finlab.run.reports.results import Step, history
 
-SENTENCES = 5  # of the verdict
-FIGURES = 3
+SENTENCES = 5  # most sentences in the verdict
+FIGURES = 3  # most figures on the page
 
 
 def summary(run_dir: Path, steps: list[Step]) -> str:
-    """Return the first page.
+    """Return the first page of the report as HTML.
 
     Args:
-        run_dir: The run.
-        steps: From `finished_steps`.
+        run_dir: The run's folder.
+        steps: The finished steps, from `finished_steps`.
     """
     parts = [
         _banner(run_dir, steps),
@@ -40,7 +40,7 @@ def summary(run_dir: Path, steps: list[Step]) -> str:
 
 
 def _banner(run_dir: Path, steps: list[Step]) -> str:
-    """Return a banner where steps do not fit together; else nothing."""
+    """Return a banner if a step was made from an earlier result; else an empty text."""
     mixed = []
     for manifest, _, _ in steps:
         note = history(run_dir, manifest)
@@ -52,10 +52,10 @@ def _banner(run_dir: Path, steps: list[Step]) -> str:
 
 
 def verdict(steps: list[Step]) -> str:
-    """Return the sentences that weigh most, the heaviest first.
+    """Return the sentences with the largest weights, the largest first.
 
     Args:
-        steps: From `finished_steps`.
+        steps: The finished steps, from `finished_steps`.
     """
     told = []
     for manifest, metrics, _ in steps:
@@ -71,21 +71,21 @@ def verdict(steps: list[Step]) -> str:
 
 
 def _named(manifest: dict[str, Any], steps: list[Step]) -> str:
-    """Return the step's name where its notebook occurs several times in the run; else nothing.
+    """Return the step's name and a colon if several steps use its notebook; else an empty text.
 
     Args:
-        manifest: Of the step.
-        steps: From `finished_steps`.
+        manifest: Manifest of the step.
+        steps: The finished steps, from `finished_steps`.
     """
     same = [each for each, _, _ in steps if each["notebook"] == manifest["notebook"]]
     return f"{html.escape(manifest['step'])}: " if len(same) > 1 else ""
 
 
 def figures(steps: list[Step]) -> str:
-    """Return the figures of the steps, with what they show in words.
+    """Return the last three figures of the steps, with alternative texts; may be empty.
 
     Args:
-        steps: From `finished_steps`.
+        steps: The finished steps, from `finished_steps`.
     """
     found = []
     for manifest, metrics, folder in steps:
@@ -103,9 +103,9 @@ def _figure(path: Path, picture: dict[str, Any], name: str) -> str:
     """Return a figure with its title.
 
     Args:
-        path: The PNG.
-        picture: {title, alt}.
-        name: Of the step, before the title; empty where it need not be said.
+        path: The PNG file.
+        picture: {title, alt}: the title in two languages, and what the figure shows in words.
+        name: Text before the title, such as the name of the step; may be empty.
     """
     data = base64.b64encode(path.read_bytes()).decode()
     alt = html.escape(picture["alt"], quote=True)
@@ -114,7 +114,7 @@ def _figure(path: Path, picture: dict[str, Any], name: str) -> str:
 
 
 def _warnings(run_dir: Path, steps: list[Step]) -> str:
-    """Return what a reader must know before using a result."""
+    """Return the list of warnings that a reader must know before using a result."""
     items = []
     for manifest, metrics, _ in steps:
         note = history(run_dir, manifest)
@@ -136,7 +136,7 @@ def _warnings(run_dir: Path, steps: list[Step]) -> str:
 
 
 def _cards(steps: list[Step]) -> dict[str, str]:
-    """Return {card: licence} of all data that models of the run learnt."""
+    """Return {card: licence} of all data that models of the run were trained on."""
     found: dict[str, str] = {}
     for manifest, _, _ in steps:
         found |= manifest.get("licences", {})
@@ -144,11 +144,11 @@ def _cards(steps: list[Step]) -> dict[str, str]:
 
 
 def _cost(run_dir: Path, steps: list[Step]) -> str:
-    """Return how long each step took and what it needed, and the sum.
+    """Return a table with the seconds and the memory of each step, and the totals.
 
     Args:
-        run_dir: The run.
-        steps: From `finished_steps`.
+        run_dir: The run's folder.
+        steps: The finished steps, from `finished_steps`.
     """
     body = []
     for manifest, _, _ in steps:
@@ -170,7 +170,7 @@ def _cost(run_dir: Path, steps: list[Step]) -> str:
 
 
 def _licences(steps: list[Step]) -> str:
-    """Return the cards that models learnt, with their licences and the steps that read them."""
+    """Return a table of the cards used in training: licence, commercial use, steps."""
     read_by: dict[str, list[str]] = {}
     before: dict[str, str] = {}
     for manifest, _, _ in steps:
@@ -193,11 +193,11 @@ def _licences(steps: list[Step]) -> str:
 
 
 def _results(run_dir: Path, steps: list[Step]) -> str:
-    """Return every headline of every step, folded up.
+    """Return all headline results of all steps, as a folded table.
 
     Args:
-        run_dir: The run.
-        steps: From `finished_steps`.
+        run_dir: The run's folder.
+        steps: The finished steps, from `finished_steps`.
     """
     body = []
     for manifest, metrics, _ in steps:

@@ -1,1 +1,1 @@
-"""Answers that code can check: one reading for rewards and for scores."""
+"""Check answers by code, in the same way for rewards in training and for scores."""

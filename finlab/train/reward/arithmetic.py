@@ -1,4 +1,4 @@
-"""Sums as text: their value, without running any code, and those that a chain states.
+"""Calculate sums in text without running code, and check sums in a chain of thought.
 
 value("(3.5-1)*4")                     # Fraction(10)
 wrong(equations("9+3=13，1+4+1=6"))     # [Equation("9+3", ..., right=False)]
@@ -20,19 +20,20 @@ OPERATORS = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-LONGEST = 200  # characters of a sum
+LONGEST = 200  # most characters of a sum
 SIGNS = str.maketrans({"×": "*", "÷": "/", "（": "(", "）": ")"})
 EQUALS = re.compile(r"[=≈]")
 SUM_SIGNS = frozenset("0123456789.,+-*/()% ")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# Between two sums: a comma, or a space that no operator stands beside, as behind a list's number.
+# What separates two sums: a comma, or a space without an operator next to it, as after a list
+# number.
 APART = re.compile(r",|(?<=[\d.)%])\s+(?=[\d(])")
 OPERATION = re.compile(r"[\d)%]\s*[-+*/]\s*[\d(]")
 RESULT = re.compile(r"\s*(-?\d+(?:,\d{3})*(?:\.\d+)?%?)(?![\d.]|\s*[-+*/(])")
 POWERS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]")
 NO_SUM = frozenset("^√}_!")
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
-ROUNDED = Fraction(1, 100)  # how far a result after ≈ may be off, relatively
+ROUNDED = Fraction(1, 100)  # largest relative error of a result after ≈
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Equation:
     """A sum that a text states.
 
     Attributes:
-        text: As it stands there.
-        right: Whether it holds.
+        text: The equation as the text has it, such as `9+3=12`.
+        right: Whether the equation is true.
     """
 
     text: str
@@ -51,13 +52,14 @@ class Equation:
 def value(text: str) -> Fraction:
     """Return the value of a sum of numbers with + - * / and brackets.
 
-    Nothing is run: the text is read into a tree, and a tree with anything else in it is refused.
+    No code is run. The text is parsed into a syntax tree, and a tree with anything else in it is an
+    error.
 
     Args:
-        text: Such as `(3.5-1)*4` or `12×8%`.
+        text: The sum, such as `(3.5-1)*4` or `12×8%`.
 
     Raises:
-        ValueError: It is no sum, or divides by zero.
+        ValueError: The text is not a sum, is too long, or divides by zero.
     """
     cleaned = quantities.plain(text).translate(SIGNS).replace(",", "").strip()
     cleaned = PERCENT.sub(r"(\1/100)", cleaned)
@@ -75,7 +77,10 @@ def _value(node: ast.AST) -> Fraction:
     """Return the value of a part of a sum.
 
     Args:
-        node: A number, a sign before one, or an operation on two parts.
+        node: A number, a part with a sign before it, or an operation on two parts.
+
+    Raises:
+        ValueError: The node is anything else.
     """
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](_value(node.left), _value(node.right))
@@ -89,12 +94,12 @@ def _value(node: ast.AST) -> Fraction:
 
 
 def equations(text: str) -> list[Equation]:
-    """Return the sums that a text states, `9+3=12`, each with whether it holds.
+    """Return the equations in a text, such as `9+3=12`, each with whether it is true.
 
     Args:
         text: A chain of thought.
     """
-    # A power is no sum that is read here, and NFKC would make 3² into 32.
+    # Powers are not supported here, and NFKC would turn 3² into 32.
     text = quantities.plain(POWERS.sub("^", text)).translate(SIGNS)
     found = []
     for sign in EQUALS.finditer(text):
@@ -105,43 +110,43 @@ def equations(text: str) -> list[Equation]:
         try:
             holds = _holds(value(left), value(result[1]), sign[0], result[1])
         except ValueError:
-            continue  # such as brackets that never close: it states nothing
+            continue  # not a sum, for example because a bracket is not closed
         found.append(Equation(f"{left}{sign[0]}{result[1]}", holds))
     return found
 
 
 def _sum_before(text: str, end: int) -> str:
-    """Return what may be a sum before an equals sign.
+    """Return the part of a text before an equals sign that may be a sum; empty if there is none.
 
     Args:
         text: The text.
-        end: Where the sign stands. At most LONGEST characters before it are looked at.
+        end: Index of the equals sign. At most LONGEST characters before it are read.
     """
     begin = end
     while begin > max(0, end - LONGEST) and text[begin - 1] in SUM_SIGNS:
         begin -= 1
     if begin and (text[begin - 1] in NO_SUM or _is_latin(text[begin - 1])):
-        return ""  # only the end of something else: 1.05^2*100, ln(2)+1, Q1+20
+        return ""  # only the end of another expression: 1.05^2*100, ln(2)+1, Q1+20
     return APART.split(THOUSANDS.sub("", text[begin:end]))[-1].strip()
 
 
 def _is_latin(sign: str) -> bool:
-    """Tell whether a sign is a Latin letter, as of a name or a function."""
+    """Tell whether a character is a Latin letter, as in the name of a function."""
     return sign.isascii() and sign.isalpha()
 
 
 def _holds(left: Fraction, right: Fraction, sign: str, written: str) -> bool:
-    """Tell whether a result is that of its sum, as far as it is written out.
+    """Tell whether a written result equals its sum; its last digit may be rounded.
 
     Args:
-        left: The sum's value.
-        right: The result's.
+        left: Value of the sum.
+        right: Value of the written result.
         sign: `=` or `≈`.
-        written: The result as it stands there; its last place may be rounded.
+        written: The result as written.
     """
     places = len(written.rstrip("%").partition(".")[2])
     step = Fraction(1, 10**places) * (Fraction(1, 100) if written.endswith("%") else 1)
-    # A whole result of whole numbers is no rounded one.
+    # A whole result of a sum with a whole value is not rounded.
     rounded = places or left.denominator != 1
     allowed = step / 2 if rounded else Fraction(0)
     if sign == "≈":
@@ -150,5 +155,5 @@ def _holds(left: Fraction, right: Fraction, sign: str, written: str) -> bool:
 
 
 def wrong(found: list[Equation]) -> list[Equation]:
-    """Return the sums that do not hold."""
+    """Return the equations that are not true."""
     return [equation for equation in found if not equation.right]

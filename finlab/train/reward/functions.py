@@ -1,10 +1,11 @@
-"""Rewards for TRL's GRPOTrainer, from answers that code checks.
+"""Rewards for TRL's GRPOTrainer, based on answers that code can check.
 
     GRPOTrainer(..., reward_funcs=[Right(), Formed()], args=GRPOConfig(reward_weights=[1.0, 0.0]))
 
-Each is called with the completions and the dataset's columns, `gold` among them (JSON, see
-`gold.from_json`), and returns one number for each completion. A weight of 0 logs a reward without
-paying it. They are classes and no closures, so that they can be sent to other processes.
+A reward is called with the completions and the dataset's columns. One of these columns is `gold`
+(JSON, see `gold.from_json`). It returns one number for each completion. With weight 0, a reward is
+only logged and has no effect. Rewards are classes, not closures, so that they can be pickled for
+other processes.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ Completion = str | list[dict[str, str]]
 
 
 def text_of(completion: Completion, opening: str = "") -> str:
-    """Return a completion as one text, with what the template opened before it.
+    """Return a completion as one text, with the end of the prompt before it.
 
     Args:
-        completion: A text, or TRL's list of messages for conversational prompts.
-        opening: What the generation prompt ends with, such as DeepSeek-R1's `<think>`.
+        completion: A text, or a list of messages as TRL gives for conversational prompts.
+        opening: Text at the end of the generation prompt, such as DeepSeek-R1's `<think>`.
     """
     said = completion if isinstance(completion, str) else completion[-1]["content"] or ""
     return opening + said
 
 
 class Reward:
-    """One reward; `score` says what a completion earns.
+    """Base class of rewards; `score` returns the reward of one completion.
 
     Args:
-        opening: What the generation prompt ends with, see `text_of`.
+        opening: Text at the end of the generation prompt, see `text_of`.
 
     Attributes:
-        __name__: How TRL's log calls it.
+        __name__: Name of the reward in TRL's log.
     """
 
     def __init__(self, opening: str = ""):
@@ -52,13 +53,13 @@ class Reward:
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """Return what each completion earns, in TRL's form.
+        """Return the reward of each completion; TRL calls this.
 
         Args:
-            completions: What the policy wrote.
-            gold: The right answer to each, as JSON.
-            completion_ids: The tokens of each.
-            **columns: The dataset's other columns, and what TRL adds.
+            completions: The completions that the policy wrote.
+            gold: The right answer for each completion, as JSON.
+            completion_ids: The token ids of each completion; None counts every length as 0.
+            **columns: The dataset's other columns, and arguments that TRL adds.
         """
         lengths = [len(ids) for ids in completion_ids or [[]] * len(completions)]
         earned = []
@@ -67,21 +68,21 @@ class Reward:
         return earned
 
     def score(self, text: str, right: str, length: int) -> float:
-        """Return what one completion earns.
+        """Return the reward of one completion.
 
         Args:
-            text: The completion, from where the thinking begins.
-            right: The gold as JSON.
-            length: Its tokens.
+            text: The completion, from the beginning of the thinking.
+            right: The right answer as JSON.
+            length: Number of tokens of the completion.
         """
         raise NotImplementedError
 
 
 class Right(Reward):
-    """1 where the answer is right and the form is kept, else 0: DianJin-R1's reward.
+    """1 if the answer is right and the form is correct, else 0: the reward of DianJin-R1.
 
-    Form is a gate and no bonus: added up, a well-formed wrong answer would be pushed up
-    (open-instruct, PR 659).
+    The form is a condition, not a bonus. With a bonus, a wrong answer in the correct form would
+    also get a reward (open-instruct, PR 659).
     """
 
     def score(self, text: str, right: str, length: int) -> float:
@@ -91,7 +92,7 @@ class Right(Reward):
 
 
 class Correct(Reward):
-    """1 where the answer is right, whatever the form."""
+    """1 if the answer is right, in any form; else 0."""
 
     def score(self, text: str, right: str, length: int) -> float:
         """Return 1 or 0."""
@@ -99,7 +100,10 @@ class Correct(Reward):
 
 
 class Formed(Reward):
-    """1 where the form is kept, right or wrong: Fin-R1 adds it to the answer's."""
+    """1 if the form is correct, else 0, for right and wrong answers.
+
+    Fin-R1 adds this reward to the reward of the answer.
+    """
 
     def score(self, text: str, right: str, length: int) -> float:
         """Return 1 or 0."""
@@ -107,12 +111,12 @@ class Formed(Reward):
 
 
 class Short(Reward):
-    """0 up to a soft limit of tokens, then falling to -1 at the hard one, as in DAPO.
+    """0 up to a soft limit of tokens, then falling linearly to -1 at a hard limit, as in DAPO.
 
     Args:
-        soft: Tokens that cost nothing.
-        hard: `max_completion_length`.
-        opening: See `Reward`.
+        soft: The soft limit, in tokens.
+        hard: The hard limit in tokens: `max_completion_length`.
+        opening: Text at the end of the generation prompt, see `text_of`.
     """
 
     def __init__(self, soft: int, hard: int, opening: str = ""):
@@ -125,15 +129,16 @@ class Short(Reward):
         self.soft, self.hard = soft, hard
 
     def score(self, text: str, right: str, length: int) -> float:
-        """Return what the length costs, between -1 and 0."""
+        """Return the penalty for the length, from -1 to 0."""
         over = max(0, length - self.soft)
         return -min(1.0, over / (self.hard - self.soft))
 
 
 class Contains(Reward):
-    """1 where the answer occurs anywhere. **Do not use it**: a policy learns to list numbers.
+    """1 if the answer occurs anywhere. **Do not use it**: a policy learns to list numbers.
 
-    It stands here because it is what people write first, and notebook 10 shows what becomes of it.
+    Many people write this reward first. It is here so that notebook 10 can show what happens with
+    it.
     """
 
     def score(self, text: str, right: str, length: int) -> float:
@@ -142,18 +147,19 @@ class Contains(Reward):
 
 
 class Watched(Reward):
-    """A reward, and what it pays although a stricter one does not.
+    """A reward that is compared with a stricter reward.
 
-    TRL's log then has `paid_but_wrong`, the share of such completions: a reward that can be gamed
-    shows by it, and not by its own curve, which counts them as earned.
+    TRL's log then has `paid_but_wrong`: the share of completions that get more from the reward than
+    from the stricter one. This shows whether a policy exploits the reward. The curve of the reward
+    itself does not show it, because it counts these completions as good.
 
     Args:
-        paid: The reward.
-        strict: The one that it is compared with.
-        kept: Completions of a step that are kept.
+        paid: The reward that is used in training.
+        strict: The stricter reward to compare with.
+        kept: How many such completions to keep for each call.
 
     Attributes:
-        caught: {step, completion, answer} of those that were paid and are wrong.
+        caught: Rows {step, completion, answer} of completions that were rewarded but are wrong.
     """
 
     def __init__(self, paid: Reward, strict: Reward, kept: int = 2):
@@ -172,14 +178,14 @@ class Watched(Reward):
         trainer_state: TrainerState | None = None,
         **columns: Any,
     ) -> list[float]:
-        """Return what the watched reward pays, and log how much of it is wrong.
+        """Return the reward of each completion, and log the share that is wrong.
 
         Args:
-            completions: What the policy wrote.
-            gold: The right answer to each, as JSON.
-            completion_ids: The tokens of each.
-            log_metric: TRL's, for the log.
-            trainer_state: TRL's, for the step.
+            completions: The completions that the policy wrote.
+            gold: The right answer for each completion, as JSON.
+            completion_ids: The token ids of each completion; None counts every length as 0.
+            log_metric: A function of TRL that writes a metric to the log; None logs nothing.
+            trainer_state: The trainer's state, for the step; None counts as step 0.
             **columns: The dataset's other columns.
         """
         earned = self.paid(completions, gold, completion_ids)
@@ -199,7 +205,7 @@ class Watched(Reward):
 
 
 def answer_of(gold_text: str) -> str:
-    """Return the answer of a gold as a text."""
+    """Return the answer of a gold (given as JSON) as text."""
     return str(gold.from_json(gold_text).answer)
 
 
@@ -216,8 +222,8 @@ def build(names: list[str], soft: int = 0, hard: int = 0, opening: str = "") -> 
 
     Args:
         names: Keys of REWARDS, or `short`.
-        soft, hard: For `short`, in tokens.
-        opening: What the generation prompt ends with.
+        soft, hard: The limits of `short`, in tokens.
+        opening: Text at the end of the generation prompt, see `text_of`.
 
     Raises:
         ValueError: A name is unknown.

@@ -1,4 +1,4 @@
-"""A right answer, and the verdict on a given one."""
+"""The right answer to a question (`Gold`), and the verdict on a given answer (`Verdict`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-OWN_FIELDS = ("kind", "answer", "where")  # of a gold; what else it holds are options
+OWN_FIELDS = ("kind", "answer", "where")  # fields of a gold; its other fields are options
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,12 @@ class Gold:
     """A right answer, and how it may be given.
 
     Attributes:
-        kind: A key of KINDS.
+        kind: Kind of the answer, a key of `verify.KINDS`.
         answer: The answer itself: text, or a list.
-        where: Where the answer must stand; see `reading.final`.
-        options: For the kind: `choices` (how many letters there are); `unit`, `decimals`,
-            `relative`, `absolute` (numbers); `ordered` (several numbers, calls of tools).
+        where: Where in the completion the answer must be; see `reading.final`.
+        options: Options of the kind. For letters: `choices` (how many letters there are). For
+            numbers: `unit`, `decimals`, `relative`, `absolute`. For several numbers and for tool
+            calls: `ordered`.
     """
 
     kind: str
@@ -28,10 +29,10 @@ class Gold:
 
 
 def from_json(text: str) -> Gold:
-    """Return the gold of a question's row.
+    """Return the gold from a question's row.
 
     Args:
-        text: JSON {kind, answer}, with `where` and the kind's options where they differ.
+        text: JSON {kind, answer}. It may also have `where` (default `box`) and options of the kind.
     """
     given = json.loads(text)
     options = {name: value for name, value in given.items() if name not in OWN_FIELDS}
@@ -40,14 +41,14 @@ def from_json(text: str) -> Gold:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an answer.
+    """The result of checking an answer.
 
     Attributes:
-        right: Whether it is the gold.
-        read: What was read; None where there was nothing to read.
-        why: Why it is not right; empty where it is.
-        precision: Of what it lists, the share that is right; for one answer 1 or 0.
-        recall: Of what is right, the share that it lists.
+        right: Whether the answer equals the gold.
+        read: The answer as it was read; None if it could not be read.
+        why: Why the answer is not right; empty if it is right.
+        precision: Share of the listed items that are right; 1 or 0 for a single answer.
+        recall: Share of the right items that are listed; 1 or 0 for a single answer.
     """
 
     right: bool
@@ -58,11 +59,11 @@ class Verdict:
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of precision and recall."""
+        """The harmonic mean of precision and recall; 0 if both are 0."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
 def single(right: bool, read: Any, why: str) -> Verdict:
-    """Return the verdict on one answer."""
+    """Return the verdict on a single answer; `why` is used only if it is not right."""
     return Verdict(right, read, "" if right else why, float(right), float(right))

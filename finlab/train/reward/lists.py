@@ -1,6 +1,7 @@
-"""Answers that are lists: names, entities, calls of tools, with precision and recall.
+"""Check answers that are lists (names, entities, tool calls), with precision and recall.
 
-A scorer that asks only whether the right things are among those listed pays for listing everything.
+A scorer that checks only whether the right items are in the list would reward an answer that lists
+everything.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from finlab.train.reward.gold import Gold, Verdict
 
 
 def _shares(found: Counter, right: Counter, read: Any) -> Verdict:
-    """Return the verdict on a list: what it holds against what it should.
+    """Return the verdict on a list, by comparing its items with the right items.
 
     Args:
-        found: What was listed.
-        right: The gold's.
-        read: What was read.
+        found: Counts of the items in the answer.
+        right: Counts of the items in the gold.
+        read: The answer as it was read, for the verdict.
     """
     hits = sum((found & right).values())
-    # Nothing was to be listed, and nothing was: all of it is right.
+    # If the gold is empty and the answer is empty too, precision and recall are 1.
     precision = hits / found.total() if found else float(not right)
     recall = hits / right.total() if right else float(not found)
     same = found == right
@@ -32,7 +33,7 @@ def _shares(found: Counter, right: Counter, read: Any) -> Verdict:
 
 
 def names(said: str, gold: Gold) -> Verdict:
-    """Check a list of names, in any order: JSON, or words between commas or semicolons."""
+    """Check a list of names in any order: JSON, or words separated by commas or semicolons."""
     found = _listed(said)
     if found is None:
         return Verdict(False, None, "no list")
@@ -41,7 +42,7 @@ def names(said: str, gold: Gold) -> Verdict:
 
 
 def _listed(text: str) -> list[str] | None:
-    """Return the items of a list of words."""
+    """Return the items of a list of words; None if the text is not such a list."""
     value = reading.json_value(text) if "[" in text else None
     if isinstance(value, list):
         return (
@@ -68,7 +69,7 @@ def entities(said: str, gold: Gold) -> Verdict:
 
 
 def _pairs(value: Any) -> list[tuple[str, str]] | None:
-    """Return (type, content) of each entity; None where the form is another."""
+    """Return (type, content) of each entity; None if `value` has another form."""
     if not isinstance(value, list):
         return None
     pairs = []
@@ -84,7 +85,7 @@ def _pairs(value: Any) -> list[tuple[str, str]] | None:
 
 # --- calls of tools ------------------------------------------------------------------------------
 def calls_of(value: Any) -> list[tuple[str, str]] | None:
-    """Return (name, arguments as sorted JSON) of each call; None where the form is another.
+    """Return (name, arguments as sorted JSON) of each call; None if `value` has another form.
 
     Args:
         value: A call {name, arguments}, a list of them, or OpenAI's form with `function`.
@@ -110,7 +111,7 @@ def calls_of(value: Any) -> list[tuple[str, str]] | None:
 
 
 def _plain_values(value: Any) -> Any:
-    """Return arguments with whole floats as integers: 5.0 is 5."""
+    """Return arguments with whole floats as integers (5.0 becomes 5) and with stripped texts."""
     if isinstance(value, dict):
         return {name: _plain_values(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -124,7 +125,7 @@ TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.S)
 
 
 def tools(said: str, gold: Gold) -> Verdict:
-    """Check calls of tools, by name and arguments: `<tool_call>` blocks, or JSON."""
+    """Check tool calls by name and arguments; they are `<tool_call>` blocks or JSON."""
     blocks = TOOL_CALL.findall(said)
     if blocks:
         value = [reading.json_value(block) for block in blocks]

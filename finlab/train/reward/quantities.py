@@ -1,10 +1,12 @@
-"""Numbers as people write them: 1.2亿元, 12,000万元, １２０００００００, 1.2×10^8, -3.5%, 1/3, 25个基点.
+"""Read and compare numbers as people write them.
+
+Examples: 1.2亿元, 12,000万元, １２０００００００, 1.2×10^8, -3.5%, 1/3, 25个基点.
 
     read("12,000万元") == Quantity(Fraction(120000000), "元", ...)
     same(read("1.2亿元"), read("12,000万元"))        # True
 
-Values mean what they say: 5% is 0.05, and 5 is never 5%. A bare number takes the unit that the
-question asks for, where it asks for one.
+5% is 0.05, and 5 is never read as 5%. If the question asks for a unit, a number without a unit gets
+that unit.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-RELATIVE = Fraction(1, 1000)  # how far a number may be off, where the question asks for no places
-LONGEST = 80  # characters of a number with its unit
+RELATIVE = Fraction(1, 1000)  # largest relative error if the question does not ask for decimals
+LONGEST = 80  # most characters of a number with its unit
 SCALES = {
     "万亿": 10**12,
     "千亿": 10**11,
@@ -42,7 +44,7 @@ SHARES = {
     "bps": Fraction(1, 10000),
     "bp": Fraction(1, 10000),
 }
-POINTS = ("个百分点", "百分点", "个基点", "基点", "bps", "bp")  # differences of two shares
+POINTS = ("个百分点", "百分点", "个基点", "基点", "bps", "bp")  # for differences of shares
 CURRENCIES = {
     "元": "人民币元 人民币 元 rmb cny ¥ ￥ 块",
     "美元": "美元 美金 usd us$ $ dollars dollar",
@@ -54,16 +56,16 @@ CURRENCIES = {
 COUNTED = "股 份 手 人 户 家 名 个 只 笔 项 次 倍 年 个月 月 天 日 周 季度 期 岁 吨 公斤 平方米 件 台 套 辆 点 张 位"
 ALIASES = {alias: name for name, aliases in CURRENCIES.items() for alias in aliases.split()}
 ALIASES |= {name: name for name in COUNTED.split()}
-CALENDAR = ("年", "月", "日")  # of these a number is a name: 2024年 is not 2023年
+CALENDAR = ("年", "月", "日")  # with these, a number must be exact: 2024年 is not 2023年
 
 
 def _either(words: list[str]) -> str:
-    """Return a pattern of words, the longest first."""
+    """Return a regular expression that matches any of the words, the longest first."""
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 
 FIGURE = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-# At most two digits of exponent: 1e999999999 would fill the memory.
+# The exponent has at most two digits, because 1e999999999 would fill the memory.
 POWER = (
     r"(?:e[+-]?\d{1,2}(?!\d)"
     r"|\s*(?:×|x|\*|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?\s*[+-]?\d{1,2}(?!\d)\s*\}?)"
@@ -80,7 +82,7 @@ NUMBER = re.compile(
     re.I,
 )
 PERCENT_WORD = re.compile(rf"百分之\s*(?P<sign>[+-负])?\s*(?P<figure>{FIGURE})")
-# What may stand around a number without changing it.
+# Text that may be before or after a number without changing its value.
 LEADING = re.compile(r"^(?:(?:答案|结果)?[是为:]\s*|约为?|大约|≈|=|~|approximately|about)\s*", re.I)
 TRAILING = re.compile(r"[\s。.;]+$")
 MINUS = re.compile(r"[−–—﹣－]")
@@ -91,11 +93,11 @@ class Quantity:
     """A number with its unit.
 
     Attributes:
-        value: In base units: 元 for 亿元, 1 for %.
-        unit: A currency or a thing that is counted; `point` for differences of shares, `share` for
-            % and ‰; empty for a bare number.
-        step: What one unit of its last printed place is worth.
-        exact: Whether it was written as a fraction.
+        value: The value in base units: for 亿元 in 元, for % as a share (5% is 0.05).
+        unit: A currency or a thing that is counted; `point` for differences between shares, `share`
+            for % and ‰; empty for a number without a unit; `undefined` for a division by zero.
+        step: Value of one unit in the last written digit; 0 for a fraction.
+        exact: Whether the number was written as a fraction.
         scaled: Whether a scale such as 万 was written.
     """
 
@@ -107,22 +109,22 @@ class Quantity:
 
     @property
     def bare(self) -> bool:
-        """Whether neither scale nor unit was written."""
+        """Whether the number was written without scale and unit."""
         return not self.unit and not self.scaled
 
 
 def plain(text: str) -> str:
-    """Return a text in half-width signs, with one kind of minus."""
+    """Return a text in half-width characters, with `-` for every kind of minus sign."""
     text = unicodedata.normalize("NFKC", text.replace("￥", "¥"))
     text = MINUS.sub("-", text).replace("，", ",")
     return text.replace("负", "-") if re.match(r"\s*负\s*\d", text) else text
 
 
 def read(text: str) -> Quantity | None:
-    """Return the number that a text consists of; None for any other text.
+    """Return the number if a text consists of one number; None for any other text.
 
     Args:
-        text: Such as `约1.2亿元。`. `大约1到2亿` and `3或4` are no numbers.
+        text: The text, such as `约1.2亿元。`. `大约1到2亿` and `3或4` are not numbers.
     """
     if len(text) > LONGEST:
         return None
@@ -140,7 +142,7 @@ def read(text: str) -> Quantity | None:
 
 
 def all_in(text: str) -> list[str]:
-    """Return the numbers that stand in a text, each with its unit, as they are written."""
+    """Return all numbers in a text, each with its unit, as written."""
     found = []
     for match in NUMBER.finditer(plain(text)):
         written = match[0].strip()
@@ -150,7 +152,7 @@ def all_in(text: str) -> list[str]:
 
 
 def _quantity(found: re.Match) -> Quantity:
-    """Return the quantity of a match of NUMBER."""
+    """Return the quantity from a match of NUMBER."""
     exact = bool(found["top"] or found["left"])
     if exact:
         top, under = found["top"] or found["left"], found["under"] or found["right"]
@@ -171,12 +173,12 @@ def _quantity(found: re.Match) -> Quantity:
 
 
 def _fraction(figure: str) -> Fraction:
-    """Return the value of digits with commas."""
+    """Return the value of a decimal number that may have commas."""
     return Fraction(figure.replace(",", ""))
 
 
 def _power(text: str | None) -> int:
-    """Return the exponent of `e8`, `×10^8` or `\\times 10^{8}`."""
+    """Return the exponent in `e8`, `×10^8` or `\\times 10^{8}`; 0 if there is none."""
     if not text:
         return 0
     digits = re.findall(r"[+-]?\d+", text)
@@ -184,7 +186,7 @@ def _power(text: str | None) -> int:
 
 
 def _unit(found: re.Match) -> tuple[str, Fraction]:
-    """Return the unit's name, and what one of it is worth."""
+    """Return the name of the unit, and the factor from this unit to the base unit."""
     written = (found["unit"] or "").lower()
     if written in SHARES:
         return ("point" if written in POINTS else "share"), SHARES[written]
@@ -195,11 +197,14 @@ def _unit(found: re.Match) -> tuple[str, Fraction]:
 
 # --- comparing -----------------------------------------------------------------------------------
 def in_unit(found: Quantity, asked: str) -> Quantity:
-    """Return a bare number in the unit that the question asks for.
+    """Return a number with the unit that the question asks for, if it has no unit of its own.
 
     Args:
-        found: As it was written.
-        asked: Such as `亿元` or `%`; empty for none.
+        found: The number as written.
+        asked: The unit that the question asks for, such as `亿元` or `%`; empty for none.
+
+    Raises:
+        ValueError: `asked` is not a known unit.
     """
     if not asked or not found.bare:
         return found
@@ -210,10 +215,10 @@ def in_unit(found: Quantity, asked: str) -> Quantity:
 
 
 def same_unit(answer: Quantity, gold: Quantity) -> bool:
-    """Tell whether two units go together.
+    """Tell whether the units of two numbers are compatible.
 
-    A unit that only one of them has is no fault, but for another currency than the yuan, and for a
-    difference of shares: 2个百分点 is not 2%, and 2美元 is not 2.
+    If only one of the numbers has a unit, they are compatible. There are two exceptions: a currency
+    other than the yuan, and a difference between shares. So 2个百分点 is not 2%, and 2美元 is not 2.
     """
     if answer.unit == gold.unit:
         return True
@@ -235,13 +240,13 @@ def same(
     """Tell whether an answer is the gold number.
 
     Args:
-        answer: The answer's.
-        gold: The right one.
-        decimals: Places behind the point that the question asks for, in its unit: half a unit in
-            the last of them may be missing.
-        relative: How far it may be off, as a share of the gold.
-        absolute: How far it may be off, in base units.
-        asked: The unit that the question asks for.
+        answer: The number in the answer.
+        gold: The right number.
+        decimals: Number of decimals that the question asks for, in its unit. The answer may be off
+            by half a unit in the last decimal.
+        relative: Largest allowed error as a share of the gold; it goes before `decimals`.
+        absolute: Largest allowed error in base units; it goes before `relative`.
+        asked: The unit that the question asks for; empty for none.
     """
     answer, gold = in_unit(answer, asked), in_unit(gold, asked)
     if not same_unit(answer, gold):

@@ -1,8 +1,9 @@
-"""Where in a text the answer stands.
+"""Find the answer in a completion.
 
-A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. What counts is the text
-after the last `</think>`, in it the last `<answer>`, in that the last `\\boxed{}`. Nothing there is
-no answer: a search through the whole text would pay for a lucky word.
+A thinking model writes `<think>…</think><answer>… \\boxed{B}</answer>`. The answer is searched for
+in the text after the last `</think>`, there in the last `<answer>`, and there in the last
+`\\boxed{}`. If nothing is found, there is no answer. A search through the whole text would reward
+a right word that is there by chance.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ BOX = "\\boxed"
 PLACES = ("box", "answer", "line", "json", "whole")
 LINE = re.compile(r"(?:答案|(?i:answer))\s*(?:是|为)?\s*[:：]\s*([^\n]+)")
 OPENING = re.compile(r"[\[{]")
-LONGEST_JSON = 20_000  # characters, from the end
-MOST_TRIES = 200  # brackets that open no JSON
+LONGEST_JSON = 20_000  # JSON is searched for in this many characters at the end
+MOST_TRIES = 200  # the search ends after this many brackets that do not begin JSON
 FENCE = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.S | re.I)
 WELL_FORMED = re.compile(
     r"\s*<think>(?P<thought>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.S
@@ -28,11 +29,11 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def well_formed(text: str, boxed: bool = True) -> bool:
-    """Tell whether a completion has the form that is asked for, and nothing besides.
+    """Tell whether a completion has exactly the required form, without other text.
 
     Args:
         text: The completion, from `<think>` on.
-        boxed: Whether exactly one box must stand in the answer.
+        boxed: Whether the answer must have exactly one box.
     """
     found = WELL_FORMED.fullmatch(text)
     if not found or any(text.count(tag) != 1 for tag in TAGS):
@@ -43,7 +44,7 @@ def well_formed(text: str, boxed: bool = True) -> bool:
 
 
 def answer_part(text: str) -> str | None:
-    """Return the inside of the last `<answer>` after the thinking; None where there is none."""
+    """Return the inside of the last `<answer>` after the thinking; None if there is none."""
     said = after_thinking(text)
     opened = None
     found = None
@@ -57,16 +58,17 @@ def answer_part(text: str) -> str | None:
 
 
 def final(text: str, where: str = "box") -> str | None:
-    """Return the words of the answer.
+    """Return the text of the answer in a completion.
 
     Args:
         text: The completion.
-        where: `box`: the last box, inside `<answer>` where that tag is used; `answer`: the inside
-            of `<answer>`; `line`: what stands behind the last `答案：`; `json`: the value of
-            `answer` in the last JSON object; `whole`: all that is said after the thinking.
+        where: Where the answer is. `box`: the last box, inside `<answer>` if that tag is used.
+            `answer`: the inside of `<answer>`. `line`: the rest of the line after the last `答案：`.
+            `json`: the value of `answer` in the last JSON object. `whole`: the whole text after the
+            thinking.
 
     Returns:
-        None where there is no answer at that place.
+        The text of the answer; None if there is no answer at that place.
 
     Raises:
         ValueError: `where` is unknown.
@@ -93,10 +95,10 @@ def final(text: str, where: str = "box") -> str | None:
 
 
 def json_value(text: str) -> Any:
-    """Return the last JSON list or object in a text; None where there is none.
+    """Return the last JSON list or object in a text; None if there is none.
 
     Args:
-        text: Of an answer. A value in a code fence, or behind words, is found.
+        text: Text of an answer. JSON is also found in a code fence, or after other words.
     """
     fenced = FENCE.findall(text[-LONGEST_JSON:])
     text = fenced[-1] if fenced else text[-LONGEST_JSON:]
@@ -106,7 +108,7 @@ def json_value(text: str) -> Any:
     tries = 0
     for opening in OPENING.finditer(text):
         if opening.start() < end or tries > MOST_TRIES:
-            continue  # within a value that was read, or in a text that is no JSON
+            continue  # inside a value that was read, or after too many failures
         try:
             found, end = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):

@@ -1,11 +1,11 @@
-"""Is an answer right? Checked by code, the same for a reward in training and for a score.
+"""Check by code whether an answer is right, for rewards in training and for scores.
 
     gold = Gold("number", "1.2亿元")
     check("<think>…</think><answer>\\boxed{12,000万元}</answer>", gold).right      # True
 
-Each kind of answer has one function in KINDS: it reads the words of the answer and says whether
-they are the gold, and of lists how much was found and how much of it was right. An answer with
-other words beside it, several answers, and an answer in the thinking alone are not right.
+Each kind of answer has one function in KINDS. It reads the text of the answer and decides whether
+it equals the gold. For lists it also computes precision and recall. An answer with other words
+beside it, several answers, and an answer that is only in the thinking are not right.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ DATE = re.compile(
 
 
 def check(text: str, gold: Gold) -> Verdict:
-    """Check a completion.
+    """Check a completion, and return the verdict.
 
     Args:
         text: The completion, thinking included.
         gold: The right answer.
 
     Raises:
-        ValueError: The kind is unknown, or the gold itself cannot be read.
+        ValueError: The kind of the gold is unknown, or the gold itself cannot be read.
     """
     if gold.kind not in KINDS:
         raise ValueError(f"'{gold.kind}' is not a kind of answer: write one of {', '.join(KINDS)}")
@@ -49,23 +49,25 @@ def check(text: str, gold: Gold) -> Verdict:
 
 
 def keeps_form(text: str, gold: Gold) -> bool:
-    """Tell whether a completion has the form that its answer's place asks for.
+    """Tell whether a completion has the required form.
 
     Args:
-        text: The completion, from where the thinking begins.
-        gold: The right answer; where it stands in the box, one box is asked for.
+        text: The completion, from the beginning of the thinking.
+        gold: The right answer. If `where` is `box`, the answer must have exactly one box.
     """
     return reading.well_formed(text, boxed=gold.where == "box")
 
 
 def require_sound(golds: Iterable[Gold]) -> None:
-    """Refuse golds that do not pass their own check: they would teach or score nonsense.
+    """Raise an error if a gold does not pass its own check.
+
+    Such a gold would make rewards and scores wrong.
 
     Args:
-        golds: The golds.
+        golds: The right answers.
 
     Raises:
-        ValueError: Some do not; the first is shown.
+        ValueError: Some golds do not pass. The message shows the first one.
     """
     bad = []
     for number, gold in enumerate(golds, 1):
@@ -84,13 +86,13 @@ def require_sound(golds: Iterable[Gold]) -> None:
 
 
 def probes(gold: Gold) -> list[tuple[str, str, bool]]:
-    """Return completions that show whether a reward pays what it should, and nothing else.
+    """Return completions that test whether a reward is given only for right answers.
 
     Args:
-        gold: A question's answer, which stands in the box or inside `<answer>`.
+        gold: The right answer to a question, for the box or for the inside of `<answer>`.
 
     Returns:
-        (what it is, the completion, whether it must be paid).
+        (description, completion, whether it must be rewarded) for each completion.
     """
     answer = _as_text(gold.answer)
 
@@ -120,23 +122,23 @@ def probes(gold: Gold) -> list[tuple[str, str, bool]]:
 
 
 def _with_another(gold: Gold) -> str:
-    """Return a gold's answer with another one beside it."""
+    """Return the answer of a gold together with another answer."""
     if isinstance(gold.answer, list):
         return _as_text([*gold.answer, "其他"])
     return f"{gold.answer}或其他"
 
 
 def _as_text(answer: Any) -> str:
-    """Return a gold as an answer would write it."""
+    """Return the answer of a gold as text; other values than text are written as JSON."""
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 
 # --- letters, yes and no -------------------------------------------------------------------------
 def letters_of(text: str) -> str | None:
-    """Return the letters of an answer in their order, each once; None for other words.
+    """Return the letters of an answer, sorted and each once; None if there are other words.
 
     Args:
-        text: Such as AC, A、C, `(A)`, `a, c`, A和C, Ａ．
+        text: The answer, such as AC, A、C, `(A)`, `a, c`, A和C, Ａ．
     """
     said = quantities.plain(text).upper()
     said = re.sub(r"[()\[\]{}<>。.:\"'“”‘’]", " ", said)
@@ -164,7 +166,7 @@ def _letters(said: str, gold: Gold) -> Verdict:
 
 
 def truth_of(text: str) -> bool | None:
-    """Return what a word of agreement or denial says; None for any other text."""
+    """Return True for a word such as 是, False for a word such as 否, None for other text."""
     said = quantities.plain(text).strip(" 。.!:\"'“”()\n").lower()
     if said in YES:
         return True
@@ -172,13 +174,13 @@ def truth_of(text: str) -> bool | None:
 
 
 def _value(said: str, gold: Gold, read: Callable[[str], Any], otherwise: str) -> Verdict:
-    """Check one value that is right where it is read as the gold is.
+    """Check an answer that is one value; it is right if it reads as the same value as the gold.
 
     Args:
-        said: The words of the answer.
-        gold: The gold.
-        read: Returns the value of words; None where they hold none.
-        otherwise: What words without a value are.
+        said: The text of the answer.
+        gold: The right answer.
+        read: A function that returns the value of a text, or None if there is no value.
+        otherwise: Description of a text without a value, for the verdict and the error message.
     """
     right = read(str(gold.answer))
     if right is None:
@@ -199,7 +201,7 @@ def _gold_number(text: str) -> quantities.Quantity:
     """Return a gold as a number.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The gold is not a number.
     """
     found = quantities.read(str(text))
     if found is None:
@@ -208,7 +210,7 @@ def _gold_number(text: str) -> quantities.Quantity:
 
 
 def _limits(gold: Gold) -> dict[str, Any]:
-    """Return how a number is compared."""
+    """Return the options of `quantities.same` for a gold."""
     known = {name: gold.options.get(name) for name in ("decimals", "relative", "absolute")}
     return known | {"asked": gold.options.get("unit", "")}
 
@@ -225,7 +227,10 @@ def _number(said: str, gold: Gold) -> Verdict:
 
 
 def _numbers(said: str, gold: Gold) -> Verdict:
-    """Check several numbers between semicolons: as many, in their order."""
+    """Check several numbers separated by semicolons; their count and order must be right.
+
+    With the option `ordered` false, any order is right.
+    """
     golds = gold.answer if isinstance(gold.answer, list) else re.split("[;；]", gold.answer)
     rights = [_gold_number(part) for part in golds]
     parts = [part for part in re.split("[;；]", said) if part.strip()]
@@ -248,10 +253,10 @@ def _numbers(said: str, gold: Gold) -> Verdict:
 
 
 def date_of(text: str) -> tuple[int, ...] | None:
-    """Return a date as (year, month, day), as far as it is given; None for any other text.
+    """Return a date as (year, month, day), or without day or month; None for any other text.
 
     Args:
-        text: Such as 2024年5月7日, 2024-05-07, 20240507 or 2024年5月.
+        text: The date, such as 2024年5月7日, 2024-05-07, 20240507 or 2024年5月.
     """
     found = DATE.fullmatch(quantities.plain(text).strip(" 。.\n"))
     if not found:
@@ -265,14 +270,14 @@ def date_of(text: str) -> tuple[int, ...] | None:
         value = next((each for each in written if each), None)
         if value:
             numbers.append(int(value))
-    # A date may end with its year or its month.
+    # A date may consist of only a year, or of year and month.
     month = numbers[1] if len(numbers) > 1 else 1
     day = numbers[2] if len(numbers) > 2 else 1
     return tuple(numbers) if 1 <= month <= 12 and 1 <= day <= 31 else None
 
 
 def _date(said: str, gold: Gold) -> Verdict:
-    """Check a date, however it is written."""
+    """Check a date, in any way of writing it."""
     return _value(said, gold, date_of, "no date")
 
 
