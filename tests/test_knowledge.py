@@ -538,7 +538,9 @@ def test_an_empty_base_answers_nothing(index):
 def test_a_threshold_is_chosen_and_measured_on_both_sorts():
     answerable = [True, False] * 20
     covered = [0.9, 0.1] * 20
-    chosen, unseen = tiers.halves(covered, answerable, 0.9)
+    chooses = tiers.every_second(["domain", "none"] * 20)
+    assert chooses.tolist() == [True, True, False, False] * 10
+    chosen, unseen = tiers.halves(covered, answerable, 0.9, chooses)
     assert chosen.recall == unseen["recall"] == unseen["precision"] == 1.0
 
 

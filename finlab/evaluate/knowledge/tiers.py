@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -208,26 +209,42 @@ def calibrate(
     return Calibration(best["threshold"], best["precision"], best["recall"], curve)
 
 
+def every_second(kinds: Sequence[str]) -> numpy.ndarray:
+    """Return which questions choose thresholds: every second one of each kind.
+
+    Args:
+        kinds: Of each question, the tier that holds its answer.
+
+    Returns:
+        bool [questions]. The questions that are False are unseen by all thresholds.
+    """
+    seen: Counter[str] = Counter()
+    chooses = numpy.zeros(len(kinds), bool)
+    for number, kind in enumerate(kinds):
+        chooses[number] = seen[kind] % 2 == 0
+        seen[kind] += 1
+    return chooses
+
+
 def halves(
-    covered: Sequence[float], answerable: Sequence[bool], least_precision: float
+    covered: Sequence[float],
+    answerable: Sequence[bool],
+    least_precision: float,
+    chooses: numpy.ndarray,
 ) -> tuple[Calibration, dict[str, float]]:
-    """Choose a threshold on every second question, and measure it on the others.
+    """Choose a threshold on one half of the questions, and measure it on the other half.
 
     Args:
         covered, answerable, least_precision: As for `calibrate`.
+        chooses: Which questions choose the threshold, from `every_second`.
 
     Returns:
         The calibration, and {threshold, precision, recall} on the questions that were not used to
         choose it.
     """
-    right = numpy.flatnonzero(answerable)
-    wrong = numpy.flatnonzero(~numpy.asarray(answerable, bool))
-    values, known = numpy.asarray(covered), numpy.asarray(answerable)
-    # Every second question, taken from the answerable ones and from the others.
-    first = numpy.concatenate([right[::2], wrong[::2]])
-    second = numpy.concatenate([right[1::2], wrong[1::2]])
-    chosen = calibrate(values[first], known[first], least_precision)
-    unseen = measured(values[second], known[second], chosen.threshold)
+    values, known = numpy.asarray(covered), numpy.asarray(answerable, bool)
+    chosen = calibrate(values[chooses], known[chooses], least_precision)
+    unseen = measured(values[~chooses], known[~chooses], chosen.threshold)
     return chosen, {"threshold": chosen.threshold, **unseen}
 
 
