@@ -319,7 +319,7 @@ def test_wrong_settings_are_named(source, tmp_path):
     assert parse_setting("official:5") == ("official", 5, "joint")
     assert parse_setting("harness:0:sum") == ("harness", 0, "sum")
     for wrong in ("official", "offical:5", "text:x", "text:0:loud", "text:0:raw:1"):
-        with pytest.raises(ValueError, match="no setting of an exam"):
+        with pytest.raises(ValueError, match="not a setting of an exam"):
             parse_setting(wrong)
     with pytest.raises(ValueError, match="4 shots asked, subject s has 3 examples"):
         prepare(source, tmp_path, "official", 4)

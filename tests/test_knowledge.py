@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from finlab.data import cards
-from finlab.evaluate.knowledge import citing, comparing, passages, tiers, tuning
+from finlab.evaluate.knowledge import citing, passages, tiers, tuning
 from finlab.evaluate.knowledge.index import Index, grams
 from finlab.evaluate.knowledge.passages import Document, Passage
 
@@ -550,11 +550,6 @@ def test_a_figure_within_another_is_not_the_reference():
     assert not tiers.holds("12", "共123家")
     assert tiers.holds("临江", "在临江市")
     assert not tiers.holds("", "任何")
-
-
-def test_questions_are_picked_over_all_of_them():
-    assert comparing.spread(range(190), 96)[-1] > 180
-    assert comparing.spread(range(5), 96) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

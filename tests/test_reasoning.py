@@ -751,6 +751,8 @@ def test_answers_that_stand_elsewhere_are_not_reinforced():
     assert len(found) == 1
     assert "its answer stands in 'line'" in unsound[0]["why"]
     assert problems.spread(list(range(10)), 4) == [0, 2, 5, 7]
+    assert problems.spread(range(190), 96)[-1] > 180
+    assert problems.spread(range(5), 96) == [0, 1, 2, 3, 4]
 
 
 def test_a_sum_that_overflows_is_an_observation(box):

@@ -57,7 +57,8 @@ def _fitted(rows: list[dict]) -> list[dict]:
     """Return rows whose places are cut so that the table fits the terminal, as far as it can.
 
     Args:
-        rows: The rows, from `catalogue.row`. If the output is not a terminal, they stay as they are.
+        rows: The rows, from `catalogue.row`. If the output is not a terminal, they stay
+            as they are.
     """
     if not sys.stdout.isatty():
         return rows

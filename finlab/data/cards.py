@@ -128,7 +128,8 @@ def read(name: str) -> Card:
     """
     if not card_schema.is_name(name):
         raise ValueError(
-            f"the data card {name!r} is not a name: give the name of a file in {paths.data_cards()}, "
+            f"the data card {name!r} is not a name: "
+            f"give the name of a file in {paths.data_cards()}, "
             "without .md; a name that is a number or a date would be read as one"
         )
     path = paths.data_cards() / f"{name}.md"

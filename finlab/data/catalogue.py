@@ -18,7 +18,7 @@ from finlab.data import card_files, cards, hub, hub_models, hub_state
 from finlab.data.card_schema import Card
 from finlab.data.hub_errors import Report
 from finlab.files import size_of, size_text
-from finlab.run.model_card import forbids_commercial_use
+from finlab.run import model_card
 from finlab.run.recipe import Recipe
 
 # Tokens per byte of text, measured on the available data with the 55,296 tokens of Chinese-LLaMA-2:
@@ -192,12 +192,12 @@ def _model_entry(name: str) -> Entry:
     except ValueError as error:  # an environment variable in the path is not set
         return Entry(name, "model", "a folder", "", "missing", 0, why=str(error))
     if local.is_dir():
-        licence = hub_models.licence(str(local))
+        licence = model_card.licence_of_model(name)
         return Entry(name, "model", "a folder", licence, "there", size_of(local))
     if not HUB_ID.fullmatch(name):
         return Entry(name, "model", "a folder", "", "missing", 0, why=f"nothing stands at {name}")
     held = hub_models.held(name)
-    licence = hub_models.licence(name)
+    licence = model_card.licence_of_model(name)
     return Entry(name, "model", f"hub {name}", licence, held.state, held.bytes)
 
 
@@ -215,7 +215,7 @@ def restrictions(entries: list[Entry]) -> list[str]:
     for entry in entries:
         if entry.kind in ("exam", "question", "label"):
             continue
-        if forbids_commercial_use(entry.licence):
+        if model_card.forbids_commercial_use(entry.licence):
             lines.append(f"{entry.name}: {entry.licence} forbids commercial use of what it trains")
         elif entry.licence == "unknown":
             lines.append(f"{entry.name}: no licence is stated; ask its authors before you publish")

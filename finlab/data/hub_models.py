@@ -12,9 +12,7 @@ import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from finlab import files, paths
+from finlab import files
 from finlab.data import hub_errors
 from finlab.data.hub_errors import Report, Repository
 from finlab.data.hub_files import delete_cut_files, require_space
@@ -51,25 +49,6 @@ def held(hub: str) -> Held:
         if (snapshot / "config.json").exists() and _weights_are_whole(snapshot):
             return Held("there", size, size, snapshot.name)
     return Held("partly there" if size else "missing", size, 0)
-
-
-def licence(name: str) -> str:
-    """Return the licence that a model's own card states; empty where it is not here or says none.
-
-    Args:
-        name: A folder, or a hub id.
-    """
-    from huggingface_hub.repocard import metadata_load
-
-    local = paths.resolve(name)
-    folders = [local] if local.is_dir() else _cache_folder(name).glob("snapshots/*")
-    for folder in folders:
-        try:
-            stated = metadata_load(folder / "README.md") or {}
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        return str(stated.get("license_name") or stated.get("license") or "")
-    return ""
 
 
 def _weights_are_whole(snapshot: Path) -> bool:

@@ -74,8 +74,8 @@ def parse_setting(text: str) -> tuple[str, int, str]:
     known = prompt in PROMPTS and shots.isdigit() and policy in prefix_lm.POLICIES
     if not known or len(rest) > 2:
         raise ValueError(
-            f"'{text}' is not a setting of an exam: write prompt:shots or prompt:shots:policy, such "
-            f"as official:5:sum; prompts are {', '.join(PROMPTS)}, "
+            f"'{text}' is not a setting of an exam: write prompt:shots or prompt:shots:policy, "
+            f"such as official:5:sum; prompts are {', '.join(PROMPTS)}, "
             f"policies {', '.join(prefix_lm.POLICIES)}"
         )
     return prompt, int(shots), policy

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from finlab import files
+from finlab import files, paths
 
 # Cards in these parameters are used to score or question a model, not to train it.
 NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
@@ -87,6 +87,28 @@ def trained_cards(parameters: dict[str, Any]) -> list[str]:
         if name.endswith("_cards") and name not in NOT_TRAINED_ON:
             found += value
     return list(dict.fromkeys(found))
+
+
+def licence_of_model(name: str) -> str:
+    """Return the licence that a model's own card states; empty if there is no card or licence.
+
+    Args:
+        name: A folder, or a hub id, whose card is looked for in the hub's cache.
+    """
+    import huggingface_hub
+    from huggingface_hub.repocard import metadata_load
+
+    local = paths.resolve(name)
+    try:
+        card = local / "README.md"
+        if not local.is_dir():
+            card = huggingface_hub.try_to_load_from_cache(name, "README.md")
+        if not isinstance(card, (str, Path)):
+            return ""
+        stated = metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return str(stated.get("license_name") or stated.get("license") or "")
 
 
 def write(

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from finlab import files, paths
-from finlab.data import hub_models
 from finlab.run import (
     environment,
     integrity,
@@ -173,7 +172,7 @@ class Run:
         for card in model_card.trained_cards(self.parameters):
             found[card] = card_licence(card)
         base = self.parameters.get("base", "")
-        stated = hub_models.licence(base) if base else ""
+        stated = model_card.licence_of_model(base) if base else ""
         if stated:
             found[Path(base).name if paths.resolve(base).is_dir() else base] = stated
         return found

@@ -1,4 +1,4 @@
-"""What a step's settings should be on some GPUs: the nearest that fits, and the fastest that does.
+"""Better settings for a step on some GPUs: the nearest that fit, and the fastest that fit.
 
 plan = planning.of_recipe(recipe.load("zhilu-13b-open"), shapes.gpu("A100-80G"), count=8)
 advice.misfits(plan)               # {step: a sentence}

@@ -98,8 +98,8 @@ class Index:
         except sqlite3.DatabaseError as error:
             self.broken = self._put_aside()
             print(
-                f"{self.path} is not a whole index ({error}): it was put aside as {self.broken.name}; "
-                "its documents are added again"
+                f"{self.path} is not a whole index ({error}): it was put aside as "
+                f"{self.broken.name}; its documents are added again"
             )
             self._connection = self._open()
 

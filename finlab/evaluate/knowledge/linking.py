@@ -316,7 +316,7 @@ def read_sheet(path: Path) -> dict[str, dict[str, int]]:
 
 
 def checked_rows(counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
-    """Return a row for each relation that people judged: its share of right ones, with an interval.
+    """Return the share of right ones of each relation that people judged, with its interval.
 
     Args:
         counts: From `read_sheet`.
