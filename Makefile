@@ -2,8 +2,8 @@
 #   make install     set up, run nothing
 #   make run         set up, run the smoke recipe, print the results and where the report is
 #   make test        set up, run the tests
-# Each starts at once when nothing has changed.
-#   make test-slow   the tests that take minutes each: kills, launches, whole recipes
+# If nothing has changed, each starts at once.
+#   make test-slow   the tests that each take minutes: kills, launches, whole recipes
 #   make test-one FILE=tests/test_mixture.py    one file
 #   make lab         JupyterLab, at notebook 00; `finlab open RECIPE STEP` opens any other
 
@@ -11,10 +11,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# uv installs several times as fast as pip. Behind a mirror that only pip knows: make INSTALL='$(PIP)'
+# uv is several times faster than pip. If only pip knows your mirror: make INSTALL='$(PIP)'
 INSTALL ?= $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -m "not gpu and not bench"
-# Tests share the cores by file; one worker begins with those of the smoke run.
+# The workers divide the tests by file; one worker begins with the tests of the smoke run.
 WORKERS ?= 2
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -25,7 +25,7 @@ install: $(VENV)/.run
 run: $(VENV)/.run
 	$(BIN)/finlab run smoke
 
-# A thread that waits for others sleeps, so that the other worker has its core meanwhile.
+# A thread that waits for others sleeps, so that the other worker can use its core.
 test test-slow: export OMP_WAIT_POLICY := passive
 
 test: $(VENV)/.test
@@ -51,8 +51,8 @@ format: $(VENV)/.test
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-# torch comes first and alone, by pip: with a looser request a CPU machine would download gigabytes
-# of CUDA packages. What comes after leaves the torch that is there.
+# pip installs torch first and alone: with a looser requirement, a CPU machine would download
+# gigabytes of CUDA packages. The commands after it keep this torch.
 $(VENV)/.run: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "this project needs $(PYTHON): install it, or say which one with make PYTHON=..."; exit 1; }

@@ -2,8 +2,8 @@
 
 FINLAB_DATA=... python -m benchmarks.answer_sets
 
-It writes notebooks/results/answer_sets.json. A rule under which nonsense scores well says little of
-a model that scores well under it.
+It writes notebooks/results/answer_sets.json. If nonsense scores well under a rule, a good score of
+a model under this rule says little.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _all_names(_: Item, items: list[Item]) -> str:
 
 
 def _gold(item: Item, _: list[Item]) -> str:
-    """Return the gold itself, in the form that is asked for."""
+    """Return the gold itself, in the form that the question asks for."""
     said = item.gold.answer
     if not isinstance(said, str):
         said = json.dumps(said, ensure_ascii=False)
@@ -42,7 +42,7 @@ def _gold(item: Item, _: list[Item]) -> str:
 
 
 def _hundredfold(item: Item, _: list[Item]) -> str | None:
-    """Return a hundred times each number of the gold; other items are left out."""
+    """Return each number of the gold times a hundred; other items are left out."""
     if item.gold.kind != "numbers":
         return None
     parts = [str(100 * float(part)) for part in item.gold.answer.split(";")]
@@ -50,7 +50,7 @@ def _hundredfold(item: Item, _: list[Item]) -> str | None:
 
 
 def _one_digit_more(item: Item, _: list[Item]) -> str | None:
-    """Return the gold with a further digit, as an honest calculation has; numbers alone."""
+    """Return the gold with one more digit, as an honest calculation has; only for numbers."""
     if item.gold.kind != "number" or "." not in item.gold.answer:
         return None
     whole, _, places = item.gold.answer.partition(".")
@@ -58,7 +58,7 @@ def _one_digit_more(item: Item, _: list[Item]) -> str | None:
 
 
 def _always(text: str) -> Answer:
-    """Return what answers every item in the same way."""
+    """Return a function that answers every item in the same way."""
     return lambda item, items: text
 
 
@@ -87,7 +87,7 @@ def rows_of(name: str, folder: Path) -> list[dict]:
 
     Args:
         name: The set.
-        folder: Where the sets lie.
+        folder: The folder of the sets.
     """
     items, unsound = answer_sets.load(name, folder)
     score = official_scores.SCORERS.get(name)
@@ -113,7 +113,7 @@ def rows_of(name: str, folder: Path) -> list[dict]:
 
 
 def main() -> None:
-    """Score the trivial answers, and write what they earn."""
+    """Score the trivial answers, and write their scores."""
     folder = Path(os.environ["FINLAB_DATA"]) / "exams"
     rows = []
     for name in answer_sets.SETS:

@@ -1,16 +1,16 @@
-"""How fast the corpus step is, how much memory it takes.
+"""How fast the corpus step is, and how much memory it takes.
 
-How it compares with datatrove's MinHash on the same input.
+Also how it compares with datatrove's MinHash on the same input.
 
     # 50, 200 and 800 MB, and 1 GB for its memory; writes notebooks/results/corpus.json
     python -m benchmarks.corpus_speed
-    # the whole step alone, to see how it grows: adds to notebooks/results/corpus_scale.json
+    # only the whole step, to see how it grows: adds to notebooks/results/corpus_scale.json
     python -m benchmarks.corpus_speed scale 1000
 
 The input is made of sentences of the real Chinese texts (FINLAB_DATA), with exact copies (5%) and
-near copies (10%) of earlier documents. Everything counts: reading JSON lines, cleaning, de-
-identification, duplicates, 3,386 exam items, writing Parquet. Tokens are counted in characters
-here: what a tokenizer costs beside it is measured by itself.
+near copies (10%) of earlier documents. Everything is measured: reading JSON lines, cleaning,
+de-identification, duplicates, 3,386 exam items, writing Parquet. Here a character counts as a
+token; the cost of a tokenizer is measured separately.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from finlab.run import environment
 
 TEXTS = ("laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh", "cmrc2018_zh")
 EXAMS = ("ceval", "cmmlu", "fineval", "financeiq", "mmlu")
-BANDS, ROWS = 14, 8  # datatrove's
+BANDS, ROWS = 14, 8  # datatrove's values
 PEER_SIZES = (50, 200, 800)  # megabytes
 LARGEST = 1000  # measured without datatrove
 RESULTS = paths.NOTEBOOKS / "results"
@@ -54,7 +54,7 @@ def sentences(texts: list[str]) -> list[str]:
 
 
 def documents(seed: int = 1) -> Iterator[str]:
-    """Yield documents without end; 5% are exact copies of earlier ones, 10% near copies."""
+    """Yield documents without end: 5% are exact copies of earlier ones, 10% near copies."""
     rng = random.Random(seed)
     texts = [text for name in TEXTS for text in cards.load(name).rows["text"][:]]
     pool = sentences(texts)
@@ -83,7 +83,7 @@ def changed(text: str, letters: str, rng: random.Random) -> str:
 
 
 def make(path: Path, megabytes: float) -> int:
-    """Write JSON lines {id, text} of about so many megabytes (UTF-8 bytes of text).
+    """Write JSON lines {id, text} of about this many megabytes (UTF-8 bytes of text).
 
     Return the number of documents.
     """
@@ -141,7 +141,7 @@ def work(path: Path, folder: Path) -> dict:
 
 
 def like_for_like(path: Path, folder: Path) -> dict:
-    """Deduplicate as datatrove does: every candidate pair counts, figures or not."""
+    """Deduplicate as datatrove does: every candidate pair counts, whatever its figures."""
     frames.choose_runner("native")
     laps = Laps(folder)
     frame = read(path, folder)
@@ -153,9 +153,9 @@ def like_for_like(path: Path, folder: Path) -> dict:
 
 
 class Characters:
-    """datatrove's word tokenizer, one word a character.
+    """A word tokenizer for datatrove, with one word for each character.
 
-    Its own for Chinese needs spaCy and jieba.
+    datatrove's own tokenizer for Chinese needs spaCy and jieba.
     """
 
     def word_tokenize(self, text: str) -> list[str]:
@@ -166,7 +166,7 @@ class Characters:
 def datatrove(path: Path, folder: Path) -> dict:
     """Deduplicate with datatrove's four MinHash stages on two processes.
 
-    Numbers and punctuation left in, as ours has them.
+    Numbers and punctuation stay in, as in our step.
     """
     import xxhash
     from datatrove.executor import LocalPipelineExecutor
@@ -176,7 +176,7 @@ def datatrove(path: Path, folder: Path) -> dict:
     from datatrove.utils.text import TextNormConfig
 
     minhash.load_word_tokenizer = lambda language: Characters()
-    # Its own hands str over, which xxhash 4 refuses.
+    # datatrove's own function passes a str, which xxhash 4 refuses.
     minhash.create_hash_func = lambda config: lambda text: xxhash.xxh64_intdigest(text.encode())
     laps = Laps(folder)
     split, signs, buckets, remove, out = (
@@ -209,7 +209,7 @@ def datatrove(path: Path, folder: Path) -> dict:
 
 
 def _in_two(path: Path, folder: Path) -> None:
-    """Write the lines of a file to two, in turn, for two tasks."""
+    """Write the lines of a file in turn to two files, for two tasks."""
     folder.mkdir()
     with (
         open(path, encoding="utf-8") as file,
@@ -225,7 +225,7 @@ JOBS = {"work": work, "like_for_like": like_for_like, "datatrove": datatrove}
 
 # --- measuring -----------------------------------------------------------------------------------
 def measured(job: str, path: Path, folder: Path) -> dict:
-    """Run a job in a process of its own; return what it says, and its peak memory."""
+    """Run a job in its own process; return its result and its peak memory."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     told = watched(["benchmarks.corpus_speed", job, str(path), str(folder)], folder)
@@ -250,9 +250,9 @@ def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
     """Return the figures of one size.
 
     Args:
-        megabytes: Of text.
-        folder: Where everything lies meanwhile.
-        peer: Also measure duplicates alone, against datatrove's MinHash.
+        megabytes: Megabytes of text.
+        folder: The folder for temporary files.
+        peer: Also measure only the duplicates, against datatrove's MinHash.
     """
     path = folder / f"{megabytes:g}.jsonl"
     count = make(path, megabytes)
@@ -279,7 +279,7 @@ def compare(megabytes: float, folder: Path, peer: bool = True) -> dict:
 
 
 def record_of(command: str) -> dict:
-    """Return where and with what a record was measured."""
+    """Return where a record was measured, and with what."""
     return {
         "command": command,
         "device": f"{environment.device()}, {platform.machine()}",
@@ -296,20 +296,20 @@ def write(path: Path, record: dict) -> None:
 
 
 def scale(megabytes: float) -> None:
-    """Measure the whole step at one size, and put it beside the others in the results."""
+    """Measure the whole step at one size, and add it to the other sizes in the results."""
     with tempfile.TemporaryDirectory() as folder:
         found = compare(megabytes, Path(folder), peer=False)
     path = RESULTS / "corpus_scale.json"
     known = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.exists() else []
     own = record_of(f"python -m benchmarks.corpus_speed scale {megabytes:g}")
-    # Each size says when and with what it was measured: they are measured one by one.
+    # Each size says when and with what it was measured, since sizes are measured one by one.
     sizes = [size for size in known if size["megabytes"] != megabytes] + [own | found]
     sizes.sort(key=lambda size: size["megabytes"])
     write(path, record_of("python -m benchmarks.corpus_speed scale MEGABYTES") | {"sizes": sizes})
 
 
 def main() -> None:
-    """Do what the command line says: one job, one size, or all sizes beside datatrove."""
+    """Do what the command line says: one job, one size, or all sizes compared with datatrove."""
     if sys.argv[1:2] == ["scale"]:
         scale(float(sys.argv[2]))
         return

@@ -1,17 +1,17 @@
-"""Instruction tuning's data from disk: seconds by stage, and memory, at growing numbers.
+"""Data for instruction tuning from disk: seconds by stage, and memory, at growing sizes.
 
     # adds one size to notebooks/results/dialogues.json
     python -m benchmarks.dialogue_scale 200000
     python -m benchmarks.dialogue_scale 10000000 brief
-    # keeps what it reads, or takes what was read before, and then measures the rest alone
+    # keeps what it reads; if it was read before, takes that and measures only the rest
     python -m benchmarks.dialogue_scale 10000000 brief /tmp/read
 
 The dialogues are made of pieces of the real Chinese texts (FINLAB_DATA); 5% are exact copies of
-others and 5% near ones. All that notebook 04 does before training counts: reading JSON lines
-through a card, replacing personal data, rendering, tokenising, screening for copies and 3,386 exam
-items, shares, the split and the plan of packed rows. `brief` dialogues have one exchange each, and
-no names are looked for in them: a recogniser that reads every question takes hours for ten million
-on two cores, and its memory does not grow with their number.
+others and 5% near copies. Everything that notebook 04 does before training counts: reading JSON
+lines through a card, replacing personal data, rendering, tokenising, screening for copies and 3,386
+exam items, shares, the split and the plan of packed rows. `brief` dialogues have one exchange each,
+and no names are looked for in them: a recogniser that reads every question takes hours for ten
+million dialogues on two cores, and its memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ finlab:
 
 
 def pieces(pattern: str, shortest: int, longest: int) -> list[str]:
-    """Return the pieces of the real Chinese texts that a pattern matches, such as sentences.
+    """Return pieces of the real Chinese texts that match a pattern, such as sentences.
 
     Args:
-        pattern: Of one piece.
-        shortest, longest: In characters.
+        pattern: The pattern of one piece.
+        shortest, longest: The limits of the length, in characters.
     """
     found = []
     for name in TEXTS:
@@ -85,8 +85,8 @@ def long_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
 def brief_dialogue(rng: random.Random, said: list[str]) -> list[dict]:
     """Return one exchange of seven clauses.
 
-    Clauses and not sentences: ten million dialogues out of twenty thousand sentences would each
-    share one with a thousand others, as no real ones do.
+    Clauses are used, not sentences: if ten million dialogues were made of twenty thousand
+    sentences, each would share a sentence with a thousand others. Real dialogues do not.
     """
     clauses = rng.choices(said, k=7)
     question = "，".join(clauses[:2]) + "？"
@@ -98,9 +98,9 @@ def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[di
     """Yield dialogues made of real text; one in ten is a copy or a near copy.
 
     Args:
-        count: How many.
-        brief: As `brief_dialogue`, and otherwise as `long_dialogue`.
-        seed: Draws them.
+        count: The number of dialogues.
+        brief: Make them with `brief_dialogue`, otherwise with `long_dialogue`.
+        seed: The seed of the draws.
     """
     if brief:
         said, new_dialogue = pieces(r"[^，。；：！？\s]+", 6, 20), brief_dialogue
@@ -123,13 +123,13 @@ def invented(count: int, brief: bool = False, seed: int = 2) -> Iterator[list[di
 
 
 def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
-    """Prepare so many dialogues for training, and return seconds by stage and what was found.
+    """Prepare `count` dialogues for training; return seconds by stage and what was found.
 
     Args:
-        count: How many.
+        count: The number of dialogues.
         brief: As for `invented`.
-        folder: Where everything lies.
-        kept: Where the dialogues lie as they were read; when it is there, nothing is read.
+        folder: The folder for all files.
+        kept: The folder of the dialogues as they were read. If it exists, nothing is read.
     """
     items = [row for name in EXAMS for row in cards.load(name).rows]
     texts = [turn["content"] for messages in invented(2000) for turn in messages]
@@ -176,7 +176,7 @@ def work(count: int, brief: bool, folder: Path, kept: Path) -> dict:
 
 
 def measured(count: int, brief: bool, kept: str = "") -> dict:
-    """Run one size in a process of its own, and watch the memory of it and its children."""
+    """Run one size in its own process; watch the memory of the process and its children."""
     with tempfile.TemporaryDirectory(prefix="dialogues-") as folder:
         length = "brief" if brief else "long"
         size = ["work", str(count), length, folder, kept or f"{folder}/read"]
@@ -184,7 +184,7 @@ def measured(count: int, brief: bool, kept: str = "") -> dict:
 
 
 def main() -> None:
-    """Measure one size, and put it beside the others in the results."""
+    """Measure one size, and add it to the other sizes in the results."""
     if sys.argv[1:2] == ["work"]:
         _, _, count, length, folder, kept = sys.argv
         found = work(int(count), length == "brief", Path(folder), Path(kept))

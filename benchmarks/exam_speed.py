@@ -1,13 +1,15 @@
 """How fast exams are answered.
 
-Finlab's PrefixLM against the harness's own HFLM, the same few-shot questions, the same predictions.
+finlab's PrefixLM is compared with the harness's own HFLM: the same few-shot questions, the same
+predictions.
 
     # needs FINLAB_DATA; about ten minutes on two cores; writes notebooks/results/exams.json
     python -m benchmarks.exam_speed
 
 Two whole CMMLU subjects, five shots, the official prompt; a random Llama with 2,048 tokens of
-context under Llama's real vocabulary of 32,000, float32. HFLM reads eight questions at once with
-its one-token reuse on, as it comes. Ours before and after it; the slower of the two counts.
+context and Llama's real vocabulary of 32,000, in float32. HFLM reads eight questions at once, with
+its one-token reuse on, which is its default. Ours runs before and after HFLM; the slower one
+counts.
 """
 
 import json

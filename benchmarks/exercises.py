@@ -1,10 +1,10 @@
-"""Run the things to try at the end of each notebook, and keep what came out.
+"""Run the things to try at the end of each notebook, and keep the results.
 
     python -m benchmarks.exercises runs/smoke [00 03.2 ...]
 
-Needs a finished smoke run, which stays as it is: each try works in a copy. All of them take about
-forty minutes on two cores. The figures go to notebooks/results/exercises.json, and from there into
-docs/exercises.md (`python -m benchmarks.tables`).
+Needs a finished smoke run. The run is not changed: each try works in a copy. All tries together
+take about forty minutes on two cores. The figures go to notebooks/results/exercises.json, and from
+there into docs/exercises.md (`python -m benchmarks.tables`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Exercise:
     Attributes:
         name: Notebook and number, such as `03.1`.
         settings: The values to try, each a list of `parameter=value`; [] is the smoke run itself.
-        quantities: {what is told: where it stands in the metrics, as `a.b.c`}.
-        then: A step that runs afterwards, and whose metrics are read instead.
+        quantities: {what is reported: its place in the metrics, as `a.b.c`}.
+        then: A step that runs afterwards; its metrics are read instead.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Exercise:
 
     @property
     def step(self) -> str:
-        """The step that is run with other values."""
+        """The step that runs with other values."""
         return STEP_OF[self.name[:2]]
 
 
@@ -214,7 +214,7 @@ def _near(metrics: dict[str, Any]) -> int:
 
 
 def _starts(metrics: dict[str, Any]) -> str:
-    """Return the last loss of each start whose tables learn in full."""
+    """Return the last loss of each start with fully trained tables."""
     told = []
     for row in metrics["trials"]:
         if row["embeddings"] == "full":
@@ -252,8 +252,8 @@ def _read(metrics: dict[str, Any], place: str) -> Any:
     """Return a quantity of a step's metrics.
 
     Args:
-        metrics: Of the step.
-        place: `a.b.c`, or a name of MADE.
+        metrics: The metrics of the step.
+        place: `a.b.c`, or a name in MADE.
     """
     if place in MADE:
         return MADE[place](metrics)
@@ -268,12 +268,12 @@ def _try(exercise: Exercise, setting: list[str], run_dir: Path) -> dict[str, Any
     """Run a step with other values in a copy of a run, and read its metrics.
 
     Args:
-        exercise: What is tried.
+        exercise: The exercise to try.
         setting: The values.
         run_dir: The finished run.
 
     Returns:
-        {quantity: value}, or {said: what the refusal said}.
+        {quantity: value}, or {said: the message of the refusal}.
     """
     last = exercise.then or exercise.step
     with tempfile.TemporaryDirectory() as folder:
@@ -290,13 +290,13 @@ def _try(exercise: Exercise, setting: list[str], run_dir: Path) -> dict[str, Any
 
 
 def _run(step: str, exercise: Exercise, setting: list[str], copy: Path) -> str:
-    """Run a step in a copy of a run; return what a refusal said, or nothing.
+    """Run a step in a copy of a run; return the message of a refusal, or nothing.
 
     Args:
-        step: Its name.
-        exercise: What is tried.
-        setting: The values of the exercise's step, which a step behind it must know too.
-        copy: The run.
+        step: The name of the step.
+        exercise: The exercise to try.
+        setting: The values of the exercise's step; a step after it must know them too.
+        copy: The copy of the run.
     """
     command = [sys.executable, "-m", "finlab", "run", "smoke", "--run-dir", str(copy)]
     command += ["--only", step, "--force"]
@@ -306,13 +306,13 @@ def _run(step: str, exercise: Exercise, setting: list[str], copy: Path) -> str:
     if done.returncode == 0:
         return ""
     said = done.stderr.strip().splitlines()
-    # A step that fails tells its error among other lines; a refused recipe has one line.
+    # A failed step prints its error among other lines; a refused recipe prints one line.
     errors = [line.strip() for line in said if "Error: " in line]
     return (errors or said)[-1]
 
 
 def main(words: list[str]) -> None:
-    """Run the exercises of some notebooks, or of all, and write what came out."""
+    """Run the exercises of some notebooks, or of all, and write the results."""
     run_dir, *notebooks = words
     path = RESULTS / "exercises.json"
     found = files.read_json(path)["tries"] if path.exists() else {}
@@ -330,7 +330,7 @@ def main(words: list[str]) -> None:
 
 
 def _save(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Write what came out so far.
+    """Write the results so far.
 
     Args:
         found: {exercise: {setting and quantities} of each try}.

@@ -1,14 +1,14 @@
-"""What keeps a chat model from forgetting while it learns to reason: ways side by side.
+"""What keeps a chat model from forgetting while it learns to reason: several ways compared.
 
     finlab run smoke --run-dir RUN
     python -m benchmarks.forgetting_ways RUN
 
-Each way learns the same chains with the same LoRA, and reads as many tokens: chains alone; chains
-with replayed text; a KL term to the model as it began; and merges of the adapter of chains with one
-of text (linear, TIES, DARE, by PEFT). Gain is the loss on held-out chains and the share of right
-answers; loss is bits per character of held-out text. The rows of the tokens that chains are written
-in (digits, signs, marks) come from notebook 10 for all ways alike: a frozen head knows hardly any
-digit, and adapters with rows of their own cannot be merged. It writes
+Each way learns the same chains with the same LoRA, and reads the same number of tokens: only
+chains; chains with replayed text; a KL term to the model at its start; and merges of the adapter of
+chains with an adapter of text (linear, TIES, DARE, by PEFT). What is gained: the loss on held-out
+chains and the share of right answers. What is lost: bits per character of held-out text. For all
+ways, the rows of the tokens in chains (digits, signs, marks) come from notebook 10: a frozen head
+knows hardly any digit, and adapters with their own rows cannot be merged. It writes
 notebooks/results/forgetting_ways.json, in about ten minutes on two cores.
 """
 
@@ -90,7 +90,7 @@ class Bench:
             self.corners[f"{language}_{domain}"] = part.text.tolist()[:TEXTS]
 
     def rows(self, documents: list[tuple], name: str) -> Any:
-        """Return packed rows that hold TOKENS tokens, documents repeated as often as needed."""
+        """Return packed rows of TOKENS tokens; documents are repeated as often as needed."""
         size = sum(len(ids) for ids, _ in documents)
         times = -(-TOKENS // size)
         repeated = (documents * times)[: len(documents) * TOKENS // size]
@@ -148,12 +148,12 @@ class Bench:
 
 
 def _copy_rows(taught: Any, model: Any, labels: list) -> None:
-    """Give a model the rows of the tokens that chains are written in.
+    """Give a model the rows of the tokens that occur in chains.
 
     Args:
         taught: The model that has learnt them.
-        model: The one that gets them.
-        labels: Of the chains; -100 is not learnt.
+        model: The model that gets them.
+        labels: The labels of the chains; -100 is not learnt.
     """
     tokens = sorted({int(token) for row in labels for token in row if token >= 0})
     for name in ("get_input_embeddings", "get_output_embeddings"):
@@ -163,7 +163,7 @@ def _copy_rows(taught: Any, model: Any, labels: list) -> None:
 
 
 def _as_pair(row: dict) -> dict[str, list[int]]:
-    """Return a chain as one side of a pair, whose likelihood is read."""
+    """Return a chain as one side of a pair, so that its likelihood can be read."""
     ids = row["input_ids"].tolist()
     begin = int((row["labels"] != templates.IGNORE).argmax())
     return {"prompt_ids": ids[:begin], "chosen_ids": ids[begin:], "rejected_ids": ids[begin:]}

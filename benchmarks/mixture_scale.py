@@ -27,14 +27,14 @@ from finlab.run import environment
 GOLDEN = 366_000_000  # documents
 SOURCES = 27
 ROW_LENGTH = 4096
-BLOCK = 20_000_000  # documents that are made at once
+BLOCK = 20_000_000  # documents made at once
 
 
 def documents(count: int) -> Documents:
     """Return random documents in the four cells.
 
     Args:
-        count: How many.
+        count: The number of documents.
     """
     rng = numpy.random.default_rng(0)
     names = []
@@ -53,10 +53,10 @@ def documents(count: int) -> Documents:
 
 
 def run(count: int) -> dict[str, Any]:
-    """Draw and pack, and return what it took.
+    """Draw and pack, and return the time and memory that it took.
 
     Args:
-        count: Documents.
+        count: The number of documents.
     """
     held = documents(count)
     total = int(held.tokens.sum(dtype=numpy.int64))
@@ -85,7 +85,7 @@ def run(count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and keep the result of the whole size."""
+    """Measure, print, and keep the result of the full size."""
     count = int(sys.argv[1]) if sys.argv[1:] else GOLDEN
     found = run(count)
     print(json.dumps(found, indent=1))

@@ -1,11 +1,12 @@
-"""Write documents for a reading by people.
+"""Write documents for people to read.
 
-50 removed (with the reason, and for duplicates the document kept) and 50 kept, on the real texts.
+50 removed documents (with the reason, and for duplicates the kept document) and 50 kept documents,
+from the real texts.
 
     python -m benchmarks.reading /tmp/reading.md [seed]
 
-Every other place goes to each reason in turn, so that rare reasons are read too. Nothing of the
-texts is kept in the repository.
+Each reason gets places in turn, so that rare reasons are read too. No part of the texts is kept in
+the repository.
 """
 
 import random
@@ -29,7 +30,7 @@ SOURCES = [
     "wiki_en",
     "c4_en",
 ]
-DRAWN = 50  # removed documents, and kept ones
+DRAWN = 50  # removed documents, and as many kept documents
 SHOWN = 900  # characters of each
 EXAMS = ["ceval", "cmmlu", "fineval", "financeiq", "mmlu"]
 
@@ -67,8 +68,8 @@ def draw(by_reason: dict[str, list[int]], count: int, rng: random.Random) -> lis
 
     Args:
         by_reason: {reason: documents}.
-        count: So many, if there are.
-        rng: Draws among those of a reason.
+        count: The number to draw, if there are enough.
+        rng: Draws among the documents of a reason.
     """
     waiting = [rng.sample(numbers, len(numbers)) for numbers in by_reason.values()]
     drawn: list[int] = []
@@ -91,7 +92,7 @@ def main() -> None:
             reason_of[row["number"]] = row["dropped"]
         kept = rng.sample(by_reason.pop(""), DRAWN)
         removed = draw(by_reason, DRAWN, rng)
-        # Beside a duplicate the document is shown that was kept in its place.
+        # Beside a duplicate, show the document that was kept in its place.
         kept_instead = {}
         for first, *others in clusters:
             kept_instead.update(dict.fromkeys(others, first))

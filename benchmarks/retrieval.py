@@ -1,12 +1,12 @@
-"""Retrieval: how often the right passage comes first, and how fast, beside bm25s.
+"""Retrieval: how often the right passage comes first, and how fast, compared with bm25s.
 
-    # FINLAB_DATA; about six minutes; writes notebooks/results/retrieval.json
+    # needs FINLAB_DATA; about six minutes; writes notebooks/results/retrieval.json
     python -m benchmarks.retrieval
 
 Quality: 1,500 CMRC questions among its 1,104 paragraphs; 61 finance questions of DISC-FinLLM among
-their passages and the articles of the Chinese finance laws. A text that stands there twice counts
-as one. Speed: the same CMRC questions among 250,000 passages, and among a million: the paragraphs
-and passages made of the sentences of the real Chinese texts. bm25s gets the same bigrams.
+their passages and the articles of the Chinese finance laws. A text that occurs twice counts as one.
+Speed: the same CMRC questions among 250,000 passages, and among a million. These are the
+paragraphs, and passages made of sentences from the real Chinese texts. bm25s gets the same bigrams.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from finlab.run import environment
 TEXTS = ("laws_zh", "cfbenchmark_zh", "fincuge_finese_zh", "fincuge_finnl_zh")
 QUESTIONS = 1500
 SIZES = (250_000, 1_000_000)
-Question = tuple[str, set[str]]  # what is asked, and the texts that answer it
+Question = tuple[str, set[str]]  # a question, and the texts that answer it
 
 
 def cmrc() -> tuple[list[str], list[Question]]:
-    """Return CMRC's paragraphs, and questions with the paragraph that answers each."""
+    """Return CMRC's paragraphs, and each question with the paragraph that answers it."""
     found: dict[str, list[str]] = {}
     folder = Path(os.environ["FINLAB_DATA"]) / "text/zh_general"
     for path in sorted(folder.glob("cmrc2018_*.json")):
@@ -69,7 +69,7 @@ def disc() -> tuple[list[str], list[Question]]:
 
 
 def made(count: int) -> Iterator[str]:
-    """Yield passages made of the sentences of real Chinese texts, no two alike."""
+    """Yield passages made of sentences from real Chinese texts; no two are equal."""
     rng = random.Random(1)
     texts = [text for name in TEXTS for text in cards.load(name).rows["text"][:]]
     sentences = []
@@ -81,7 +81,7 @@ def made(count: int) -> Iterator[str]:
 
 
 def documents(texts: Iterator[str] | list[str]) -> Iterator[Document]:
-    """Yield texts as documents of one passage each."""
+    """Yield each text as a document with one passage."""
     for number, text in enumerate(texts):
         yield Document(str(number), text)
 
@@ -91,7 +91,7 @@ def asked(search: Callable[[str], list[str]], questions: list[Question]) -> dict
 
     Args:
         search: Returns texts, the best first.
-        questions: What is asked, with the texts that answer.
+        questions: The questions, with the texts that answer them.
     """
     places = []
     seconds = []
@@ -115,7 +115,7 @@ def asked(search: Callable[[str], list[str]], questions: list[Question]) -> dict
 def ours(path: Path, texts: Iterator[str] | list[str], questions: list[Question]) -> dict:
     """Measure our index."""
     begun = time.perf_counter()
-    # Each text is a passage already.
+    # Each text is already a passage.
     index = Index(path, cut=functools.partial(passages.split, max_characters=10**9))
     index.add(documents(texts))
     built = time.perf_counter() - begun

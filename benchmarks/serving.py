@@ -1,4 +1,4 @@
-"""How many requests a second `finlab serve` answers, for one client and for sixteen.
+"""How many requests per second `finlab serve` answers, for one client and for sixteen.
 
 python -m benchmarks.serving FOLDER
 
@@ -27,7 +27,7 @@ CLIENTS = (1, 16)
 
 
 def ask(name: str) -> tuple[float, int]:
-    """Return the seconds of a request, and the tokens of its answer."""
+    """Return the seconds of a request, and the number of tokens of its answer."""
     body = json.dumps({"model": name, "messages": QUESTION, "max_tokens": 64}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/chat/completions", body, {"Content-Type": "application/json"}
@@ -50,7 +50,7 @@ def wait() -> None:
 
 
 def measure(name: str, clients: int) -> dict:
-    """Return requests and tokens per second of so many clients at once."""
+    """Return requests and tokens per second for `clients` clients at once."""
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(lambda _: ask(name), range(REQUESTS)))
@@ -67,7 +67,7 @@ def measure(name: str, clients: int) -> dict:
 
 
 def main() -> None:
-    """Serve a folder, ask it, and write what was measured."""
+    """Serve a model folder, send requests, and write what was measured."""
     folder = Path(sys.argv[1])
     command = [sys.executable, "-m", "finlab", "serve", str(folder), "--name", "m"]
     server = subprocess.Popen([*command, "--port", str(PORT)], stdout=subprocess.DEVNULL)

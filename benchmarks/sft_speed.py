@@ -1,17 +1,18 @@
 """How fast instruction tuning is.
 
-Packed dialogues against padded batches, and rendering and tokenising against TRL's own preparation.
+It compares packed dialogues with padded batches, and rendering and tokenising with TRL's own
+preparation.
 
     # on this machine's CPU, about ten minutes; writes notebooks/results/sft.json
     python -m benchmarks.sft_speed
-    # measure the dialogues' lengths anew from the real ShareGPT file (FINLAB_DATA)
+    # measure the dialogues' lengths again from the real ShareGPT file (FINLAB_DATA)
     python -m benchmarks.sft_speed lengths
 
 Packed against padded: random tokens with the lengths of the real ShareGPT dialogues
 (dialogue_lengths.json: 500 pairs of tokens and learnt tokens under Chinese-LLaMA-2's tokenizer and
-ZhiLu's template), cut at 1,024. Preparation: 100,000 invented dialogues of one to three exchanges
-under a SentencePiece vocabulary learnt from them; TRL prepares the first 10,000. Each job runs in a
-process of its own.
+ZhiLu's template), cut at 1,024. Preparation: 100,000 invented dialogues of one to three exchanges,
+with a SentencePiece vocabulary learnt from them; TRL prepares the first 10,000. Each job runs in
+its own process.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ from finlab.train import collate, fit, log, meter, throughput
 LENGTHS = Path(__file__).with_name("dialogue_lengths.json")
 PLAN = {"dtype": "float32", "length": 1024, "batch": 2, "tokens": 12_000, "rank": 16}
 DIALOGUES = 100_000
-TRL_DIALOGUES = 10_000  # it takes longer
-COMPARED = 200  # dialogues whose tokens must be the same in both preparations
-ROUNDS = 3  # turns of each way; a shared machine drifts, so the middle one counts
+TRL_DIALOGUES = 10_000  # fewer, since TRL takes longer
+COMPARED = 200  # number of dialogues with tokens that must be the same in both
+ROUNDS = 3  # runs of each way; the speed of a shared machine drifts, so the median counts
 
 
 # --- training ------------------------------------------------------------------------------------
 def measure_lengths() -> None:
-    """Write 500 quantiles of the tokens, and of the learnt ones, of the real dialogues."""
+    """Write 500 quantiles of the tokens, and of the learnt tokens, of the real dialogues."""
     folder = "$FINLAB_DATA/tokenizers/chinese-llama-2-55296/tokenizer.model"
     tokenizer = sentencepieces.fast(paths.resolve(folder))
     tokenizer.chat_template = templates.chat_template("zhilu")
@@ -64,12 +65,12 @@ def measure_lengths() -> None:
 
 
 def dialogues(count: int, rows: int, longest: int) -> list[dict]:
-    """Return rows {input_ids, labels} of about `count` tokens; the first part is not learnt.
+    """Return rows {input_ids, labels} of about `count` tokens; their first part is not learnt.
 
     Args:
         count: Tokens in all.
-        rows: Of the vocabulary.
-        longest: Tokens at which a dialogue is cut.
+        rows: Rows of the vocabulary.
+        longest: A dialogue is cut at this number of tokens.
     """
     rng = random.Random(1)
     sizes = json.loads(LENGTHS.read_text())
@@ -104,7 +105,7 @@ def packed(model, lora, found: list[dict], folder: Path) -> float:
 def padded(model, lora, found: list[dict], folder: Path) -> float:
     """Train with plain TRL on padded batches; return the seconds.
 
-    A batch has as many dialogues as fill the same rows on average.
+    On average, the dialogues of a batch fill the same rows.
     """
     tokens = sum(len(row["input_ids"]) for row in found)
     batch = max(1, round(PLAN["batch"] * PLAN["length"] * len(found) / tokens))
@@ -148,7 +149,7 @@ def training_job(way: str) -> dict:
 
 # --- preparation ---------------------------------------------------------------------------------
 def invented(count: int) -> list[list[dict]]:
-    """Return dialogues of one to three exchanges about the closed world, no two alike."""
+    """Return dialogues of one to three exchanges about the closed world; no two are equal."""
     exchanges = [(row["instruction"], row["output"]) for row in talks.dialogues()["alpaca"]]
     rng = random.Random(2)
     found = []
@@ -168,9 +169,9 @@ def prepared_by_trl(tokenizer, messages: list[list[dict]], processes: int | None
     """Let TRL render and tokenise dialogues; return {seconds, tokens}.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: A tokenizer with a chat template.
         messages: The dialogues.
-        processes: TRL's `dataset_num_proc`.
+        processes: The value of TRL's `dataset_num_proc`.
     """
     sizes = {"hidden_size": 8, "intermediate_size": 8}
     sizes |= {"num_hidden_layers": 1, "num_attention_heads": 1}
@@ -237,7 +238,7 @@ JOBS = {"training": training_job, "preparation": preparation_job}
 
 
 def measured(kind: str, way: str) -> dict:
-    """Run one job in a process of its own and return what it says."""
+    """Run one job in its own process and return its result."""
     command = [sys.executable, "-m", "benchmarks.sft_speed", kind, way]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -246,7 +247,7 @@ def measured(kind: str, way: str) -> dict:
 
 
 def trained() -> dict[str, Any]:
-    """Train in both ways in turn, and return the middle of each and their ratio."""
+    """Train in both ways in turn, and return the median of each and their ratio."""
     turns = []
     for _ in range(ROUNDS):
         turns.append({way: measured("training", way) for way in ("packed", "padded")})
@@ -260,7 +261,7 @@ def trained() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what the command line says: one job, the lengths, or all of it."""
+    """Do what the command line says: one job, the lengths, or everything."""
     what = sys.argv[1:] or ["all"]
     if what[0] in JOBS:
         print(json.dumps(JOBS[what[0]](what[1])))

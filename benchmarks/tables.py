@@ -1,8 +1,8 @@
-"""Write what a run measured to notebooks/results/, and the tables of the documents from it.
+"""Write what a run measured to notebooks/results/, and make the tables of the documents.
 
     python -m benchmarks.tables runs/smoke runs/real-tiny runs/forgetting
 
-Without a folder only the tables are written. A table stands between `<!-- NAME:begin -->` and
+Without a folder, only the tables are written. A table is between `<!-- NAME:begin -->` and
 `<!-- NAME:end -->` in the document that DOCUMENTS names.
 """
 
@@ -19,7 +19,7 @@ from finlab import files, paths
 from finlab.run.reports import results
 
 RESULTS = paths.NOTEBOOKS / "results"
-# The quantities of a run that its table shows, by how their names begin.
+# The table of a run shows the quantities with names that begin like this.
 KEPT = (
     "characters per token, zh_finance",
     "characters per token, en",
@@ -81,13 +81,13 @@ def mapped_gigabytes(row: dict) -> str:
 
 # --- results of runs -----------------------------------------------------------------------------
 def write_results(name: str, record: dict[str, Any]) -> None:
-    """Write a results file, indented, as it is committed."""
+    """Write a results file, indented, in the form in which it is committed."""
     text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
     files.write_text(RESULTS / f"{name}.json", text)
 
 
 def write_run(run_dir: Path) -> None:
-    """Write the main results of a run with its command, versions and device."""
+    """Write the main results of a run, with its command, versions and device."""
     manifests = [manifest for manifest, _, _ in results.finished_steps(run_dir)]
     last = manifests[-1]
     record = {
@@ -126,10 +126,10 @@ def write_forgetting(run_dir: Path) -> None:
 
 # --- the exercises ---------------------------------------------------------------------------------
 def exercise_table(notebook: str) -> str:
-    """Return what came out of a notebook's things to try.
+    """Return the results of a notebook's things to try.
 
     Args:
-        notebook: Its number, as `03`.
+        notebook: Its number, such as `03`.
     """
     rows = []
     for name, tries in measured("exercises")["tries"].items():
@@ -142,7 +142,7 @@ def exercise_table(notebook: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value with three decimals where it has some."""
+    """Return a value, with three decimals if it has decimals."""
     return (
         f"{value:.3f}"
         if isinstance(value, float)
@@ -182,7 +182,7 @@ def forgetting_table() -> str:
 
 
 def corpus_table() -> str:
-    """Return what the corpus step takes, beside datatrove."""
+    """Return what the corpus step takes, compared with datatrove."""
     found = measured("corpus")
     sizes = []
     for row in found["sizes"]:
@@ -265,7 +265,7 @@ def tokenizer_tables() -> str:
 
 
 def training_table() -> str:
-    """Return what a pretraining step takes, on a GPU too where one was at hand."""
+    """Return what a pretraining step takes; also on a GPU, if it was measured."""
     found = measured("training")
     plan = found["plan"]
     ways = []
@@ -301,7 +301,7 @@ def training_table() -> str:
 
 
 def sft_table() -> str:
-    """Return how fast dialogues are prepared and learnt."""
+    """Return how fast dialogues are prepared and trained on."""
     found = measured("sft")
     packed, padded = found["training"]["packed"], found["training"]["padded"]
     rows = []
@@ -325,7 +325,7 @@ def sft_table() -> str:
 
 
 def exams_sentence() -> str:
-    """Return how fast exams are answered, and how equally."""
+    """Return how fast exams are answered, and how equal the answers are."""
     found = measured("exams")
     ours, theirs = found["ours"], found["hflm"]
     return (
@@ -358,7 +358,7 @@ def corpus_scale_table() -> str:
 
 
 def dialogues_table() -> str:
-    """Return what instruction tuning's data cost from disk."""
+    """Return what the data of instruction tuning costs from disk."""
     found = measured("dialogues")
     rows = []
     for size in found["sizes"]:
@@ -478,7 +478,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
 
 
 def replace(text: str, name: str, block: str) -> str:
-    """Return a text with a block put between its markers."""
+    """Return a text with a block between its markers."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
     head, rest = text.split(begin)
     return head + begin + block + end + rest.split(end)[1]

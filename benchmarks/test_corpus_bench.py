@@ -1,4 +1,4 @@
-"""The corpus step against datatrove on the same input, at a size that takes a minute."""
+"""The corpus step compared with datatrove on the same input, at a size that takes a minute."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_corpus_step_is_fast_and_keeps_what_datatrove_keeps(data, tmp_path):
     found = corpus_speed.compare(150, tmp_path)
     print(found)
     assert found["duplicates_against_datatrove"] >= 2
-    # Ours also reads what contradicts itself, with a model of names.
+    # Ours also looks for contradictions, with a model of names.
     assert found["whole_against_datatrove"] >= 0.25
     assert found["kept_difference"] <= 0.005
     assert found["whole"]["residual"] == 0

@@ -1,4 +1,4 @@
-"""Exams by PrefixLM against the harness's HFLM: `make bench`."""
+"""Exams with PrefixLM, compared with the harness's HFLM: `make bench`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Packed dialogues against padded ones, and our preparation against TRL's: `make bench`."""
+"""Compare packed with padded dialogues, and our preparation with TRL's: `make bench`."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""What training the new rows costs beside training none of the embeddings.
+"""What training the new rows costs, compared with training no embeddings.
 
-At the proportions of a 7B.
+The proportions are those of a 7B.
 """
 
 import pytest

@@ -1,6 +1,6 @@
-"""Our training step against a bare loop and against padded batches.
+"""Our training step, compared with a bare loop and with padded batches.
 
-And its time against the number of tokens.
+Also how its time grows with the number of tokens.
 """
 
 import pytest

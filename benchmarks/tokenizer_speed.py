@@ -1,14 +1,15 @@
 """How fast and how large the tokenizer step is.
 
-Training pieces, merging and growing a 13B's tables, encoding, and what learns of them.
+It measures training pieces, merging, growing a 13B's tables, encoding, and training embeddings.
 
     # about a quarter of an hour on two cores; writes notebooks/results/tokenizer.json
     python -m benchmarks.tokenizer_speed
 
-Text is 100 MB made of the real Chinese sources' sentences (FINLAB_DATA, see corpus_speed). Each job
-is a process of its own, so its peak memory is its own. The three ways to train embeddings run on a
-Llama with the proportions of a 7B with 23,296 new rows (head to body, new rows to old), on TRL's
-own loss: all three in turn, step by step, in one process for speed, alone for memory.
+Text is 100 MB made of sentences from the real Chinese sources (FINLAB_DATA, see corpus_speed). Each
+job has its own process, so its peak memory is its own. The three ways to train embeddings run on a
+Llama with the proportions of a 7B with 23,296 new rows (head to body, new rows to old), with TRL's
+own loss. For speed, all three run in turn, step by step, in one process; for memory, each runs
+alone.
 """
 
 import json
@@ -32,7 +33,7 @@ OLD, NEW, WIDTH, INNER, LAYERS = (
     512,
     1376,
     16,
-)  # 32,000 + 23,296 rows, 4,096, 11,008 and 32 of a 7B, an eighth as wide
+)  # an eighth as wide as a 7B, which has 32,000 + 23,296 rows, 4,096, 11,008 and 32
 WAYS = ("none", "new_rows", "full")
 
 
@@ -61,7 +62,10 @@ def pieces(path: Path, kind: str) -> dict:
 
 
 def grow(path: Path, dtype: str) -> dict:
-    """Merge Chinese-LLaMA-2's pieces into Llama's and grow tables of 32,000 x 5,120 to 55,296 x 5,120; the body has one thin layer."""
+    """Merge Chinese-LLaMA-2's pieces into Llama's and grow the tables.
+
+    The tables grow from 32,000 x 5,120 to 55,296 x 5,120. The body has one thin layer.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -91,7 +95,7 @@ def grow(path: Path, dtype: str) -> dict:
 def encode(path: Path, kind: str) -> dict:
     """Encode 20 MB with Llama and Chinese-LLaMA's pieces.
 
-    Our encode, the library's encode_batch and its call, and SentencePiece.
+    Compare our encode, the library's encode_batch and its call, and SentencePiece.
     """
     import sentencepiece
 
@@ -168,9 +172,9 @@ def step(adapted: object, optimizer: object, ids: object) -> float:
 
 
 def train_embeddings(path: Path, kind: str) -> dict:
-    """Train `kind` for a few steps for its memory and its checkpoint.
+    """Train `kind` for a few steps, to measure its memory and its checkpoint.
 
-    Or all three ways in turn for their speed.
+    Or train all three ways in turn, to measure their speed.
     """
     import torch
 
@@ -212,7 +216,7 @@ JOBS = {
 
 
 def measured(job: str, path: Path, kind: str) -> dict:
-    """Run one job in a process of its own and return what it says with its peak memory."""
+    """Run one job in its own process; return its result and its peak memory."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.tokenizer_speed", job, str(path), kind],
         capture_output=True,

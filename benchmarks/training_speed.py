@@ -1,15 +1,15 @@
-"""How fast pretraining is: `fit`, beside a bare PyTorch loop and beside plain TRL.
+"""How fast pretraining is: `fit`, compared with a bare PyTorch loop and with plain TRL.
 
     # on this machine's CPU, a few minutes; writes notebooks/results/training.json
     python -m benchmarks.training_speed
     # on a GPU: Llama-2-7B, 13B and Qwen2.5-7B shapes; writes notebooks/results/training-gpu.json
     python -m benchmarks.training_speed gpu
-    # measure the document lengths anew from the real texts (FINLAB_DATA)
+    # measure the document lengths again from the real texts (FINLAB_DATA)
     python -m benchmarks.training_speed lengths
 
 Documents are random tokens with the lengths of the real corpus (lengths.json: 1,000 quantiles of
-Llama's tokens per document in the nine real sources). Weights are random. Each job runs in a
-process of its own. Tokens per second count real tokens, never padding.
+Llama's tokens per document in the nine real sources). Weights are random. Each job runs in its own
+process. Tokens per second count real tokens, never padding.
 """
 
 import json
@@ -45,10 +45,10 @@ TEXTS = (
     "finterms_en",
     "tatqa_en",
 )
-ROUNDS = 3  # turns of each way; a shared machine drifts, so the middle one counts
+ROUNDS = 3  # runs of each way; the speed of a shared machine drifts, so the median counts
 
 
-# The shape, and how many of its vocabulary's rows an extension brought.
+# The shape, and the number of vocabulary rows that an extension added.
 SHAPES = {
     # A 7B, an eighth as wide and half as deep.
     "small": (ModelShape(16, 512, 8, 8, 64, 1376, 3520), 1472),
@@ -113,7 +113,7 @@ def training_args(folder: Path, plan: dict[str, Any], **changes: Any):
 
 
 def adapter(model, new: int, rank: int, embeddings: str):
-    """Return the LoRA, with the embeddings, of which `new` rows are new, trained as a recipe says."""
+    """Return the LoRA, with embeddings trained as a recipe says; `new` of their rows are new."""
     from peft import LoraConfig
 
     vocabulary = model.config.vocab_size
@@ -147,7 +147,7 @@ def ours(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path
 
 
 def bare(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
-    """Train on packed rows with the shortest loop that does it."""
+    """Train on packed rows with the shortest possible loop."""
     from peft import get_peft_model
 
     rows = packing.packed(folder / "rows.arrow", found, plan["length"])
@@ -168,9 +168,9 @@ def bare(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path
 
 
 def padded(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Path) -> dict:
-    """Train with plain TRL: documents as they come, padded to the longest of their batch.
+    """Train with plain TRL: documents in order, padded to the longest one of their batch.
 
-    A batch has as many documents as fill the same rows on average.
+    On average, the documents of a batch fill the same rows.
     """
     from datasets import Dataset
     from trl import SFTTrainer
@@ -179,7 +179,7 @@ def padded(model, lora, found: list[list[int]], plan: dict[str, Any], folder: Pa
     batch = max(1, round(plan["batch"] * plan["length"] * len(found) / tokens))
     changes: dict[str, Any] = {"per_device_train_batch_size": batch}
     if model.device.type == "cuda":
-        # TRL's default; padded rows would not fit without.
+        # TRL's default; padded rows would not fit without it.
         changes["gradient_checkpointing"] = True
     trainer = SFTTrainer(
         model=model,
@@ -202,9 +202,9 @@ def job(way: str, name: str, plan: dict[str, Any], embeddings: str, share: float
     Args:
         way: One of WAYS.
         name: One of SHAPES.
-        plan: Of PLANS.
+        plan: One of PLANS.
         embeddings: full, new_rows or none.
-        share: Of the plan's tokens.
+        share: Share of the plan's tokens.
 
     Returns:
         {tokens, seconds, tokens_per_second, peak_bytes, ...}.
@@ -228,7 +228,7 @@ def job(way: str, name: str, plan: dict[str, Any], embeddings: str, share: float
 
 
 def measured(*arguments: Any) -> dict:
-    """Run one job in a process of its own and return what it says."""
+    """Run one job in its own process and return its result."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.training_speed", "job", json.dumps(arguments)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Long jobs in processes of their own: seconds by stage, and the memory that each stage takes."""
+"""Long jobs in their own processes: seconds by stage, and the memory that each stage takes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 import psutil
 
-ENDED = "stages_ended.txt"  # how many stages a job has ended; whoever watches reads it
+ENDED = "stages_ended.txt"  # how many stages a job has ended; the watching process reads it
 
 
 class Laps:
-    """Seconds by stage, told on the terminal as they come.
+    """Measures seconds by stage, and prints them when a stage ends.
 
         laps = Laps(folder)
         ...
         laps.end("read")
 
     Args:
-        folder: The job's own.
+        folder: The job's own folder.
     """
 
     def __init__(self, folder: Path):
@@ -49,11 +49,11 @@ def watched(command: list[str], folder: Path) -> dict:
     Args:
         command: The arguments of `python -m` for a job that keeps `Laps` in `folder`, and prints a
             JSON object with their `seconds` in its last line.
-        folder: The job's own.
+        folder: The job's own folder.
 
     Returns:
-        What the job says, with `peak_bytes` and, by stage, `peak_bytes_by_stage`; both as
-        `memory_of`.
+        The job's result, with `peak_bytes` and, by stage, `peak_bytes_by_stage`; both in the form
+        of `memory_of`.
 
     Raises:
         RuntimeError: The job failed.
@@ -91,7 +91,8 @@ def watched(command: list[str], folder: Path) -> dict:
 def memory_of(pid: int) -> dict[str, int]:
     """Return the memory of a process and its children, in bytes.
 
-    What is read of mapped files is given back when another needs the memory, so it is told apart.
+    Pages of mapped files are given back when another process needs the memory, so they are reported
+    separately.
     """
     total = {"anonymous": 0, "with mapped files": 0}
     try:
@@ -105,7 +106,7 @@ def memory_of(pid: int) -> dict[str, int]:
 
 
 def anonymous_bytes(process: psutil.Process) -> int:
-    """Return the memory of a process that no file stands behind, in bytes."""
+    """Return the memory of a process without mapped files, in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     for line in status.splitlines():
         if line.startswith("RssAnon"):

@@ -156,7 +156,7 @@ def test_a_licence_that_forbids_commercial_use_reaches_the_model_card(tmp_path):
     text = written[0].read_text(encoding="utf-8")
     assert "license: cc-by-nc-4.0" in text
     assert "base_model: meta-llama/Llama-2-7b-hf" in text
-    assert "**No commercial use**: it was made from yayi_domain_zh" in text
+    assert "**No commercial use**: it was trained on yayi_domain_zh" in text
     assert "webtext states no licence" in text
     assert "investment advice" in text
 

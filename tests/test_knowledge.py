@@ -538,10 +538,15 @@ def test_an_empty_base_answers_nothing(index):
 def test_a_threshold_is_chosen_and_measured_on_both_sorts():
     answerable = [True, False] * 20
     covered = [0.9, 0.1] * 20
-    chooses = tiers.every_second(["domain", "none"] * 20)
-    assert chooses.tolist() == [True, True, False, False] * 10
-    chosen, unseen = tiers.halves(covered, answerable, 0.9, chooses)
-    assert chosen.recall == unseen["recall"] == unseen["precision"] == 1.0
+    choosing = tiers.every_second(["domain", "none"] * 20)
+    assert choosing.tolist() == [True, True, False, False] * 10
+    # In the half that chooses nothing, every question is covered, answerable or not.
+    covered = [each if chooses else 0.9 for each, chooses in zip(covered, choosing, strict=True)]
+    chosen, unseen = tiers.halves(covered, answerable, 0.9, choosing)
+    assert chosen.recall == unseen["recall"] == 1.0
+    assert unseen["precision"] == 0.5
+    with pytest.raises(ValueError, match="needs two questions at least"):
+        tiers.halves([0.9, 0.1], [True, False], 0.9, tiers.every_second(["domain", "none"]))
 
 
 def test_a_figure_within_another_is_not_the_reference():

@@ -170,6 +170,10 @@ def test_float32_is_slow_and_large_and_the_plan_says_what_to_change(capsys):
     assert half.rate / whole.rate == pytest.approx(312 / 19.5)
     assert whole.memory.weights > 1.9 * half.memory.weights
     assert "dtype=bfloat16" in advice.fastest(plans[1], whole)
+    # Where no smaller micro-batch without recomputation fits, the type alone is changed.
+    tight = ["pretrain.dtype=float32", "base.base=meta-llama/Llama-2-13b-hf"]
+    plan = planning.of_recipe(recipe.load("first-run", tight), gpu, 1)
+    assert advice.fastest(plan, plan.steps[0])[0] == "dtype=bfloat16"
     assert main(["plan", "first-run", "--gpu", "RTX4090", "--set", changes[0]]) == 2
     assert "--set pretrain.dtype=bfloat16" in capsys.readouterr().out
 

@@ -221,7 +221,7 @@ def test_a_licence_that_forbids_use_is_no_public_model(run, hub, tmp_path):
     model = run / "dpo/artifact/model"
     done = push(hub, tmp_path, model, "bank/x", "--public")
     assert done.returncode == 2
-    assert "it was made from yayi_zh, whose licence is cc-by-nc-4.0" in done.stderr
+    assert "it was trained on yayi_zh, whose licence is cc-by-nc-4.0" in done.stderr
     assert not hub.commits
     assert push(hub, tmp_path, model, "bank/x").returncode == 0
     assert (

@@ -179,23 +179,27 @@ def test_people_correct_relations_on_a_sheet(tmp_path):
         },
     ]
     path = linking.write_sheet(tmp_path / "sheets", rows)
-    assert linking.read_sheet(path) == {}
+    assert linking.read_sheet(path) == []
     sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
     sheet["right"] = ["yes", "否"]
     sheet.to_excel(path, index=False)
     assert linking.write_sheet(tmp_path / "sheets", rows) == path, "what is filled in stays"
-    counts = linking.read_sheet(path)
-    assert counts == {"acquires": {"judged": 2, "right": 1}}
-    [row] = linking.checked_rows(counts)
-    assert row["share"] == 0.5
+    judged = linking.read_sheet(path)
+    assert [row["right"] for row in judged] == [True, False]
+    [row] = linking.checked_rows(judged, rows)
+    assert (row["judged"], row["right"], row["share"]) == (2, 1, 0.5)
     assert 0 < row["ci_low"] < 0.5 < row["ci_high"] < 1
+    with pytest.raises(ValueError, match="'丙 acquires 丁', which was not found here"):
+        linking.checked_rows(judged, rows[:1])
     sheet["right"] = ["maybe", ""]
     sheet.to_excel(path, index=False)
     with pytest.raises(ValueError, match="row 2: right is 'maybe'"):
         linking.read_sheet(path)
-    path.write_bytes(b"not a spreadsheet")
-    with pytest.raises(ValueError, match="not a spreadsheet that can be read"):
-        linking.read_sheet(path)
+    for name in ("broken.xlsx", "sheet.ods", "sheet.xls"):
+        broken = tmp_path / name
+        broken.write_bytes(b"not a spreadsheet")
+        with pytest.raises(ValueError, match="not a spreadsheet that can be read"):
+            linking.read_sheet(broken)
 
 
 def test_topics_and_classes():

@@ -63,8 +63,8 @@ def _fitted(rows: list[dict]) -> list[dict]:
     if not sys.stdout.isatty():
         return rows
     terminal = shutil.get_terminal_size().columns
-    longest = max(len(row["from"]) for row in rows)
-    width = max(map(len, table(rows).splitlines()))
+    longest = max((len(row["from"]) for row in rows), default=0)
+    width = max(map(len, table(rows).splitlines()), default=0)
     room = max(terminal - (width - longest), SHORTEST_PLACE)
     fitted = []
     for row in rows:

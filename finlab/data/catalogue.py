@@ -18,7 +18,7 @@ from finlab.data import card_files, cards, hub, hub_models, hub_state
 from finlab.data.card_schema import Card
 from finlab.data.hub_errors import Report
 from finlab.files import size_of, size_text
-from finlab.run import model_card
+from finlab.run import licences
 from finlab.run.recipe import Recipe
 
 # Tokens per byte of text, measured on the available data with the 55,296 tokens of Chinese-LLaMA-2:
@@ -46,6 +46,7 @@ class Entry:
         why: Why it is missing or not public, if there is more to say; else empty.
         card: The card; None for a model.
         steps: Names of the steps that read it.
+        learnt: Whether something is trained from it: text, dialogues and pairs, and the base.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Entry:
     why: str = ""
     card: Card | None = None
     steps: list[str] = field(default_factory=list)
+    learnt: bool = True
 
     @property
     def can_be_fetched(self) -> bool:
@@ -92,6 +94,9 @@ def of_recipe(plan: Recipe) -> list[Entry]:
                     key = each, 0
                     if key not in found:
                         found[key] = _model_entry(each)
+                        found[key].learnt = False
+                    # Models that the base is only compared with bind nobody.
+                    found[key].learnt = found[key].learnt or name == "base"
                 else:
                     continue
                 if step.name not in found[key].steps:
@@ -192,30 +197,32 @@ def _model_entry(name: str) -> Entry:
     except ValueError as error:  # an environment variable in the path is not set
         return Entry(name, "model", "a folder", "", "missing", 0, why=str(error))
     if local.is_dir():
-        licence = model_card.licence_of_model(name)
+        licence = licences.licence_of_model(name) or "unknown"
         return Entry(name, "model", "a folder", licence, "there", size_of(local))
     if not HUB_ID.fullmatch(name):
         return Entry(name, "model", "a folder", "", "missing", 0, why=f"nothing stands at {name}")
     held = hub_models.held(name)
-    licence = model_card.licence_of_model(name)
+    licence = licences.licence_of_model(name)
+    if held.state == "there":
+        licence = licence or "unknown"
     return Entry(name, "model", f"hub {name}", licence, held.state, held.bytes)
 
 
 # --- texts about entries -------------------------------------------------------------------------
 def restrictions(entries: list[Entry]) -> list[str]:
-    """Return a line for each card whose licence is unknown or forbids commercial use.
+    """Return a line for each card or base whose licence is unknown or forbids commercial use.
 
-    Such a licence also concerns the model that is trained. Exams, questions and labels are left
-    out.
+    Such a licence also concerns the model that is trained. Exams, questions, labels and models that
+    are only compared are left out.
 
     Args:
         entries: The entries from `of_recipe`.
     """
     lines = []
     for entry in entries:
-        if entry.kind in ("exam", "question", "label"):
+        if not entry.learnt or entry.kind in ("exam", "question", "label"):
             continue
-        if model_card.forbids_commercial_use(entry.licence):
+        if licences.forbids_commercial_use(entry.licence):
             lines.append(f"{entry.name}: {entry.licence} forbids commercial use of what it trains")
         elif entry.licence == "unknown":
             lines.append(f"{entry.name}: no licence is stated; ask its authors before you publish")

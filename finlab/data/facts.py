@@ -315,5 +315,5 @@ class Reading(NamedTuple):
 def read(text: str) -> Reading:
     """Return a text in the form in which it is compared, up to MOST_TOKENS tokens."""
     normal = normalise(text)
-    read_tokens = tokens(normal)[:MOST_TOKENS]
-    return Reading(normal, read_tokens, [hash(token[:3]) for token in read_tokens])
+    kept = tokens(normal)[:MOST_TOKENS]
+    return Reading(normal, kept, [hash(token[:3]) for token in kept])

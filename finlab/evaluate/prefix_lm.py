@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finlab.data import templates
 from finlab.evaluate.guarded_lm import GuardedLM
 from finlab.files import JsonlStore, digest
 
@@ -355,7 +356,9 @@ class PrefixLM(GuardedLM):
             for (number, _, _), text in zip(part, written):
                 texts[number] = text
             self.store.put({key: text for (_, key, _), text in zip(part, written)})
-        return texts
+        # A prompt that opens the thinking, as DeepSeek-R1's, leaves its mark out of what is written.
+        opening = templates.thinking_opened(self.tokenizer) if self.chat else ""
+        return [opening + text if text else text for text in texts]
 
     def _writing_settings(self, of_task: dict) -> dict:
         """Return the generation settings of a task, with the tokens for thinking added.
@@ -366,11 +369,8 @@ class PrefixLM(GuardedLM):
         tokens = of_task.get("max_gen_toks", self.max_gen_toks)
         if not self.thinking:
             return of_task | {"max_gen_toks": tokens}
-        return of_task | {
-            "max_gen_toks": tokens + self.thinking,
-            "until": [],
-            "repetition_penalty": 1.0,
-        }
+        tokens += self.thinking
+        return of_task | {"max_gen_toks": tokens, "until": [], "repetition_penalty": 1.0}
 
     def _writing_key(self, prompt: str, settings: dict) -> str:
         """Return the key under which a written answer is kept."""

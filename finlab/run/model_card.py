@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from finlab import files, paths
+from finlab import files
+from finlab.run.licences import forbids_commercial_use
 
 # Cards in these parameters are used to score or question a model, not to train it.
 NOT_TRAINED_ON = ("exam_cards", "question_cards", "customer_cards")
@@ -52,6 +53,7 @@ class Facts:
         title: Title of the card, such as `dpo/model`.
         base: Folder or hub id of the base; empty for finlab's tiny base.
         licences: {card: licence} of all data that the model was trained on.
+        base_licence: The licence that the base's own card states; empty if it is not known.
         recipe: Name of the recipe; empty if it is not known.
         parameters: Parameters of the step that made the model, by name.
         made_with: {package: version}.
@@ -65,6 +67,7 @@ class Facts:
     title: str
     base: str
     licences: dict[str, str]
+    base_licence: str = ""
     recipe: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     made_with: dict[str, str] = field(default_factory=dict)
@@ -75,11 +78,6 @@ class Facts:
     quantised: dict[str, Any] = field(default_factory=dict)
 
 
-def forbids_commercial_use(licence: str) -> bool:
-    """Tell whether a licence, in the hub's words, forbids commercial use."""
-    return "-nc" in licence.lower()
-
-
 def trained_cards(parameters: dict[str, Any]) -> list[str]:
     """Return the names of the cards that a step trains on, from its `*_cards` parameters."""
     found: list[str] = []
@@ -87,28 +85,6 @@ def trained_cards(parameters: dict[str, Any]) -> list[str]:
         if name.endswith("_cards") and name not in NOT_TRAINED_ON:
             found += value
     return list(dict.fromkeys(found))
-
-
-def licence_of_model(name: str) -> str:
-    """Return the licence that a model's own card states; empty if there is no card or licence.
-
-    Args:
-        name: A folder, or a hub id, whose card is looked for in the hub's cache.
-    """
-    import huggingface_hub
-    from huggingface_hub.repocard import metadata_load
-
-    local = paths.resolve(name)
-    try:
-        card = local / "README.md"
-        if not local.is_dir():
-            card = huggingface_hub.try_to_load_from_cache(name, "README.md")
-        if not isinstance(card, (str, Path)):
-            return ""
-        stated = metadata_load(card) or {}
-    except (OSError, ValueError, yaml.YAMLError):
-        return ""
-    return str(stated.get("license_name") or stated.get("license") or "")
 
 
 def write(
@@ -187,6 +163,7 @@ def complete(folder: Path, repository: str = "") -> str:
         title=repository or f"{step_folder.name}/{folder.name}",
         base=manifest.get("base", ""),
         licences=manifest.get("licences", {}),
+        base_licence=manifest.get("base_licence", ""),
         recipe=_read(step_folder.parent / "run.json").get("recipe", ""),
         parameters=manifest["parameters"],
         made_with=manifest["versions"],
@@ -257,7 +234,7 @@ def text(facts: Facts) -> str:
     """Return a model card as Markdown, with the Hub's metadata at the top."""
     lines = [f"# {facts.title}", "", _made_from(facts), ""]
     lines += ["## Uses", "", USES, ""]
-    lines += ["## Bias, risks and limitations", "", RISKS, "", *_terms(facts.licences)]
+    lines += ["## Bias, risks and limitations", "", RISKS, "", *_terms(facts)]
     lines += ["## How to get started", "", "```python"]
     lines += [CODE[facts.kind].format(name=facts.title), "```", ""]
     lines += ["## Training data", "", "| card | licence |", "|---|---|"]
@@ -283,7 +260,8 @@ def _is_hub_id(base: str) -> bool:
 
 def _metadata(facts: Facts) -> dict[str, Any]:
     """Return the metadata for the Hub: licence, base, language, scores."""
-    forbidding = [each for each in facts.licences.values() if forbids_commercial_use(each)]
+    stated = [facts.base_licence, *facts.licences.values()]
+    forbidding = [each for each in stated if forbids_commercial_use(each)]
     found: dict[str, Any] = {"license": forbidding[0].lower() if forbidding else "other"}
     if not forbidding:
         found |= {"license_name": "base-and-data-terms", "license_link": "README.md"}
@@ -305,20 +283,23 @@ def _result(score: dict[str, Any]) -> dict[str, Any]:
     return {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]}
 
 
-def _terms(licences: dict[str, str]) -> list[str]:
-    """Return the lines about the terms of the data's licences."""
+def _terms(facts: Facts) -> list[str]:
+    """Return the lines about the terms of the licences of the base and of the data."""
     lines = ["## Licence and terms", ""]
-    for name, each in licences.items():
+    for name, each in facts.licences.items():
         if forbids_commercial_use(each):
             lines.append(
-                f"**No commercial use**: it was made from {name}, whose licence is {each}."
+                f"**No commercial use**: it was trained on {name}, whose licence is {each}."
             )
             lines.append("")
-    for name, each in licences.items():
+    for name, each in facts.licences.items():
         if each == "unknown":
             lines += [f"{name} states no licence: ask its authors before you publish this model."]
             lines.append("")
-    return [*lines, "The licence of the base holds too.", ""]
+    of_base = f", {facts.base_licence}," if facts.base_licence else ""
+    if forbids_commercial_use(facts.base_licence):
+        lines += [f"**No commercial use**: the licence of its base is {facts.base_licence}.", ""]
+    return [*lines, f"The licence of the base{of_base} holds too.", ""]
 
 
 def _procedure(facts: Facts) -> list[str]:

@@ -38,6 +38,7 @@ from finlab.run import (
 )
 from finlab.run.headline import Headline
 from finlab.run.keys import card_licence, code_behind, data_fingerprints, step_key
+from finlab.run.licences import licence_of_model
 from finlab.run.manifests import is_current, read_manifest, require_whole, upstream_manifests
 
 
@@ -121,18 +122,21 @@ class Run:
         if headline:
             metrics = {**metrics, **headline.save(self.folder)}
         files.write_json(self.folder / "metrics.json", metrics)
-        licences = self._licences()
+        licences, base = self._licences(), self._base()
+        base_licence = licence_of_model(base) if base else ""
         model_card.write(
             self.artifact,
             self.step,
-            self._base(),
+            base,
             licences,
+            base_licence=base_licence,
             recipe=self._recipe(),
             parameters=self.parameters,
             made_with=environment.versions(),
             device=environment.device(),
         )
-        manifest = self._manifest(metrics) | {"licences": licences, "base": self._base()}
+        manifest = self._manifest(metrics)
+        manifest |= {"licences": licences, "base": base, "base_licence": base_licence}
         files.write_json(self.folder / "manifest.json", manifest, sync=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         locks.release(self.folder)
@@ -162,19 +166,12 @@ class Run:
         return text
 
     def _licences(self) -> dict[str, str]:
-        """Return {name: licence} of all data that this step and its upstream steps train on.
-
-        The base is included if its own card states a licence.
-        """
+        """Return {card: licence} of all data that this step and its upstream steps train on."""
         found = {}
         for manifest in self.upstream.values():
             found |= manifest.get("licences", {})
         for card in model_card.trained_cards(self.parameters):
             found[card] = card_licence(card)
-        base = self.parameters.get("base", "")
-        stated = model_card.licence_of_model(base) if base else ""
-        if stated:
-            found[Path(base).name if paths.resolve(base).is_dir() else base] = stated
         return found
 
     def _recipe(self) -> str:

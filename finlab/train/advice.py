@@ -75,10 +75,10 @@ def nearest_fit(
         processes: How many GPUs there are; each has one process.
         parameters: The parameters of the step, by name. Only these are changed.
     """
-    halved = replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
+    in_bfloat16 = replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
     tries = []
     for rows in smaller_batches(setup, parameters):
-        tries.append(replace(halved, batch_rows=rows))
+        tries.append(replace(in_bfloat16, batch_rows=rows))
     dearer: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
     if processes > 1:
         dearer.append(("launch", "zero3"))
@@ -125,24 +125,13 @@ def misfits(plan: Plan) -> dict[str, str]:
 def fastest(plan: Plan, step: StepPlan) -> list[str]:
     """Return the parameter changes that make a step fastest on its GPUs; empty if none helps.
 
-    Recomputation costs a third of the time, so a smaller micro-batch without recomputation is
-    faster. But the micro-batch needs at least 2,048 tokens: with fewer, memory limits the speed of
-    matrix products.
-
     Args:
         plan: The plan, from `of_recipe`.
         step: One of the plan's steps.
     """
     now = step.setup
-    best = step.rate
-    words: list[str] = []
-    fusing = (False, True) if "liger" in step.parameters else (now.fused,)
-    halved = replace(now, dtype="bfloat16") if "dtype" in step.parameters else now
-    batches = smaller_batches(now, step.parameters)
-    for rows, fused in itertools.product(batches, fusing):
-        setup = replace(halved, batch_rows=rows, gradient_checkpointing=False, fused=fused)
-        if setup.micro_tokens < 2048:
-            continue
+    best, words = step.rate, []
+    for setup in _faster_setups(now, step.parameters):
         if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
             continue
         # By the model for both, so that a measured efficiency stays in.
@@ -151,9 +140,30 @@ def fastest(plan: Plan, step: StepPlan) -> list[str]:
         if rate > best * 1.01:
             best = rate
             words = dtype_words(setup, now)
-            if now.gradient_checkpointing:
+            if now.gradient_checkpointing and not setup.gradient_checkpointing:
                 words.append("gradient_checkpointing=false")
-            words += batch_words(rows, now, step.parameters)
-            if fused and not now.fused:
+            words += batch_words(setup.batch_rows, now, step.parameters)
+            if setup.fused and not now.fused:
                 words.append("liger=true")
     return words
+
+
+def _faster_setups(now: Setup, parameters: Mapping[str, Any]) -> list[Setup]:
+    """Return setups that may be faster than the present one.
+
+    Recomputation costs a third of the time, so a smaller micro-batch without recomputation is
+    faster. But the micro-batch needs at least 2,048 tokens: with fewer, memory limits the speed of
+    matrix products.
+
+    Args:
+        now: How the step trains now.
+        parameters: The parameters of the step, by name.
+    """
+    in_bfloat16 = replace(now, dtype="bfloat16") if "dtype" in parameters else now
+    found = [in_bfloat16]
+    fusing = (False, True) if "liger" in parameters else (now.fused,)
+    for rows, fused in itertools.product(smaller_batches(now, parameters), fusing):
+        setup = replace(in_bfloat16, batch_rows=rows, gradient_checkpointing=False, fused=fused)
+        if setup.micro_tokens >= 2048:
+            found.append(setup)
+    return found

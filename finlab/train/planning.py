@@ -237,7 +237,7 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
     if step.notebook == DPO:
         held = sum(tokens[card] for card in values["preference_cards"])
         learnt = held * (1 - values["held_out_share"])
-        return [(step.name, learnt * (values["epochs"] + REFERENCE_READ))]
+        return [(step.name, learnt * values["epochs"] + held * REFERENCE_READ)]
     if step.notebook == REASONING:
         # Only training on chains is counted. The time of reinforcement depends mostly on sampling,
         # and its speed cannot be planned.

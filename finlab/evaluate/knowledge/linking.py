@@ -12,7 +12,6 @@ found by the words between two names. People correct the relations in a sheet, s
 from __future__ import annotations
 
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from finlab import files
 from finlab.evaluate import statistics
 from finlab.evaluate.knowledge.passages import Passage
 
+RELATION = ("subject", "relation", "object")
 GRAMS = (1, 2)  # minimum and maximum number of characters in a gram
 TELLING = 4  # pairs of characters that describe a topic
 RELATIONS = {  # relation: words between subject and object, {s} and {o} in either order
@@ -269,10 +269,11 @@ def write_sheet(folder: Path, rows: Sequence[dict[str, str]]) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{name: _for_a_cell(value) for name, value in row.items()} for row in rows]
-    sheet = pandas.DataFrame(
-        rows, columns=["subject", "relation", "object", "sentence", "reference"]
-    )
-    sheet.assign(right="").to_excel(path, index=False)
+    sheet = pandas.DataFrame(rows, columns=[*RELATION, "sentence", "reference"])
+    # By rename: a kill leaves no half sheet in this place.
+    draft = path.with_suffix(".draft.xlsx")
+    sheet.assign(right="").to_excel(draft, index=False)
+    draft.replace(path)
     return path
 
 
@@ -282,14 +283,14 @@ def _for_a_cell(text: str) -> str:
     return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
 
 
-def read_sheet(path: Path) -> dict[str, dict[str, int]]:
-    """Count how many relations people have judged, and how many of them are right.
+def read_sheet(path: Path) -> list[dict[str, Any]]:
+    """Return the relations that people have judged.
 
     Args:
         path: A sheet from `write_sheet`, with the column `right` filled with yes or no (or 是, 否).
 
     Returns:
-        {relation: {judged, right}}; rows that nobody judged do not count.
+        Rows {subject, relation, object, right (bool)}; rows that nobody judged are left out.
 
     Raises:
         ValueError: The file cannot be read, or the column `right` has another word.
@@ -298,33 +299,50 @@ def read_sheet(path: Path) -> dict[str, dict[str, int]]:
 
     try:
         sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # each format has a reader of its own, with errors of its own
         raise ValueError(f"{path} is not a spreadsheet that can be read ({error})") from None
-    missing = {"relation", "right"} - set(sheet.columns)
+    missing = {*RELATION, "right"} - set(sheet.columns)
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}': take the sheet that was written")
-    counts: dict[str, dict[str, int]] = {}
+    rows = []
     for number, row in enumerate(sheet.to_dict("records"), 2):
         said = row["right"].strip().lower()
         if said not in ("", "yes", "no", "是", "否"):
             raise ValueError(f"{path}, row {number}: right is '{said}': write yes or no")
         if said:
-            count = counts.setdefault(row["relation"], {"judged": 0, "right": 0})
-            count["judged"] += 1
-            count["right"] += said in ("yes", "是")
-    return counts
+            judged = {name: row[name] for name in RELATION}
+            rows.append({**judged, "right": said in ("yes", "是")})
+    return rows
 
 
-def checked_rows(counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
-    """Return the share of right ones of each relation that people judged, with its interval.
+def checked_rows(
+    judged: Sequence[dict[str, Any]], rows: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """Return, for each relation that people judged, the share that is right, with its interval.
 
     Args:
-        counts: From `read_sheet`.
+        judged: From `read_sheet`.
+        rows: The relations that the sheet was written from.
+
+    Raises:
+        ValueError: A judged relation is not among the rows, so the sheet is of other relations.
     """
-    rows = []
+    known = {tuple(_for_a_cell(row[name]) for name in RELATION) for row in rows}
+    counts: dict[str, Counter[str]] = {}
+    for row in judged:
+        names = tuple(row[name] for name in RELATION)
+        if names not in known:
+            raise ValueError(
+                f"the sheet of relations judges '{' '.join(names)}', which was not found here: "
+                "fill in the sheet that this run wrote"
+            )
+        count = counts.setdefault(row["relation"], Counter())
+        count["judged"] += 1
+        count["right"] += row["right"]
+    shares = []
     for relation, count in sorted(counts.items()):
-        low, high = statistics.wilson(count["right"], count["judged"])
-        share = count["right"] / count["judged"]
-        row = {"relation": relation, **count, "share": share, "ci_low": low, "ci_high": high}
-        rows.append(row)
-    return rows
+        right, total = count["right"], count["judged"]
+        low, high = statistics.wilson(right, total)
+        share = {"relation": relation, "judged": total, "right": right, "share": right / total}
+        shares.append(share | {"ci_low": low, "ci_high": high})
+    return shares

@@ -219,32 +219,41 @@ def every_second(kinds: Sequence[str]) -> numpy.ndarray:
         bool [questions]. The questions that are False are unseen by all thresholds.
     """
     seen: Counter[str] = Counter()
-    chooses = numpy.zeros(len(kinds), bool)
+    choosing = numpy.zeros(len(kinds), bool)
     for number, kind in enumerate(kinds):
-        chooses[number] = seen[kind] % 2 == 0
+        choosing[number] = seen[kind] % 2 == 0
         seen[kind] += 1
-    return chooses
+    return choosing
 
 
 def halves(
     covered: Sequence[float],
     answerable: Sequence[bool],
     least_precision: float,
-    chooses: numpy.ndarray,
+    choosing: numpy.ndarray,
 ) -> tuple[Calibration, dict[str, float]]:
     """Choose a threshold on one half of the questions, and measure it on the other half.
 
     Args:
         covered, answerable, least_precision: As for `calibrate`.
-        chooses: Which questions choose the threshold, from `every_second`.
+        choosing: Which questions choose the threshold, from `every_second`.
 
     Returns:
         The calibration, and {threshold, precision, recall} on the questions that were not used to
         choose it.
+
+    Raises:
+        ValueError: One half has no answerable question, or none that is not.
     """
     values, known = numpy.asarray(covered), numpy.asarray(answerable, bool)
-    chosen = calibrate(values[chooses], known[chooses], least_precision)
-    unseen = measured(values[~chooses], known[~chooses], chosen.threshold)
+    for half in (known[choosing], known[~choosing]):
+        if not half.any() or half.all():
+            raise ValueError(
+                "a threshold needs two questions at least whose answer the tier holds, and two "
+                "whose answer it does not hold: add some to question_cards"
+            )
+    chosen = calibrate(values[choosing], known[choosing], least_precision)
+    unseen = measured(values[~choosing], known[~choosing], chosen.threshold)
     return chosen, {"threshold": chosen.threshold, **unseen}
 
 

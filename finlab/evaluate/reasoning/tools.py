@@ -156,8 +156,8 @@ class Conversation:
     """A question, the calls that a model made, their observations, and the answer.
 
     Attributes:
-        messages: All messages. They end with the assistant's answer, or with the observations of
-            the last calls where there is no answer.
+        messages: All messages. They end with the assistant's answer or, if there is none, with its
+            last calls, which were not run.
         calls: {name, arguments} of each call.
         observations: The observation of each call, in the same order.
         answer: The last message; empty if the model was still calling tools at the end.
@@ -198,9 +198,8 @@ def converse(
         calls = calls_in(said)
         if not calls:
             talk.answer = said
-            return talk
-        if number == rounds:
-            return talk
+        if not calls or number == rounds:
+            break
         given = [box.run(call) for call in calls]
         talk.calls += calls
         talk.observations += given

@@ -7,7 +7,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from finlab.run.model_card import forbids_commercial_use
+from finlab.run.licences import commercial_use, forbids_commercial_use
 from finlab.run.reports.html import both, of_words, say, table
 from finlab.run.reports.results import Step, history
 
@@ -129,6 +129,14 @@ def _warnings(run_dir: Path, steps: list[Step]) -> str:
                     f"不得商用：{card} 的许可是 {licence}，这里的模型用它训练过。",
                 )
             )
+    for base, licence in _bases(steps).items():
+        if forbids_commercial_use(licence):
+            items.append(
+                both(
+                    f"No commercial use: the base {base} is under {licence}.",
+                    f"不得商用：底座 {base} 的许可是 {licence}。",
+                )
+            )
     if not items:
         return say("no warnings", "p")
     listed = "".join(f"<li>{item}</li>" for item in items)
@@ -140,6 +148,15 @@ def _cards(steps: list[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for manifest, _, _ in steps:
         found |= manifest.get("licences", {})
+    return found
+
+
+def _bases(steps: list[Step]) -> dict[str, str]:
+    """Return {base: licence} of the bases whose own card states a licence."""
+    found: dict[str, str] = {}
+    for manifest, _, _ in steps:
+        if manifest.get("base_licence"):
+            found[Path(manifest["base"]).name] = manifest["base_licence"]
     return found
 
 
@@ -180,8 +197,10 @@ def _licences(steps: list[Step]) -> str:
                 read_by.setdefault(card, []).append(manifest["step"])
         before |= manifest.get("licences", {})
     body = []
+    for base, licence in _bases(steps).items():
+        body.append([html.escape(base), html.escape(licence), say(commercial_use(licence)), "base"])
     for card, licence in sorted(_cards(steps).items()):
-        word = say("forbidden") if forbids_commercial_use(licence) else say("allowed")
+        word = say(commercial_use(licence))
         used = html.escape(", ".join(read_by[card]))
         body.append([html.escape(card), html.escape(licence), word, used])
     listed = table(["card", "licence", "commercial", "trained"], body)
