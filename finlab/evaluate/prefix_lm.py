@@ -356,7 +356,7 @@ class PrefixLM(GuardedLM):
             for (number, _, _), text in zip(part, written):
                 texts[number] = text
             self.store.put({key: text for (_, key, _), text in zip(part, written)})
-        # A prompt that opens the thinking, as DeepSeek-R1's, leaves its mark out of what is written.
+        # A prompt that opens the thinking, as DeepSeek-R1's, keeps its mark from what is written.
         opening = templates.thinking_opened(self.tokenizer) if self.chat else ""
         return [opening + text if text else text for text in texts]
 
