@@ -3,7 +3,7 @@
     run.finish(metrics, headline=Headline(
         lines=[Line(Words("accuracy", "准确率"), "0.66", Words("It learnt.", "学到了。"), weight=5)],
         pictures=[Picture(Words("Accuracy", "准确率"), figure)],
-        warnings=[Words("At chance.", "与瞎猜无异。")],
+        warnings=[Words("At chance.", "与乱猜无异。")],
     ))
 
 Lines and warnings are saved in metrics.json, and pictures in the folder `figures/` next to it.

@@ -78,7 +78,7 @@ def _verdicts(metrics: dict[str, Any], last: str) -> list[Line]:
         zh = f"{chinese(domain)}题：之前答对 {begin:.0%}，之后 {end:.0%}（"
         en, zh = f"{en}{said.en})", f"{zh}{said.zh}）"
         if models[last]["ci_low"] <= CHANCE <= models[last]["ci_high"]:
-            en, zh = f"{en}, which guessing gives too", f"{zh}，瞎猜也是这个水平"
+            en, zh = f"{en}, which guessing gives too", f"{zh}，乱猜也是这个水平"
         best = _best(models)
         if models[best]["ci_low"] > end:
             peak = models[best]["accuracy"]
@@ -113,7 +113,7 @@ def _letters_at_chance(metrics: dict[str, Any], model: str, setting: str) -> lis
         return []
     share = f"{len(at_chance)} / {len(lines)}"
     en = f"Asked for a letter ({setting}), {model} is at chance on {share} exams"
-    zh = f"要求选字母时（{setting}），{model} 在 {share} 个考试上与瞎猜无异"
+    zh = f"要求选字母时（{setting}），{model} 在 {share} 个考试上与乱猜无异"
     if any(models[model]["ci_low"] > CHANCE for models in metrics["by_domain"].values()):
         en += ": it knows facts and has not learnt that A stands for an option"
         zh += "：它记住了事实，却没有学会字母代表哪个选项"
@@ -165,15 +165,13 @@ def of_knowledge(metrics: dict[str, Any]) -> Headline:
         lines.append(Line(words, value, sentence if weighs else None, 7 if weighs else 0))
     for base, row in metrics["recall_at_k"].items():
         value = f"{row['recall at 1']:.3f}, n {row['questions']}"
-        lines.append(Line(Words(f"recall at 1, {base}", f"首条命中率，{base}"), value))
+        lines.append(Line(Words(f"recall at 1, {base}", f"前 1 召回率，{base}"), value))
     tiers = ", ".join(f"{tier} {count}" for tier, count in metrics["answered_from"].items())
     lines.append(Line(Words("questions answered from", "答案来自"), tiers))
     share = metrics["unsupported_share"]
     lines.append(
         Line(
-            Words(
-                "sentences of the model that its passages do not support", "模型句子中无出处支持的"
-            ),
+            Words("sentences of the model that its passages do not support", "模型句子中无依据的"),
             f"{share:.2f}",
         )
     )
@@ -218,7 +216,7 @@ def of_reasoning(metrics: dict[str, Any]) -> Headline:
         lines.append(Line(words, f"{score['call_precision']:.2f}, {score['call_recall']:.2f}"))
     for corner, of_model in metrics["bits_per_character"].items():
         values = " → ".join(f"{value:.3f}" for value in of_model.values())
-        words = named("bits per character", "每字比特数", corner)
+        words = named("bits per character", "每字符比特数", corner)
         lines.append(Line(words, f"{values} ({', '.join(of_model)})"))
     warnings = []
     if metrics["paid_but_wrong"]:

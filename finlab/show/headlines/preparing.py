@@ -17,10 +17,10 @@ def of_base(metrics: dict[str, Any]) -> Headline:
     before, after = (metrics["bits_per_character"][when] for when in ("before", "after"))
     lines = [Line(Words("parameters", "参数量"), f"{metrics['parameters']:,}")]
     if before != after:
-        words = Words("bits per character, held-out general text", "每字比特数，留出的通用文本")
+        words = Words("bits per character, held-out general text", "每字符比特数，留出的通用文本")
         lines.append(Line(words, f"{before:.3f} → {after:.3f}"))
     else:
-        words = Words("bits per character, general text", "每字比特数，通用文本")
+        words = Words("bits per character, general text", "每字符比特数，通用文本")
         lines.append(Line(words, f"{after:.3f}"))
     lines.append(
         Line(Words("characters per token", "每词元字符数"), f"{metrics['chars_per_token']:.2f}")
@@ -37,7 +37,7 @@ def of_corpus(metrics: dict[str, Any]) -> Headline:
     tokens_in = sum(metrics["tokens_in"].values())
     tokens_out = sum(metrics["tokens_out"].values())
     lines = [
-        Line(Words("tokens in → out", "词元 读入 → 留下"), f"{tokens_in:,} → {tokens_out:,}"),
+        Line(Words("tokens in → out", "词元数：读入 → 保留"), f"{tokens_in:,} → {tokens_out:,}"),
         Line(Words("ledger residual", "账本余额"), str(metrics["ledger_residual"])),
         Line(
             Words("contaminated documents", "含考题的文档"),

@@ -25,14 +25,14 @@ def of_pretraining(metrics: dict[str, Any], figure: Drawing) -> Headline:
     bits = metrics["bits_per_character"]
     lines = []
     for name, pair in bits.items():
-        lines.append(Line(named("bits per character", "每字比特数", name), change(pair)))
+        lines.append(Line(named("bits per character", "每字符比特数", name), change(pair)))
     if lines:
         first = lines[0]
         sentence = _gain_and_price(bits)
         lines[0] = Line(first.quantity, first.value, sentence, weight=5)
     speed = f"{metrics['tokens_per_second']:,.0f}"
-    lines.append(Line(Words("tokens per second", "每秒词元"), speed))
-    title = Words("Bits per character before and after pretraining", "预训练前后的每字比特数")
+    lines.append(Line(Words("tokens per second", "每秒词元数"), speed))
+    title = Words("Bits per character before and after pretraining", "预训练前后的每字符比特数")
     return Headline(lines, [Picture(title, figure)])
 
 
@@ -47,7 +47,7 @@ def _gain_and_price(bits: dict[str, dict[str, float]]) -> Words:
     worse = [name for name, ratio in ratios.items() if ratio > LOST_BY_HALF]
     gained = 1 - ratios[best]
     en = f"Pretraining reads {best} with {gained:.0%} fewer bits per character"
-    zh = f"预训练后，{chinese(best)}的每字比特数少了 {gained:.0%}"
+    zh = f"预训练后，{chinese(best)}的每字符比特数少了 {gained:.0%}"
     if gained < 0.01:
         en, zh = "Pretraining made no text easier to read", "预训练没有让任何文本更易读"
     if worse:
@@ -170,7 +170,7 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
         sentence = Words(
             "The full model answers no better than guessing, so the exams cannot tell the formats "
             "apart: decide by bits per character.",
-            "全精度模型的考试成绩与瞎猜无异，考试分不出各种格式：请看每字比特数再定。",
+            "全精度模型的考试成绩与乱猜无异，考试分不出各种格式：请看每字符比特数再定。",
         )
     lines = [Line(Words("format to take", "建议的格式"), choice, sentence, weight=6)]
     for name in FORMATS:
@@ -179,7 +179,7 @@ def of_quantization(metrics: dict[str, Any]) -> Headline:
         row = metrics[name]
         value = f"{row['bytes']:,}, {row['bits_per_character']:.3f}, {row['accuracy']:.3f}"
         words = Words(
-            f"{name}: bytes, bits per character, accuracy", f"{name}：字节、每字比特数、准确率"
+            f"{name}: bytes, bits per character, accuracy", f"{name}：字节、每字符比特数、准确率"
         )
         lines.append(Line(words, value))
     return Headline(lines)
@@ -211,9 +211,11 @@ def of_throughput(metrics: dict[str, Any]) -> Headline:
     )
     return Headline(
         [
-            Line(Words("fastest rung here", "此处最快的一档"), best["rung"]),
+            Line(Words("fastest rung here", "此处最快的一级"), best["rung"]),
             Line(
-                Words("tokens per second there, times plain TRL", "每秒词元，相对原样 TRL 的倍数"),
+                Words(
+                    "tokens per second there, times plain TRL", "每秒词元数，相对原样 TRL 的倍数"
+                ),
                 f"{best['tokens_per_second']:,.0f}, {best['times plain TRL']:.2f}",
             ),
             Line(hours, f"{plan['hours']:.1f}"),

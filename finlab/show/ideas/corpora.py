@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from finlab.show.figures import Drawing
 
 STEPS = (
-    ("00\nbase", "基座"),
+    ("00\nbase", "底座模型"),
     ("01\ncorpus", "语料"),
     ("02\ntokenizer", "分词器"),
     ("03\npretrain", "预训练"),
-    ("04\nSFT", "指令微调"),
+    ("04\nSFT", "监督微调"),
     ("05\nDPO", "偏好"),
     ("06\nquantize", "量化"),
     ("07\nevaluate", "评测"),
