@@ -538,15 +538,18 @@ def test_an_empty_base_answers_nothing(index):
 def test_a_threshold_is_chosen_and_measured_on_both_sorts():
     answerable = [True, False] * 20
     covered = [0.9, 0.1] * 20
-    choosing = tiers.every_second(["domain", "none"] * 20)
-    assert choosing.tolist() == [True, True, False, False] * 10
+    questions = [f"问题{number}" for number in range(40)]
+    choosing = tiers.choosing_half(["domain", "none"] * 20, questions)
+    assert choosing[::2].sum() == choosing[1::2].sum() == 10
+    again = tiers.choosing_half(["none", "domain"] * 20, questions[::-1])
+    assert again[::-1].tolist() == choosing.tolist(), "the order of the card does not count"
     # In the half that chooses nothing, every question is covered, answerable or not.
     covered = [each if chooses else 0.9 for each, chooses in zip(covered, choosing, strict=True)]
     chosen, unseen = tiers.halves(covered, answerable, 0.9, choosing)
     assert chosen.recall == unseen["recall"] == 1.0
     assert unseen["precision"] == 0.5
     with pytest.raises(ValueError, match="needs two questions at least"):
-        tiers.halves([0.9, 0.1], [True, False], 0.9, tiers.every_second(["domain", "none"]))
+        tiers.halves([0.9, 0.1], [True, False], 0.9, choosing[:2] | True)
 
 
 def test_a_figure_within_another_is_not_the_reference():

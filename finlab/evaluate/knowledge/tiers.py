@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy
 
+from finlab import files
 from finlab.data import personal
 from finlab.evaluate.knowledge.index import Hit, grams
 from finlab.evaluate.knowledge.passages import Passage
@@ -209,20 +210,25 @@ def calibrate(
     return Calibration(best["threshold"], best["precision"], best["recall"], curve)
 
 
-def every_second(kinds: Sequence[str]) -> numpy.ndarray:
-    """Return which questions choose thresholds: every second one of each kind.
+def choosing_half(kinds: Sequence[str], questions: Sequence[str]) -> numpy.ndarray:
+    """Return which questions choose thresholds: half of each kind, by a hash of their text.
+
+    The order of a card may follow a pattern, such as a city and a year by turns, so not every
+    second question is taken.
 
     Args:
-        kinds: Of each question, the tier that holds its answer.
+        kinds: The tier that holds the answer of each question.
+        questions: The questions.
 
     Returns:
         bool [questions]. The questions that are False are unseen by all thresholds.
     """
+    order = sorted(range(len(kinds)), key=lambda place: files.digest(questions[place]))
     seen: Counter[str] = Counter()
     choosing = numpy.zeros(len(kinds), bool)
-    for number, kind in enumerate(kinds):
-        choosing[number] = seen[kind] % 2 == 0
-        seen[kind] += 1
+    for place in order:
+        choosing[place] = seen[kinds[place]] % 2 == 0
+        seen[kinds[place]] += 1
     return choosing
 
 
@@ -236,7 +242,7 @@ def halves(
 
     Args:
         covered, answerable, least_precision: As for `calibrate`.
-        choosing: Which questions choose the threshold, from `every_second`.
+        choosing: Which questions choose the threshold, from `choosing_half`.
 
     Returns:
         The calibration, and {threshold, precision, recall} on the questions that were not used to
