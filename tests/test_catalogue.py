@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from finlab import paths
 from finlab.data import budget, cards, catalogue
-from finlab.run import model_card, recipe
+from finlab.run import licences, model_card, recipe
 from tests.conftest import FINLAB
 from tests.hub_server import Hub
 
@@ -150,8 +150,8 @@ def test_a_licence_that_forbids_commercial_use_reaches_the_model_card(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "model/config.json").write_text("{}")
     (tmp_path / "stage1/adapter/adapter_config.json").write_text("{}")
-    licences = {name: cards.read(name).licence for name in trained} | {"webtext": "unknown"}
-    written = model_card.write(tmp_path, "sft", "meta-llama/Llama-2-7b-hf", licences)
+    by_card = {name: cards.read(name).licence for name in trained} | {"webtext": "unknown"}
+    written = model_card.write(tmp_path, "sft", "meta-llama/Llama-2-7b-hf", by_card)
     assert len(written) == 2
     text = written[0].read_text(encoding="utf-8")
     assert "license: cc-by-nc-4.0" in text
@@ -159,6 +159,43 @@ def test_a_licence_that_forbids_commercial_use_reaches_the_model_card(tmp_path):
     assert "**No commercial use**: it was trained on yayi_domain_zh" in text
     assert "webtext states no licence" in text
     assert "investment advice" in text
+
+
+def test_the_licence_of_the_base_reaches_the_card_apart_from_the_data(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    data = {"mine": "apache-2.0"}
+    for licence, stated in (("llama2", "other"), ("qwen-research", "qwen-research")):
+        [path] = model_card.write(tmp_path, "sft", "lab/base", data, base_licence=licence)
+        text = path.read_text(encoding="utf-8")
+        assert f"license: {stated}" in text
+        assert f"The licence of the base, {licence}, holds too." in text
+        assert ("**No commercial use**" in text) == (stated != "other")
+        assert f"| {licence} |" not in text, "the base is not a data card"
+
+
+@pytest.mark.parametrize(
+    ("licence", "word"),
+    [
+        ("apache-2.0", "allowed"),
+        ("cc-by-sa-3.0", "allowed"),
+        ("cc-by-nc-sa-4.0", "forbidden"),
+        ("qwen-research", "forbidden"),
+        ("llama2", "see licence"),
+        ("unknown", "see licence"),
+    ],
+)
+def test_what_a_licence_says_of_commercial_use(licence, word):
+    assert licences.commercial_use(licence) == word
+
+
+def test_a_model_that_is_only_compared_binds_nobody(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: [mit, cc-by-nc-4.0]\n---\n")
+    for parameter, lines in (("base.base", 1), ("evaluate.folders", 0)):
+        value = str(tmp_path) if parameter == "base.base" else [str(tmp_path)]
+        plan = recipe.load("smoke", [f"{parameter}={value}"])
+        told = catalogue.restrictions(catalogue.of_recipe(plan))
+        assert sum("mit, cc-by-nc-4.0 forbids" in line for line in told) == lines
 
 
 # --- finlab data, over a hub on loopback ---------------------------------------------------------

@@ -229,9 +229,8 @@ def measure(name: str) -> dict[str, dict[str, float]]:
             hits[kind] += any(first <= start and end <= last for _, first, last in spans)
         for kind, first, last in spans:
             found[kind] += 1
-            right[kind] += any(
-                kind == other and first < end and start < last for other, start, end in expected
-            )
+            meant = [(start, end) for other, start, end in expected if other == kind]
+            right[kind] += any(first < end and start < last for start, end in meant)
     figures = {}
     for kind in KINDS:
         precision = right[kind] / max(found[kind], 1)
@@ -244,7 +243,8 @@ def measure(name: str) -> dict[str, dict[str, float]]:
 def test_precision_and_recall_on_labelled_lines(name):
     figures = measure(name)
     for kind, row in figures.items():
-        print(f"{name} {kind}: {row['n']} {row['precision']:.3f} {row['recall']:.3f}")
+        shares = f"{row['precision']:.3f} {row['recall']:.3f}"
+        print(f"{name} {kind}: {row['n']} {shares}")
     for kind, row in figures.items():
         assert row["n"] >= 4, f"{kind} needs more examples"
         assert row["precision"] >= 0.9, (kind, row)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -857,6 +858,28 @@ def test_a_model_that_thinks_is_not_stopped_by_a_short_answer_s_rules(
     assert long["repetition_penalty"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("written", "chosen"), [("先看A。</think>答案是B。", 1), ("先看A，答案是C，再想想", -1)]
+)
+def test_a_thinking_that_the_prompt_opens_is_not_read_as_the_answer(
+    tiny, source, tmp_path, monkeypatch, written, chosen
+):
+    model, tokenizer = loading.load(tiny), tokenization.load(tiny)
+    model.config.max_position_embeddings = 4096
+    tokenizer.chat_template = templates.chat_template("deepseek_r1")
+    exams = prepare(source, tmp_path / "tasks", "generate", max_items=1)
+    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests, **more: [written])
+    scorer = prefix_lm.PrefixLM(model, tokenizer, all_tasks(exams), chat=True)
+    [record] = answer_exams(scorer, exams)
+    assert record["chosen"] == chosen
+
+
+def test_numbered_answers_go_as_far_as_the_options():
+    layout = SimpleNamespace(answer="answer")
+    names = exam_layouts._answer_names({"answer": "4"}, layout, list("abcde"))
+    assert names == {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4}
+
+
 def test_written_answers_follow_their_settings(tiny, source, tmp_path):
     """Other generation settings or another end token are other answers.
 
@@ -982,7 +1005,8 @@ def test_predictions_are_the_harnesss_on_a_gpu(tmp_path):
             prefix_lm.PrefixLM(model, tokenizer, all_tasks(exams), batch_tokens=2000), exams
         )
         for one, other in zip(ours, theirs, strict=True):
-            assert max(abs(a - b) for a, b in zip(one["scores"], other["scores"])) < far
+            pairs = zip(one["scores"], other["scores"], strict=True)
+            assert max(abs(a - b) for a, b in pairs) < far
             top, second = sorted(other["scores"])[:-3:-1]
             assert one["chosen"] == other["chosen"] or top - second < 2 * far
 

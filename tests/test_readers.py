@@ -166,8 +166,9 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(load, name, content, form,
 
 
 def test_rows_before_damage_are_kept(load):
-    rows = "".join(json.dumps({"text": f"第{n}篇{n * n}"}) + "\n" for n in range(20_000))
-    source = load("a.jsonl.gz", gzip.compress(rows.encode())[:-20_000], "jsonl")
+    lines = [json.dumps({"text": f"第{n}篇{n * n}"}) for n in range(20_000)]
+    whole = gzip.compress("\n".join([*lines, ""]).encode())
+    source = load("a.jsonl.gz", whole[:-20_000], "jsonl")
     assert len(source.rows) > 100
     assert "damaged" in source.quarantined[-1]["reason"]
 

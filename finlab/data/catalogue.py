@@ -46,7 +46,7 @@ class Entry:
         why: Why it is missing or not public, if there is more to say; else empty.
         card: The card; None for a model.
         steps: Names of the steps that read it.
-        learnt: Whether something is trained from it: text, dialogues and pairs, and the base.
+        parameters: Names of the parameters that name it, such as `base` or `text_cards`.
     """
 
     name: str
@@ -60,12 +60,19 @@ class Entry:
     why: str = ""
     card: Card | None = None
     steps: list[str] = field(default_factory=list)
-    learnt: bool = True
+    parameters: set[str] = field(default_factory=set)
 
     @property
     def can_be_fetched(self) -> bool:
         """Return whether it is on the hub and not complete here."""
         return self.place.startswith("hub ") and self.state in ("missing", "partly there")
+
+    @property
+    def is_trained_from(self) -> bool:
+        """Return whether a model is made from it: from text, dialogues, pairs, or the base."""
+        if self.kind == "model":
+            return "base" in self.parameters
+        return self.kind not in ("exam", "question", "label")
 
 
 def of_recipe(plan: Recipe) -> list[Entry]:
@@ -94,11 +101,9 @@ def of_recipe(plan: Recipe) -> list[Entry]:
                     key = each, 0
                     if key not in found:
                         found[key] = _model_entry(each)
-                        found[key].learnt = False
-                    # Models that the base is only compared with bind nobody.
-                    found[key].learnt = found[key].learnt or name == "base"
                 else:
                     continue
+                found[key].parameters.add(name)
                 if step.name not in found[key].steps:
                     found[key].steps.append(step.name)
     return list(found.values())
@@ -220,7 +225,7 @@ def restrictions(entries: list[Entry]) -> list[str]:
     """
     lines = []
     for entry in entries:
-        if not entry.learnt or entry.kind in ("exam", "question", "label"):
+        if not entry.is_trained_from:
             continue
         if licences.forbids_commercial_use(entry.licence):
             lines.append(f"{entry.name}: {entry.licence} forbids commercial use of what it trains")

@@ -111,7 +111,8 @@ def _listed(text: str) -> list[tuple[int, int]]:
     spans = []
     for match in WORDS.finditer(text):
         words = match[0].split()
-        known = words[0] in GIVEN or (len(words) > 1 and {words[0], words[-1]} & SURNAMES)
+        has_surname = len(words) > 1 and not SURNAMES.isdisjoint((words[0], words[-1]))
+        known = words[0] in GIVEN or has_surname
         whole_name = match[0] not in PUBLIC and not NOT_A_NAME.match(match[0])
         if known and whole_name and not COMPANY_BEHIND.match(text[match.end() :]):
             spans.append(match.span())

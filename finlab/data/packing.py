@@ -72,7 +72,8 @@ class Plan:
         counts = numpy.diff(self.bounds)[rows]
         bounds = numpy.concatenate([[0], counts.cumsum()])
         # Index of each piece in this plan: the first piece of its row, then the ones after it.
-        places = numpy.repeat(self.bounds[rows] - bounds[:-1], counts) + numpy.arange(bounds[-1])
+        moved_by = self.bounds[rows] - bounds[:-1]
+        places = numpy.repeat(moved_by, counts) + numpy.arange(bounds[-1])
         return Plan(self.documents[places], self.starts[places], self.sizes[places], bounds)
 
     def save(self, folder: Path) -> None:

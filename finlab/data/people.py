@@ -52,7 +52,9 @@ def _is_word(text: str, start: int, end: int) -> bool:
         return True
     if cues.NO_GIVEN_NAME.search(name[surname_length(name) :]):
         return True
-    return bool(cues.ORGANISATION.match(text[end : end + 6]) or cues.PUBLIC.match(text[end:]))
+    if cues.ORGANISATION.match(text[end : end + 6]):
+        return True
+    return cues.PUBLIC.match(text[end:]) is not None
 
 
 def _is_part_of_a_word(text: str, start: int, end: int) -> bool:

@@ -344,7 +344,9 @@ def masked(text: str) -> str:
     parts = []
     end = 0
     for _, start, after in find(text):
-        parts += [text[end:start], text[start : start + 2], "*" * (after - start - 2)]
+        shown_to = start + 2
+        parts.append(text[end:shown_to])
+        parts.append("*" * (after - shown_to))
         end = after
     return "".join(parts) + text[end:]
 

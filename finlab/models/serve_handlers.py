@@ -20,7 +20,7 @@ from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.utils import DirectStreamer, GenerateManager, GenerationState
 
-from finlab.models import generation
+from finlab.models import generation, tokenization
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +38,7 @@ FIELDS = frozenset(
     "frequency_penalty presence_penalty n user stream_options tool_choice parallel_tool_calls "
     "chat_template_kwargs".split()
 )
-TEMPLATE_FIELDS = ("enable_thinking",)
+TEMPLATE_FIELDS = (tokenization.THINKING_SWITCH,)
 LIMITS = {  # field: (least, most)
     "max_tokens": (1, 1_000_000),
     "max_completion_tokens": (1, 1_000_000),

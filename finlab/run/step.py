@@ -122,8 +122,7 @@ class Run:
         if headline:
             metrics = {**metrics, **headline.save(self.folder)}
         files.write_json(self.folder / "metrics.json", metrics)
-        licences, base = self._licences(), self._base()
-        base_licence = licence_of_model(base) if base else ""
+        licences, base, base_licence = self._licences(), self._base(), self._base_licence()
         model_card.write(
             self.artifact,
             self.step,
@@ -181,8 +180,17 @@ class Run:
 
     def _base(self) -> str:
         """Return the folder or hub id of the base that this step's models come from."""
-        named = [manifest.get("base", "") for manifest in self.upstream.values()]
-        return self.parameters.get("base") or next(filter(None, named), "")
+        return self.parameters.get("base") or self._inherited("base")
+
+    def _base_licence(self) -> str:
+        """Return the licence that the base's own card states; empty if it is not known."""
+        base = self.parameters.get("base")
+        return licence_of_model(base) if base else self._inherited("base_licence")
+
+    def _inherited(self, name: str) -> str:
+        """Return the first value of a field in the upstream steps' manifests; empty for none."""
+        stated = [manifest.get(name, "") for manifest in self.upstream.values()]
+        return next(filter(None, stated), "")
 
     def _manifest(self, metrics: dict[str, Any]) -> dict[str, Any]:
         keys = {name: manifest["key"] for name, manifest in self.upstream.items()}

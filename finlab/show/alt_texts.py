@@ -35,8 +35,9 @@ def of_lines(
         xs = list(points)
         if not xs:
             continue
-        first, last = _number(points[xs[0]]), _number(points[xs[-1]])
-        said.append(f"{label} from {first} at {xs[0]:g} to {last} at {xs[-1]:g}")
+        begin, end = xs[0], xs[-1]
+        first, last = _number(points[begin]), _number(points[end])
+        said.append(f"{label} from {first} at {begin:g} to {last} at {end:g}")
     head = f"{title}. " if title else ""
     return f"{head}Lines of {ylabel} over {xlabel}: {_joined(said)}"
 

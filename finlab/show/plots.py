@@ -222,7 +222,10 @@ def gain(
     for number, (name, found) in enumerate(points.items()):
         x, left, right = found[across]
         y, low, high = found[up]
-        errors = {"xerr": [[x - left], [right - x]], "yerr": [[y - low], [high - y]]}
+        errors = {
+            "xerr": [[x - left], [right - x]],
+            "yerr": [[y - low], [high - y]],
+        }
         colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
         dot = {"fmt": marker, "color": colour, "markersize": 7, "elinewidth": 0.8}
         # Quantised models have nearly the same place: thin intervals and other marks help.

@@ -17,6 +17,14 @@ from finlab.train.costs import Setup
 from finlab.train.planning import Plan, StepPlan
 from finlab.train.shapes import Gpu, ModelShape
 
+# {field of Setup: parameter of a step}, for what is changed as it is written.
+PARAMETER_OF = {
+    "gradient_checkpointing": "gradient_checkpointing",
+    "launch": "launch",
+    "quantize_base": "quantize_base",
+    "fused": "liger",
+}
+
 
 def smaller_batches(setup: Setup, parameters: Mapping[str, Any]) -> list[int]:
     """Return the micro-batch sizes, in rows, that divide a step's present one, largest first.
@@ -51,9 +59,31 @@ def batch_words(rows: int, setup: Setup, parameters: Mapping[str, Any]) -> list[
     return [*words, f"gradient_accumulation={times}"]
 
 
-def dtype_words(changed: Setup, setup: Setup) -> list[str]:
-    """Return the change of the type, in a step's own words; an empty list where it stays."""
-    return [] if changed.dtype == setup.dtype else [f"dtype={changed.dtype}"]
+def changes(changed: Setup, now: Setup, parameters: Mapping[str, Any]) -> list[str]:
+    """Return how a step becomes a changed setup, in its own parameters' words.
+
+    Args:
+        changed: How the step should train.
+        now: How it trains now.
+        parameters: The parameters of the step, by name.
+
+    Returns:
+        Changes such as `dtype=bfloat16`.
+    """
+    words = []
+    if changed.dtype != now.dtype:
+        words.append(f"dtype={changed.dtype}")
+    words += batch_words(changed.batch_rows, now, parameters)
+    for field, parameter in PARAMETER_OF.items():
+        value = getattr(changed, field)
+        if value != getattr(now, field):
+            words.append(f"{parameter}={str(value).lower()}")
+    return words
+
+
+def in_bfloat16(setup: Setup, parameters: Mapping[str, Any]) -> Setup:
+    """Return a setup with the type bfloat16, if the step has a parameter for the type."""
+    return replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
 
 
 def nearest_fit(
@@ -62,8 +92,8 @@ def nearest_fit(
     gpu: Gpu,
     processes: int,
     parameters: Mapping[str, Any],
-) -> tuple[Setup, list[str]] | None:
-    """Return the nearest setup that fits a GPU and its changes; None if no setup fits.
+) -> list[str] | None:
+    """Return the changes to the nearest setup that fits a GPU; None if no setup fits.
 
     The changes that cost the least speed are tried first: bfloat16, then smaller micro-batches,
     then recomputation, then sharding, then a base in four bits.
@@ -75,10 +105,10 @@ def nearest_fit(
         processes: How many GPUs there are; each has one process.
         parameters: The parameters of the step, by name. Only these are changed.
     """
-    in_bfloat16 = replace(setup, dtype="bfloat16") if "dtype" in parameters else setup
+    halved = in_bfloat16(setup, parameters)
     tries = []
     for rows in smaller_batches(setup, parameters):
-        tries.append(replace(in_bfloat16, batch_rows=rows))
+        tries.append(replace(halved, batch_rows=rows))
     dearer: list[tuple[str, bool | str]] = [("gradient_checkpointing", True)]
     if processes > 1:
         dearer.append(("launch", "zero3"))
@@ -88,14 +118,8 @@ def nearest_fit(
         if name in parameters and getattr(setup, name) != value:
             tries.append(replace(tries[-1], **{name: value}))
     for tried in tries:
-        if costs.memory(shape, tried, processes).total > gpu.bytes:
-            continue
-        words = dtype_words(tried, setup)
-        words += batch_words(tried.batch_rows, setup, parameters)
-        for name, value in dearer:
-            if getattr(tried, name) != getattr(setup, name):
-                words.append(f"{name}=true" if value is True else f"{name}={value}")
-        return tried, words
+        if costs.memory(shape, tried, processes).total <= gpu.bytes:
+            return changes(tried, setup, parameters)
     return None
 
 
@@ -116,7 +140,7 @@ def misfits(plan: Plan) -> dict[str, str]:
         if nearest is None:
             sentence += f": no setting fits {plan.count} × {plan.gpu.name}; take more of them"
         else:
-            words = " ".join(f"--set {name}.{change}" for change in nearest[1])
+            words = " ".join(f"--set {name}.{change}" for change in nearest)
             sentence += f"; the nearest that fits: {words}"
         sentences.setdefault(name, sentence)
     return sentences
@@ -130,7 +154,8 @@ def fastest(plan: Plan, step: StepPlan) -> list[str]:
         step: One of the plan's steps.
     """
     now = step.setup
-    best, words = step.rate, []
+    best = step.rate
+    words: list[str] = []
     for setup in _faster_setups(now, step.parameters):
         if costs.memory(plan.shape, setup, step.gpus).total > plan.gpu.bytes:
             continue
@@ -139,12 +164,7 @@ def fastest(plan: Plan, step: StepPlan) -> list[str]:
         rate = step.rate * faster / costs.tokens_per_second(plan.shape, now, plan.gpu)
         if rate > best * 1.01:
             best = rate
-            words = dtype_words(setup, now)
-            if now.gradient_checkpointing and not setup.gradient_checkpointing:
-                words.append("gradient_checkpointing=false")
-            words += batch_words(setup.batch_rows, now, step.parameters)
-            if setup.fused and not now.fused:
-                words.append("liger=true")
+            words = changes(setup, now, step.parameters)
     return words
 
 
@@ -159,11 +179,11 @@ def _faster_setups(now: Setup, parameters: Mapping[str, Any]) -> list[Setup]:
         now: How the step trains now.
         parameters: The parameters of the step, by name.
     """
-    in_bfloat16 = replace(now, dtype="bfloat16") if "dtype" in parameters else now
-    found = [in_bfloat16]
+    halved = in_bfloat16(now, parameters)
+    found = [halved]
     fusing = (False, True) if "liger" in parameters else (now.fused,)
     for rows, fused in itertools.product(smaller_batches(now, parameters), fusing):
-        setup = replace(in_bfloat16, batch_rows=rows, gradient_checkpointing=False, fused=fused)
+        setup = replace(halved, batch_rows=rows, gradient_checkpointing=False, fused=fused)
         if setup.micro_tokens >= 2048:
             found.append(setup)
     return found

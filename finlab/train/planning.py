@@ -230,9 +230,8 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         for number, name in enumerate(("stage1_cards", "stage2_cards")):
             held = sum(tokens[card] for card in values[name])
             if held:
-                learnt = held * (1 - values["held_out_share"])
-                mixed = learnt * values["epochs"][number] / (1 - values["text_share"])
-                found.append((f"{step.name}/stage{number + 1}", mixed))
+                trained = _mixed_tokens(held, values["epochs"][number], values)
+                found.append((f"{step.name}/stage{number + 1}", trained))
         return found
     if step.notebook == DPO:
         held = sum(tokens[card] for card in values["preference_cards"])
@@ -242,10 +241,20 @@ def _trained_tokens(step: Step, recipe: Recipe, entries: list[Entry]) -> list[tu
         # Only training on chains is counted. The time of reinforcement depends mostly on sampling,
         # and its speed cannot be planned.
         held = sum(tokens[card] for card in values["question_cards"])
-        learnt = held * (1 - values["held_out_share"])
-        mixed = learnt * values["sft_epochs"] / (1 - values["text_share"])
-        return [(f"{step.name}/sft", mixed)]
+        return [(f"{step.name}/sft", _mixed_tokens(held, values["sft_epochs"], values))]
     return []
+
+
+def _mixed_tokens(held: float, epochs: float, values: dict[str, Any]) -> float:
+    """Return the tokens that supervised tuning trains on, pretraining text included.
+
+    Args:
+        held: Tokens that the step's cards hold.
+        epochs: Passes over what is not held out.
+        values: The parameters of the step, by name.
+    """
+    learnt = held * (1 - values["held_out_share"])
+    return learnt * epochs / (1 - values["text_share"])
 
 
 def _saved_bytes(shape: ModelShape, setup: Setup) -> tuple[float, float]:

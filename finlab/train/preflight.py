@@ -189,7 +189,7 @@ def _check_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Documen
     # A document with unsupervised tokens after the first one is a dialogue.
     dialogues = [ids for ids, labels in documents if IGNORE in labels[1:]]
     cut = sum(eos not in ids[-4:] for ids in dialogues)
-    doubled = sum(len(ids) > 1 and ids[0] == ids[1] == bos for ids, _ in documents)
+    doubled = sum(list(ids[:2]) == [bos, bos] for ids, _ in documents)
     checks = [
         Check(
             "every end token is supervised",

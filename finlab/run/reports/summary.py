@@ -189,6 +189,7 @@ def _cost(run_dir: Path, steps: list[Step]) -> str:
 def _licences(steps: list[Step]) -> str:
     """Return a table of the cards used in training: licence, commercial use, steps."""
     read_by: dict[str, list[str]] = {}
+    first_with: dict[str, str] = {}  # {base: the first step that came from it}
     before: dict[str, str] = {}
     for manifest, _, _ in steps:
         for card in manifest.get("licences", {}):
@@ -196,9 +197,12 @@ def _licences(steps: list[Step]) -> str:
             if f"'{card}'" in named or card not in before:
                 read_by.setdefault(card, []).append(manifest["step"])
         before |= manifest.get("licences", {})
+        first_with.setdefault(Path(manifest.get("base", "")).name, manifest["step"])
     body = []
     for base, licence in _bases(steps).items():
-        body.append([html.escape(base), html.escape(licence), say(commercial_use(licence)), "base"])
+        word = say(commercial_use(licence))
+        used = html.escape(first_with[base])
+        body.append([html.escape(base), html.escape(licence), word, used])
     for card, licence in sorted(_cards(steps).items()):
         word = say(commercial_use(licence))
         used = html.escape(", ".join(read_by[card]))

@@ -52,7 +52,8 @@ def arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], text
     look = {"arrowstyle": "-|>", "color": INK, "linewidth": 1}
     axes.annotate("", xy=end, xytext=begin, arrowprops=look)
     if text:
-        x, y = (begin[0] + end[0]) / 2, (begin[1] + end[1]) / 2
+        x = (begin[0] + end[0]) / 2
+        y = (begin[1] + end[1]) / 2
         axes.text(x, y + 0.08, text, ha="center", va="bottom", fontsize=8, color=INK)
 
 
