@@ -300,7 +300,10 @@ def read_sheet(path: Path) -> list[dict[str, Any]]:
     try:
         sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
     except Exception as error:  # each format has a reader of its own, with errors of its own
-        raise ValueError(f"{path} is not a spreadsheet that can be read ({error})") from None
+        raise ValueError(
+            f"{path} is not a spreadsheet that can be read ({error}): "
+            "save the sheet that was filled in as .xlsx"
+        ) from None
     missing = {*RELATION, "right"} - set(sheet.columns)
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}': take the sheet that was written")
